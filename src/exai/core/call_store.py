@@ -1,0 +1,116 @@
+"""The contract of the ledger: what is known of every accepted call, through its life.
+
+    ACCEPTED -> RUNNING -> SETTLED -> ERASED
+
+Every method is one compare-and-set on one record and takes `now` (unix seconds) and,
+where it matters, the owner's boot id; none takes a callback or leaves a transaction
+open, so that any database can stand behind it. The memory twin defines the behaviour.
+"""
+
+from abc import ABC, abstractmethod
+from enum import StrEnum
+from typing import Literal
+
+import msgspec
+
+from exai.core.outcomes import Outcome
+
+
+class CallState(StrEnum):
+    """Where a call is in its life."""
+
+    ACCEPTED = "accepted"
+    RUNNING = "running"
+    SETTLED = "settled"
+    ERASED = "erased"
+
+
+ErasedBecause = Literal["acknowledged", "expired"]
+
+
+class Settlement(msgspec.Struct, frozen=True):
+    """A call's outcome and how long it took to reach it."""
+
+    outcome: Outcome
+    queue_s: float
+    run_s: float
+
+
+class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What the ledger knows of one call.
+
+    `arguments_digest` covers tool name and canonical arguments; `accepted_at` and
+    `settled_at` are unix seconds. `settlement` is gone once the state is ERASED;
+    `erased_because` and `succeeded` stay.
+    """
+
+    call_id: str
+    session_id: str
+    principal: str
+    request_id: str
+    tool: str
+    arguments_digest: bytes
+    accepted_at: float
+    timeout_s: float
+    idempotency_key: str | None = None
+    state: CallState = CallState.ACCEPTED
+    owner: str = ""
+    attempt: int = 0
+    settled_at: float | None = None
+    settlement: Settlement | None = None
+    succeeded: bool | None = None
+    erased_because: ErasedBecause | None = None
+
+
+class StoreStatistics(msgspec.Struct, frozen=True):
+    """How full the ledger is."""
+
+    record_count: int
+    result_bytes: int
+
+
+class CallStore(ABC):
+    """Where calls and their outcomes rest."""
+
+    durable: bool
+    """Whether what is stored outlives the daemon's process."""
+
+    @abstractmethod
+    async def accept(self, record: CallRecord) -> CallRecord | None:
+        """Insert `record` and return None; or return the record that has its id already.
+
+        The same id is the same `(session_id, request_id)`, or the same `(principal,
+        idempotency_key)`. Nothing is changed in that case.
+        """
+
+    @abstractmethod
+    async def start(self, call_id: str, owner: str, attempt: int) -> bool:
+        """ACCEPTED (or RUNNING of an earlier attempt) -> RUNNING. False: not in such a state."""
+
+    @abstractmethod
+    async def settle(self, call_id: str, settlement: Settlement, now: float) -> bool:
+        """ACCEPTED or RUNNING -> SETTLED. False: settled before; that answer stands."""
+
+    @abstractmethod
+    async def find(self, session_id: str, request_id: str) -> CallRecord | None:
+        """Return what is known of a session's request."""
+
+    @abstractmethod
+    async def acknowledge(self, session_id: str, request_ids: list[str], now: float) -> int:
+        """SETTLED -> ERASED for those of `request_ids` that are settled; return how many."""
+
+    @abstractmethod
+    async def expire(self, settled_before: float, erased_before: float) -> int:
+        """Erase results settled, and forget tombstones settled, before the given times."""
+
+    @abstractmethod
+    async def end_session(self, session_id: str) -> None:
+        """Forget all records of a session that have no idempotency key."""
+
+    @abstractmethod
+    def statistics(self) -> StoreStatistics:
+        """Return the numbers now."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Flush and close."""

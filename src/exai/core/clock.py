@@ -1,0 +1,26 @@
+"""Time as something that is handed in: the one module that reads the machine's clocks."""
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Two clocks: one for people and stores, one for every deadline and TTL."""
+
+    def wall_s(self) -> float:
+        """Return unix seconds."""
+
+    def monotonic_s(self) -> float:
+        """Return seconds that never jump; the event loop's own time."""
+
+
+class SystemClock(Clock):
+    """The machine's clocks; `monotonic_s` agrees with `loop.time()`."""
+
+    def wall_s(self) -> float:
+        """Return unix seconds."""
+        return time.time()
+
+    def monotonic_s(self) -> float:
+        """Return `time.monotonic()`."""
+        return time.monotonic()

@@ -1,0 +1,140 @@
+"""The configuration as one frozen tree; each room is handed its own section.
+
+Knows names, units and defaults; knows nothing of files, environment or command line
+(`cli.config_file` reads those, once). Every key has a line in `docs/configuration.md`.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+
+class Secret:
+    """A text that never shows: not in `repr`, not in a log, not in `exai config`."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """Return the text, for the one place that must send or compare it."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Root of all sections."""
+
+
+class ServerConfig(Section, frozen=True, kw_only=True):
+    """Where the daemon listens, and how a connection is kept."""
+
+    host: str = "127.0.0.1"
+    port: int = 8079
+    http_port: int = 8082
+    websocket_library: Literal["auto", "picows", "websockets"] = "auto"
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    max_message_bytes: int = 33_554_432
+    hello_timeout_s: float = 15.0
+    ping_interval_s: float = 20.0
+    ping_timeout_s: float = 20.0
+    close_timeout_s: float = 5.0
+    progress_interval_s: float = 8.0
+    max_connections: int = 1000
+    max_connections_per_address: int = 0
+    outbox_bytes: int = 33_554_432
+    slow_consumer_s: float = 60.0
+    drain_s: float = 30.0
+    ready_wait_s: float = 10.0
+
+
+class AuthConfig(Section, frozen=True, kw_only=True):
+    """How a peer proves who it is."""
+
+    mode: Literal["token", "none"] = "token"
+
+
+class PrincipalConfig(Section, frozen=True, kw_only=True):
+    """A named identity and its token."""
+
+    token: Secret
+    tools: tuple[str, ...] = ("*",)
+    admin: bool = False
+    may_rotate: bool = False
+    max_connections: int = 0
+
+
+class LimitsConfig(Section, frozen=True, kw_only=True):
+    """How much may run, wait and be kept."""
+
+    global_max_inflight: int = 24
+    session_max_inflight: int = 8
+    session_max_waiting: int = 64
+    global_max_waiting: int = 1024
+    call_timeout_s: float = 180.0
+    cancel_grace_s: float = 2.0
+    result_ttl_s: float = 600.0
+    max_result_bytes: int = 16_777_216
+    session_max_unacked: int = 1000
+
+
+class ToolsConfig(Section, frozen=True, kw_only=True):
+    """Built-in tools."""
+
+    default_model: str | None = None
+
+
+class ProviderConfig(Section, frozen=True, kw_only=True):
+    """An OpenAI-compatible LLM service. `models` are the names that lead to it."""
+
+    base_url: str
+    api_key: Secret | None = None
+    models: tuple[str, ...] = ()
+    max_inflight: int = 4
+
+
+class LocalModelConfig(Section, frozen=True, kw_only=True):
+    """The small model that runs on this machine."""
+
+    enabled: bool = True
+    model_path: Path | None = None
+    model_name: str = "smollm2-135m"
+    threads: int = 1
+    context_tokens: int = 4096
+    max_inflight: int = 1
+    start_timeout_s: float = 30.0
+
+
+class UpstreamConfig(Section, frozen=True, kw_only=True):
+    """An MCP server behind the daemon, started over stdio."""
+
+    command: str
+    args: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    cwd: Path | None = None
+    disabled: bool = False
+    max_inflight: int = 8
+    timeout_s: float | None = None
+    start_timeout_s: float = 60.0
+    trust_annotations: bool = True
+    tools: dict[str, dict[str, Any]] = {}
+    """Per tool: `share`, `cache_ttl_s`, `idempotent`, over what the annotations say."""
+
+
+class Config(Section, frozen=True, kw_only=True):
+    """The whole tree."""
+
+    state_dir: Path
+    server: ServerConfig = ServerConfig()
+    auth: AuthConfig = AuthConfig()
+    limits: LimitsConfig = LimitsConfig()
+    tools: ToolsConfig = ToolsConfig()
+    local: LocalModelConfig = LocalModelConfig()
+    principals: dict[str, PrincipalConfig] = {}
+    providers: dict[str, ProviderConfig] = {}
+    upstreams: dict[str, UpstreamConfig] = {}

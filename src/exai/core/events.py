@@ -1,0 +1,139 @@
+"""Facts that happened, for eyes that subscribe. Rooms emit; `observe` listens.
+
+An event holds names, sizes and durations: never arguments, outputs or secrets.
+"""
+
+from typing import Protocol
+
+import msgspec
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Root of all events."""
+
+
+class CallAccepted(Event, frozen=True):
+    """A call was accepted and will be answered."""
+
+    call_id: str
+    request_id: str
+    session_id: str
+    principal: str
+    tool: str
+
+
+class CallRejected(Event, frozen=True):
+    """A call was refused before acceptance."""
+
+    request_id: str
+    session_id: str
+    principal: str
+    tool: str
+    code: str
+
+
+class CallSettled(Event, frozen=True):
+    """A call got its outcome. `code` is `ok` or an error code."""
+
+    call_id: str
+    request_id: str
+    session_id: str
+    principal: str
+    tool: str
+    code: str
+    queue_s: float
+    run_s: float
+
+
+class CallFailedInside(Event, frozen=True):
+    """A defect: an exception that nobody expected reached the boundary."""
+
+    error_id: str
+    where: str
+    exception: BaseException
+
+
+class SessionOpened(Event, frozen=True):
+    """A peer said hello and was let in."""
+
+    session_id: str
+    principal: str
+    remote_address: str
+    client_name: str
+
+
+class SessionEnded(Event, frozen=True):
+    """A session is over."""
+
+    session_id: str
+    principal: str
+    reason: str
+
+
+class HelloRefused(Event, frozen=True):
+    """A peer was not let in."""
+
+    remote_address: str
+    reason: str
+
+
+class UpstreamStarted(Event, frozen=True):
+    """An MCP server answered its handshake and its tools are known."""
+
+    upstream: str
+    pid: int
+    tool_count: int
+    start_s: float
+
+
+class UpstreamDied(Event, frozen=True):
+    """An MCP server's process ended, or its start failed; it is started again in `retry_s`."""
+
+    upstream: str
+    reason: str
+    retry_s: float
+
+
+class UpstreamGaveUp(Event, frozen=True):
+    """An MCP server died too often in too short a time; it stays down for `retry_s`."""
+
+    upstream: str
+    reason: str
+    retry_s: float
+
+
+class UpstreamSpoke(Event, frozen=True):
+    """One line of an MCP server's stderr, cut and escaped."""
+
+    upstream: str
+    line: str
+
+
+class ToolUnavailable(Event, frozen=True):
+    """A tool of an MCP server cannot be offered."""
+
+    upstream: str
+    tool: str
+    reason: str
+
+
+class ProviderStarted(Event, frozen=True):
+    """A local model process is ready."""
+
+    provider: str
+    pid: int
+    start_s: float
+
+
+class ProviderDied(Event, frozen=True):
+    """A local model process ended by itself."""
+
+    provider: str
+    reason: str
+
+
+class EventSink(Protocol):
+    """Where events go. Must not raise and must not wait."""
+
+    def emit(self, event: Event) -> None:
+        """Take one event."""

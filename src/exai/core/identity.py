@@ -1,0 +1,18 @@
+"""Who calls: the principal behind a token, and which tools it may see."""
+
+from fnmatch import fnmatchcase
+
+import msgspec
+
+
+class Principal(msgspec.Struct, frozen=True):
+    """A named identity. Nothing of one principal is visible to another."""
+
+    name: str
+    tools: tuple[str, ...] = ("*",)
+    admin: bool = False
+    may_rotate: bool = False
+
+    def may_use(self, tool_name: str) -> bool:
+        """Tell whether one of this principal's globs matches the tool's name."""
+        return any(fnmatchcase(tool_name, pattern) for pattern in self.tools)

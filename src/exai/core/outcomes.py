@@ -1,0 +1,59 @@
+"""What leaves `calls`: a call's outcome as a value, `Completed` or `Failed`.
+
+An outcome is what stores keep and protocols encode, so it holds plain JSON values only.
+"""
+
+from typing import Any
+
+import msgspec
+
+from exai.core.errors import ErrorInfo
+
+Block = dict[str, Any]
+"""One MCP content block (text, image, audio, resource link, embedded resource), untouched."""
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens that a model call cost."""
+
+    input_tokens: int
+    output_tokens: int
+
+
+class ExecutionFacts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who did the work, in how many attempts, at what cost."""
+
+    attempts: int = 1
+    provider: str | None = None
+    model: str | None = None
+    usage: Usage | None = None
+
+
+class Completed(msgspec.Struct, frozen=True, tag="completed", omit_defaults=True):
+    """The tool answered."""
+
+    outputs: list[Block]
+    structured: dict[str, Any] | None = None
+    facts: ExecutionFacts = ExecutionFacts()
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed", omit_defaults=True):
+    """The tool failed, or the call did; `outputs` is what the tool said nevertheless."""
+
+    error: ErrorInfo
+    outputs: list[Block] = []
+    structured: dict[str, Any] | None = None
+    facts: ExecutionFacts = ExecutionFacts()
+
+
+Outcome = Completed | Failed
+
+
+def text_block(text: str) -> Block:
+    """Return an MCP text block."""
+    return {"type": "text", "text": text}
+
+
+def text_of(outputs: list[Block]) -> str:
+    """Join the text blocks of `outputs` with newlines."""
+    return "\n".join(block["text"] for block in outputs if block.get("type") == "text")

@@ -1,0 +1,120 @@
+"""The contract of everything callable: what a tool is, and what a run hands it.
+
+Built-in tools, model tools and the tools of MCP servers all fulfil `Tool`; the call path
+knows nothing else of them.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, Literal
+
+import msgspec
+
+from exai.core.identity import Principal
+from exai.core.outcomes import Completed
+
+Share = Literal["none", "session", "principal", "all"]
+LogLevel = Literal["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"]
+
+
+class SharingPolicy(msgspec.Struct, frozen=True):
+    """Whose equal calls may join, how long a success may be served again, may it run twice."""
+
+    share: Share = "none"
+    cache_ttl_s: float = 0.0
+    idempotent: bool = False
+    read_only: bool = False
+
+
+def policy_from_annotations(annotations: dict[str, Any] | None, *, trusted: bool) -> SharingPolicy:
+    """Return the default sharing policy of an MCP tool (`docs/protocol.md`, "Sharing policy").
+
+    Untrusted annotations count as absent: nothing is shared, nothing runs twice.
+    """
+    hints = annotations if trusted and annotations else {}
+    read_only = hints.get("readOnlyHint") is True
+    return SharingPolicy(
+        share="principal" if read_only else "none",
+        idempotent=read_only or hints.get("idempotentHint") is True,
+        read_only=read_only,
+    )
+
+
+class ToolSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client sees of a tool, and what the call path must know of it.
+
+    `input_schema`, `output_schema`, `annotations` and `meta` are the server's own objects,
+    untouched. `provider` names the LLM service or MCP server behind the tool, for people.
+    """
+
+    name: str
+    description: str
+    input_schema: dict[str, Any]
+    title: str | None = None
+    output_schema: dict[str, Any] | None = None
+    annotations: dict[str, Any] | None = None
+    icons: list[dict[str, Any]] | None = None
+    meta: dict[str, Any] | None = None
+    provider: str = "exai"
+    version: str = "1"
+    policy: SharingPolicy = SharingPolicy()
+    timeout_s: float | None = None
+
+
+class ToolRun(ABC):
+    """One execution of a tool, as the tool sees it. A tool keeps no state between runs."""
+
+    call_id: str
+    principal: Principal
+    deadline: float
+    """Monotonic; the tool may plan with it, the call path enforces it."""
+    traceparent: str | None = None
+
+    @abstractmethod
+    def report(
+        self,
+        message: str | None = None,
+        *,
+        progress: float | None = None,
+        total: float | None = None,
+        level: LogLevel | None = None,
+    ) -> None:
+        """Tell the callers how far the work is. Never waits."""
+
+    @abstractmethod
+    def stream(self, delta: str) -> None:
+        """Tell the callers the next piece of the output's text. Never waits."""
+
+    @abstractmethod
+    def begin_attempt(self) -> None:
+        """Start over: what was streamed so far belongs to an attempt that failed."""
+
+
+class Tool(ABC):
+    """Something that can be called."""
+
+    spec: ToolSpec
+
+    @abstractmethod
+    def check(self, arguments: dict[str, Any]) -> None:
+        """Check the arguments against the tool's schema.
+
+        Raises `ArgumentsInvalid` with the JSON Pointer of the first fault.
+        """
+
+    def capacity_of(self, arguments: dict[str, Any]) -> str | None:
+        """Name the provider or upstream whose permit a call with these arguments needs.
+
+        `None`: no permit but the session's and the daemon's. Raises `NotConfigured` or
+        `ArgumentsInvalid` where the arguments lead to no provider.
+        """
+        return None
+
+    @abstractmethod
+    async def run(self, arguments: dict[str, Any], run: ToolRun) -> Completed:
+        """Do the work.
+
+        Raises `ToolFailed`, `UpstreamFailed`, `ProviderFailed`, `NotConfigured` or
+        `ResultTooLarge`. When cancelled, returns (by raising `CancelledError`) only when
+        the work has really ended or can no longer be waited for: the call's permits are
+        released at that moment.
+        """
