@@ -90,12 +90,35 @@ class ToolsConfig(Section, frozen=True, kw_only=True):
 
 
 class ProviderConfig(Section, frozen=True, kw_only=True):
-    """An OpenAI-compatible LLM service. `models` are the names that lead to it."""
+    """An OpenAI-compatible LLM service.
+
+    `models` are the names, or globs of names, that lead to it; the first plain name is
+    its default. With `key_required` and no key the provider is listed as not configured.
+    """
 
     base_url: str
     api_key: Secret | None = None
+    key_required: bool = False
     models: tuple[str, ...] = ()
     max_inflight: int = 4
+    idle_timeout_s: float = 60.0
+
+
+KNOWN_PROVIDERS = {
+    "kimi": ProviderConfig(
+        base_url="https://api.moonshot.ai/v1",
+        key_required=True,
+        models=("kimi-k2-turbo-preview", "kimi-*", "moonshot-*"),
+        max_inflight=6,
+    ),
+    "glm": ProviderConfig(
+        base_url="https://api.z.ai/api/paas/v4",
+        key_required=True,
+        models=("glm-4.6", "glm-*"),
+        max_inflight=4,
+    ),
+}
+"""Providers that need only a key to work."""
 
 
 class LocalModelConfig(Section, frozen=True, kw_only=True):
@@ -136,5 +159,5 @@ class Config(Section, frozen=True, kw_only=True):
     tools: ToolsConfig = ToolsConfig()
     local: LocalModelConfig = LocalModelConfig()
     principals: dict[str, PrincipalConfig] = {}
-    providers: dict[str, ProviderConfig] = {}
+    providers: dict[str, ProviderConfig] = msgspec.field(default_factory=KNOWN_PROVIDERS.copy)
     upstreams: dict[str, UpstreamConfig] = {}
