@@ -39,9 +39,9 @@ class Settlement(msgspec.Struct, frozen=True):
 class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What the ledger knows of one call.
 
-    `arguments_digest` covers tool name and canonical arguments; `accepted_at` and
-    `settled_at` are unix seconds. `settlement` is gone once the state is ERASED;
-    `erased_because` and `succeeded` stay.
+    `arguments_digest` covers tool name and canonical arguments; `accepted_at`,
+    `settled_at` and `erased_at` are unix seconds. `settlement` is gone once the state is
+    ERASED; `erased_because` and `succeeded` stay.
     """
 
     call_id: str
@@ -59,6 +59,7 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
     settled_at: float | None = None
     settlement: Settlement | None = None
     succeeded: bool | None = None
+    erased_at: float | None = None
     erased_because: ErasedBecause | None = None
 
 
@@ -100,8 +101,11 @@ class CallStore(ABC):
         """SETTLED -> ERASED for those of `request_ids` that are settled; return how many."""
 
     @abstractmethod
-    async def expire(self, settled_before: float, erased_before: float) -> int:
-        """Erase results settled, and forget tombstones settled, before the given times."""
+    async def expire(self, now: float, result_ttl_s: float) -> int:
+        """Erase results that settled, and forget what was erased, `result_ttl_s` ago.
+
+        Returns how many results were erased.
+        """
 
     @abstractmethod
     async def end_session(self, session_id: str) -> None:

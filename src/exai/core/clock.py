@@ -15,11 +15,18 @@ class Clock(Protocol):
 
 
 class SystemClock(Clock):
-    """The machine's clocks; `monotonic_s` agrees with `loop.time()`."""
+    """The machine's clocks; `monotonic_s` agrees with `loop.time()`.
+
+    The wall clock is read once and moved on by the monotonic one, so that setting the
+    machine's time neither expires nor prolongs anything in a running process.
+    """
+
+    def __init__(self) -> None:
+        self._offset_s = time.time() - time.monotonic()
 
     def wall_s(self) -> float:
         """Return unix seconds."""
-        return time.time()
+        return self._offset_s + time.monotonic()
 
     def monotonic_s(self) -> float:
         """Return `time.monotonic()`."""

@@ -1,0 +1,142 @@
+"""The ledger in memory: fast, gone with the process, and the definition of the behaviour."""
+
+from collections import defaultdict
+from itertools import takewhile
+
+import msgspec
+
+from exai.core.call_store import (
+    CallRecord,
+    CallState,
+    CallStore,
+    ErasedBecause,
+    Settlement,
+    StoreStatistics,
+)
+from exai.core.outcomes import Completed
+
+_encode = msgspec.json.Encoder().encode
+_UNSETTLED = (CallState.ACCEPTED, CallState.RUNNING)
+
+
+class MemoryCallStore(CallStore):
+    """`CallStore` over dictionaries; its methods never really wait.
+
+    `_settled_at` and `_erased_at` are in the order of their times, so that expiry looks
+    only at what expires.
+    """
+
+    durable = False
+
+    def __init__(self) -> None:
+        self._records: dict[str, CallRecord] = {}
+        self._by_session: defaultdict[str, dict[str, str]] = defaultdict(dict)
+        self._by_idempotency_key: dict[tuple[str, str], str] = {}
+        self._settled_at: dict[str, float] = {}
+        self._erased_at: dict[str, float] = {}
+        self._result_bytes: dict[str, int] = {}
+        self._total_bytes = 0
+
+    async def accept(self, record: CallRecord) -> CallRecord | None:
+        """Insert `record` unless its id is known."""
+        known_id = self._by_session[record.session_id].get(record.request_id)
+        if known_id is None and record.idempotency_key is not None:
+            known_id = self._by_idempotency_key.get((record.principal, record.idempotency_key))
+        if known_id is not None:
+            return self._records[known_id]
+        self._records[record.call_id] = record
+        self._by_session[record.session_id][record.request_id] = record.call_id
+        if record.idempotency_key is not None:
+            self._by_idempotency_key[record.principal, record.idempotency_key] = record.call_id
+        return None
+
+    async def start(self, call_id: str, owner: str, attempt: int) -> bool:
+        """Mark a call as running."""
+        record = self._records.get(call_id)
+        if record is None or record.state not in _UNSETTLED or record.attempt >= attempt:
+            return False
+        self._records[call_id] = msgspec.structs.replace(
+            record, state=CallState.RUNNING, owner=owner, attempt=attempt
+        )
+        return True
+
+    async def settle(self, call_id: str, settlement: Settlement, now: float) -> bool:
+        """Keep a call's outcome unless it has one."""
+        record = self._records.get(call_id)
+        if record is None or record.state not in _UNSETTLED:
+            return False
+        self._records[call_id] = msgspec.structs.replace(
+            record,
+            state=CallState.SETTLED,
+            settled_at=now,
+            settlement=settlement,
+            succeeded=isinstance(settlement.outcome, Completed),
+        )
+        self._settled_at[call_id] = now
+        self._result_bytes[call_id] = len(_encode(settlement))
+        self._total_bytes += self._result_bytes[call_id]
+        return True
+
+    async def find(self, session_id: str, request_id: str) -> CallRecord | None:
+        """Return what is known of a session's request."""
+        call_id = self._by_session.get(session_id, {}).get(request_id)
+        return None if call_id is None else self._records[call_id]
+
+    async def acknowledge(self, session_id: str, request_ids: list[str], now: float) -> int:
+        """Erase acknowledged results."""
+        of_session = self._by_session.get(session_id, {})
+        settled = [i for r in request_ids if (i := of_session.get(r)) in self._settled_at]
+        for call_id in settled:
+            self._erase(call_id, "acknowledged", now)
+        return len(settled)
+
+    async def expire(self, now: float, result_ttl_s: float) -> int:
+        """Erase old results, forget old tombstones."""
+        horizon = now - result_ttl_s
+        for call_id in _until(self._erased_at, horizon):
+            self._forget(call_id)
+        expired = _until(self._settled_at, horizon)
+        for call_id in expired:
+            self._erase(call_id, "expired", now)
+        return len(expired)
+
+    async def end_session(self, session_id: str) -> None:
+        """Forget a session's records, but for those with an idempotency key."""
+        for call_id in list(self._by_session.pop(session_id, {}).values()):
+            if self._records[call_id].idempotency_key is None:
+                self._forget(call_id)
+
+    def statistics(self) -> StoreStatistics:
+        """Return the numbers now."""
+        return StoreStatistics(record_count=len(self._records), result_bytes=self._total_bytes)
+
+    async def close(self) -> None:
+        """Nothing to flush."""
+
+    def _erase(self, call_id: str, because: ErasedBecause, now: float) -> None:
+        self._records[call_id] = msgspec.structs.replace(
+            self._records[call_id],
+            state=CallState.ERASED,
+            settlement=None,
+            erased_because=because,
+            erased_at=now,
+        )
+        self._drop_result(call_id)
+        self._erased_at[call_id] = now
+
+    def _forget(self, call_id: str) -> None:
+        record = self._records.pop(call_id)
+        self._drop_result(call_id)
+        self._erased_at.pop(call_id, None)
+        self._by_session.get(record.session_id, {}).pop(record.request_id, None)
+        if record.idempotency_key is not None:
+            del self._by_idempotency_key[record.principal, record.idempotency_key]
+
+    def _drop_result(self, call_id: str) -> None:
+        if self._settled_at.pop(call_id, None) is not None:
+            self._total_bytes -= self._result_bytes.pop(call_id)
+
+
+def _until(times: dict[str, float], horizon: float) -> list[str]:
+    """Return the keys of the leading entries that are not later than `horizon`."""
+    return [key for key, _ in takewhile(lambda entry: entry[1] <= horizon, times.items())]
