@@ -1,2 +1,50 @@
-setup:
+# One command for each thing there is to do here; `make help` lists them.
+#
+#   PYTHON=…  the interpreter to build the environment on     VENV=…  where it lies (.venv)
+#   ARGS=…    further arguments of run, test and lock
+
+VENV ?= .venv
+export PYTHON VENV
+BIN = $(VENV)/bin
+NODE_MODULES = tests/node_modules/.package-lock.json
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check format lock clean
+
+help:  ## list the commands
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+
+setup:  ## make the environment, with .venv/bin/exai in it
 	@scripts/setup
+
+run: setup  ## start the daemon with its defaults
+	@exec $(BIN)/exai serve $(ARGS)
+
+test: setup $(NODE_MODULES)  ## run all tests
+	$(BIN)/pytest $(ARGS)
+
+check: setup  ## format, lint, types, imports, shape
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/shape_report.py
+
+format: setup  ## put the source into shape
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+lock: setup  ## resolve requirements.lock from pyproject.toml (ARGS=--upgrade: newest of all)
+	$(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
+		--extra local --group dev --generate-hashes --no-emit-index-url \
+		--custom-compile-command "make lock" --output-file requirements.lock $(ARGS)
+
+clean:  ## remove everything that was made
+	rm -rf .venv* dist build tests/node_modules .mypy_cache .pytest_cache .ruff_cache \
+		.import_linter_cache .hypothesis .coverage src/*.egg-info
+	find src tests scripts bench -name __pycache__ -prune -exec rm -rf {} +
+
+$(NODE_MODULES): tests/package.json tests/package-lock.json tests/.npmrc
+	@command -v npm >/dev/null || scripts/debian_packages nodejs npm
+	npm --prefix tests ci --silent
+	@touch $@
