@@ -5,9 +5,17 @@ Knows names, units and defaults; knows nothing of files, environment or command 
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+"""0 lets the system choose."""
+Count = Annotated[int, msgspec.Meta(ge=0)]
+PositiveCount = Annotated[int, msgspec.Meta(ge=1)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=31_536_000)]
+"""At most a year: timers of the event loop know no infinity."""
+PositiveSeconds = Annotated[float, msgspec.Meta(gt=0, le=31_536_000)]
 
 
 class Secret:
@@ -34,23 +42,23 @@ class ServerConfig(Section, frozen=True, kw_only=True):
     """Where the daemon listens, and how a connection is kept."""
 
     host: str = "127.0.0.1"
-    port: int = 8079
-    http_port: int = 8082
+    port: Port = 8079
+    http_port: Port = 8082
     websocket_library: Literal["auto", "picows", "websockets"] = "auto"
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
-    max_message_bytes: int = 33_554_432
-    hello_timeout_s: float = 15.0
-    ping_interval_s: float = 20.0
-    ping_timeout_s: float = 20.0
-    close_timeout_s: float = 5.0
-    progress_interval_s: float = 8.0
-    max_connections: int = 1000
-    max_connections_per_address: int = 0
-    outbox_bytes: int = 33_554_432
-    slow_consumer_s: float = 60.0
-    drain_s: float = 30.0
-    ready_wait_s: float = 10.0
+    max_message_bytes: PositiveCount = 33_554_432
+    hello_timeout_s: PositiveSeconds = 15.0
+    ping_interval_s: PositiveSeconds = 20.0
+    ping_timeout_s: PositiveSeconds = 20.0
+    close_timeout_s: PositiveSeconds = 5.0
+    progress_interval_s: PositiveSeconds = 8.0
+    max_connections: PositiveCount = 1000
+    max_connections_per_address: Count = 0
+    outbox_bytes: PositiveCount = 33_554_432
+    slow_consumer_s: PositiveSeconds = 60.0
+    drain_s: Seconds = 30.0
+    ready_wait_s: Seconds = 10.0
 
 
 class AuthConfig(Section, frozen=True, kw_only=True):
@@ -66,21 +74,21 @@ class PrincipalConfig(Section, frozen=True, kw_only=True):
     tools: tuple[str, ...] = ("*",)
     admin: bool = False
     may_rotate: bool = False
-    max_connections: int = 0
+    max_connections: Count = 0
 
 
 class LimitsConfig(Section, frozen=True, kw_only=True):
     """How much may run, wait and be kept."""
 
-    global_max_inflight: int = 24
-    session_max_inflight: int = 8
-    session_max_waiting: int = 64
-    global_max_waiting: int = 1024
-    call_timeout_s: float = 180.0
-    cancel_grace_s: float = 2.0
-    result_ttl_s: float = 600.0
-    max_result_bytes: int = 16_777_216
-    session_max_unacked: int = 1000
+    global_max_inflight: PositiveCount = 24
+    session_max_inflight: PositiveCount = 8
+    session_max_waiting: Count = 64
+    global_max_waiting: PositiveCount = 1024
+    call_timeout_s: PositiveSeconds = 180.0
+    cancel_grace_s: Seconds = 2.0
+    result_ttl_s: PositiveSeconds = 600.0
+    max_result_bytes: PositiveCount = 16_777_216
+    session_max_unacked: PositiveCount = 1000
 
 
 class ToolsConfig(Section, frozen=True, kw_only=True):
@@ -100,8 +108,8 @@ class ProviderConfig(Section, frozen=True, kw_only=True):
     api_key: Secret | None = None
     key_required: bool = False
     models: tuple[str, ...] = ()
-    max_inflight: int = 4
-    idle_timeout_s: float = 60.0
+    max_inflight: PositiveCount = 4
+    idle_timeout_s: PositiveSeconds = 60.0
 
 
 KNOWN_PROVIDERS = {
@@ -127,10 +135,10 @@ class LocalModelConfig(Section, frozen=True, kw_only=True):
     enabled: bool = True
     model_path: Path | None = None
     model_name: str = "smollm2-135m"
-    threads: int = 1
-    context_tokens: int = 4096
-    max_inflight: int = 1
-    start_timeout_s: float = 30.0
+    threads: PositiveCount = 1
+    context_tokens: PositiveCount = 4096
+    max_inflight: PositiveCount = 1
+    start_timeout_s: PositiveSeconds = 30.0
 
 
 class UpstreamConfig(Section, frozen=True, kw_only=True):
@@ -141,9 +149,9 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
     env: dict[str, str] = {}
     cwd: Path | None = None
     disabled: bool = False
-    max_inflight: int = 8
-    timeout_s: float | None = None
-    start_timeout_s: float = 60.0
+    max_inflight: PositiveCount = 8
+    timeout_s: PositiveSeconds | None = None
+    start_timeout_s: PositiveSeconds = 60.0
     trust_annotations: bool = True
     tools: dict[str, dict[str, Any]] = {}
     """Per tool: `share`, `cache_ttl_s`, `idempotent`, over what the annotations say."""
