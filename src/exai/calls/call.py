@@ -1,0 +1,116 @@
+"""One caller's request in this process, from its frame to its one answer.
+
+A call is passive: it knows what it is, how far it has come and how it ended. Who moves it
+on is the router's and the pipeline's concern.
+"""
+
+import asyncio
+
+from exai.core.errors import DeadlinePassed, ExaiError
+from exai.core.outcomes import Outcome
+from exai.core.peer import Peer
+from exai.core.replies import CallAcked, CallMeta
+from exai.core.requests import CallTool
+from exai.core.tool import ToolSpec
+
+
+class Call:
+    """A request on its way. Times named `_at` are monotonic, but for `accepted_at`.
+
+    `request_id` is the client's, or minted; `digest` identifies name and arguments.
+    """
+
+    def __init__(
+        self, call_id: str, request: CallTool, request_id: str, digest: bytes, peer: Peer
+    ) -> None:
+        self.call_id = call_id
+        self.request = request
+        self.request_id = request_id
+        self.digest = digest
+        self.peer = peer
+        self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.spec: ToolSpec | None = None
+        self.accepted_at = 0.0
+        self.timeout_s = 0.0
+        self.deadline = 0.0
+        self.queued_at = 0.0
+        self.started_at: float | None = None
+        self.last_told_at = 0.0
+        self.is_accepted = False
+        self.early_joins = 0
+        self.withdrawn: ExaiError | None = None
+        self.outcome: Outcome | None = None
+        self.queue_s = 0.0
+        self.run_s = 0.0
+
+    @property
+    def tool_name(self) -> str:
+        """The tool's registered name once it is found, else the name that was asked for."""
+        return self.request.name if self.spec is None else self.spec.name
+
+    @property
+    def is_idempotent(self) -> bool:
+        """Tell whether the tool may run twice."""
+        return self.spec is not None and self.spec.policy.idempotent
+
+    def decide(self, outcome: Outcome, now: float) -> bool:
+        """Give the call its outcome. False: it has one, and that one stands."""
+        if self.outcome is not None:
+            return False
+        self.outcome = outcome
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.is_accepted:
+            started_at = now if self.started_at is None else self.started_at
+            self.queue_s = started_at - self.queued_at
+            self.run_s = now - started_at
+        return True
+
+    def expired(self) -> DeadlinePassed:
+        """Return the error of a call whose time is over."""
+        if self.started_at is None:
+            return DeadlinePassed(
+                f"the call waited {self.timeout_s:g} s and did not start",
+                retryable=True,
+                phase="queue",
+            )
+        return DeadlinePassed(
+            f"the call did not end within {self.timeout_s:g} s",
+            retryable=self.is_idempotent,
+            phase="run",
+            **({} if self.is_idempotent else {"may_have_run": True}),
+        )
+
+    def tell_accepted(self, now: float) -> None:
+        """Acknowledge the call, and whoever joined it before it could be acknowledged."""
+        self.last_told_at = now
+        self.peer.send(self._ack(joined=False))
+        for _ in range(self.early_joins):
+            self.peer.send(self._ack(joined=True))
+
+    def join(self) -> None:
+        """Let the same request, sent again, wait for the same answer."""
+        if self.is_accepted:
+            self.peer.send(self._ack(joined=True))
+        else:
+            self.early_joins += 1
+
+    def _ack(self, *, joined: bool) -> CallAcked:
+        return CallAcked(
+            request_id=self.request_id,
+            name=self.request.name,
+            call_id=self.call_id,
+            timeout_s=self.timeout_s,
+            joined=joined,
+        )
+
+    def meta(self) -> CallMeta | None:
+        """Return how the answer came about; None where nothing had been accepted."""
+        if not self.is_accepted:
+            return None
+        return CallMeta(
+            call_id=self.call_id,
+            queue_ms=round(self.queue_s * 1000),
+            run_ms=round(self.run_s * 1000),
+        )

@@ -1,0 +1,24 @@
+"""What happens to an exception that nobody expected: it is logged under an id, and told as such."""
+
+import secrets
+
+from exai.core.errors import ErrorCode, ErrorInfo
+from exai.core.events import CallFailedInside, EventSink
+
+
+class Defects:
+    """Turns unexpected exceptions into events for us and an id for the peer."""
+
+    def __init__(self, events: EventSink) -> None:
+        self._events = events
+
+    def report(self, where: str, exception: Exception) -> ErrorInfo:
+        """Emit the exception with a fresh id; return the error that names this id alone."""
+        error_id = secrets.token_hex(8)
+        self._events.emit(CallFailedInside(error_id, where, exception))
+        return ErrorInfo(
+            code=ErrorCode.INTERNAL_ERROR,
+            message=f"a defect in EXAI; its log has the details under {error_id}",
+            retryable=False,
+            details={"error_id": error_id},
+        )

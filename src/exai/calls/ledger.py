@@ -1,0 +1,106 @@
+"""A call and its record: what is stored of a call, when, and how it is told again.
+
+The one place where `Call`, which lives in this process, meets `CallRecord`, which may
+outlive it.
+"""
+
+from exai.calls.call import Call
+from exai.core.call_store import CallRecord, CallState, CallStore, Settlement
+from exai.core.clock import Clock
+from exai.core.errors import RequestIdConflict, ResultUnknown
+from exai.core.outcomes import Failed
+from exai.core.replies import CallAnswered, CallMeta
+
+
+class Ledger:
+    """The store, in the words of calls. `owner` is this process's boot id."""
+
+    def __init__(self, store: CallStore, clock: Clock, owner: str) -> None:
+        self._store = store
+        self._clock = clock
+        self._owner = owner
+
+    async def find(self, session_id: str, request_id: str) -> CallRecord | None:
+        """Return the record of a session's request."""
+        return await self._store.find(session_id, request_id)
+
+    async def accept(self, call: Call, timeout_s: float) -> None:
+        """Store the call as accepted: from here on it is owed an answer.
+
+        Raises `RequestIdConflict` where another call took its id meanwhile.
+        """
+        call.accepted_at = self._clock.wall_s()
+        call.timeout_s = timeout_s
+        call.queued_at = self._clock.monotonic_s()
+        call.deadline = call.queued_at + timeout_s
+        known = await self._store.accept(
+            CallRecord(
+                call_id=call.call_id,
+                session_id=call.peer.session_id,
+                principal=call.peer.principal.name,
+                request_id=call.request_id,
+                tool=call.tool_name,
+                arguments_digest=call.digest,
+                accepted_at=call.accepted_at,
+                timeout_s=timeout_s,
+            )
+        )
+        if known is not None:
+            raise conflict(call.request_id)
+        call.is_accepted = True
+
+    async def start(self, call: Call) -> None:
+        """Store that the call runs, before anything leaves for its tool."""
+        call.started_at = self._clock.monotonic_s()
+        await self._store.start(call.call_id, self._owner, attempt=1)
+
+    async def settle(self, call: Call) -> None:
+        """Store the outcome that the call was given."""
+        assert call.outcome is not None
+        settlement = Settlement(call.outcome, call.queue_s, call.run_s)
+        await self._store.settle(call.call_id, settlement, self._clock.wall_s())
+
+    async def acknowledge(self, session_id: str, request_ids: list[str]) -> None:
+        """Erase what the client has."""
+        await self._store.acknowledge(session_id, request_ids, self._clock.wall_s())
+
+    async def end_session(self, session_id: str) -> None:
+        """Forget a session's calls."""
+        await self._store.end_session(session_id)
+
+    async def expire(self, result_ttl_s: float) -> int:
+        """Erase results older than `result_ttl_s`; return how many."""
+        return await self._store.expire(self._clock.wall_s(), result_ttl_s)
+
+
+def conflict(request_id: str) -> RequestIdConflict:
+    """Return the error of an id that stands for another call."""
+    return RequestIdConflict(
+        f"the request id {request_id!r} stands for a call with another name or other "
+        "arguments; choose a new id"
+    )
+
+
+def replay(record: CallRecord) -> CallAnswered:
+    """Return the answer that a record holds, or why it holds none any more."""
+    settlement = record.settlement
+    if record.state is not CallState.SETTLED or settlement is None:
+        gone = ResultUnknown(
+            "the result was erased",
+            reason=record.erased_because or "expired",
+            ok=record.succeeded is True,
+        )
+        return CallAnswered(record.request_id, Failed(gone.describe()))
+    meta = CallMeta(
+        call_id=record.call_id,
+        replayed=True,
+        queue_ms=round(settlement.queue_s * 1000),
+        run_ms=round(settlement.run_s * 1000),
+    )
+    return CallAnswered(record.request_id, settlement.outcome, meta)
+
+
+def unknown(request_id: str) -> CallAnswered:
+    """Return the answer where nothing is known of a request."""
+    error = ResultUnknown(f"nothing is known of the request {request_id!r}")
+    return CallAnswered(request_id, Failed(error.describe()))

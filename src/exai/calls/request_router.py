@@ -1,0 +1,192 @@
+"""Every request of every protocol meets its handler here; every exception its outcome.
+
+Handling never waits: what must wait runs as a task of the daemon's group, so that a
+connection's reader goes on reading, and a connection's end does not end its calls.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from exai.calls.call import Call
+from exai.calls.call_key import arguments_digest
+from exai.calls.defects import Defects
+from exai.calls.in_flight import InFlight
+from exai.calls.ledger import Ledger, conflict, replay, unknown
+from exai.calls.pipeline import Pipeline
+from exai.calls.settling import Settling
+from exai.core.call_store import CallRecord
+from exai.core.clock import Clock
+from exai.core.errors import (
+    CallCancelled,
+    CallInterrupted,
+    ExaiError,
+    ServiceUnavailable,
+    ToolFailed,
+)
+from exai.core.outcomes import Failed, Outcome
+from exai.core.peer import Peer
+from exai.core.replies import CallAnswered, CallProgressed, HealthReported, ToolsListed
+from exai.core.requests import (
+    Acknowledge,
+    CallTool,
+    CancelTool,
+    GetResult,
+    Health,
+    ListTools,
+    Request,
+)
+from exai.tools.registry import ToolRegistry
+
+_REASON_LENGTH = 200
+
+
+class RequestRouter:
+    """The one entrance to calls, for every protocol and every transport."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        settling: Settling,
+        in_flight: InFlight,
+        ledger: Ledger,
+        tools: ToolRegistry,
+        tasks: asyncio.TaskGroup,
+        clock: Clock,
+        defects: Defects,
+        health: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._pipeline = pipeline
+        self._settling = settling
+        self._in_flight = in_flight
+        self._ledger = ledger
+        self._tools = tools
+        self._tasks = tasks
+        self._clock = clock
+        self._defects = defects
+        self._health = health
+        self._is_draining = False
+        self._handlers: dict[type[Request], Callable[[Peer, Any], None]] = {
+            CallTool: self._call_tool,
+            CancelTool: self._cancel_tool,
+            GetResult: self._get_result,
+            Acknowledge: self._acknowledge,
+            ListTools: self._list_tools,
+            Health: self._report_health,
+        }
+
+    def handle_message(self, peer: Peer, request: Request) -> None:
+        """Do what `peer` asks, or see to it that it is done. Never waits, never raises."""
+        self._handlers[type(request)](peer, request)
+
+    async def end_session(self, session_id: str) -> None:
+        """End a session's calls as if cancelled, and forget what was kept for it."""
+        for call in self._in_flight.of_session(session_id):
+            self._settling.end(call, CallCancelled("the session ended"))
+        await self._in_flight.wait_until(lambda: not self._in_flight.of_session(session_id))
+        await self._ledger.end_session(session_id)
+
+    async def drain(self, drain_s: float) -> None:
+        """Take no new calls, let running ones end within `drain_s`, then end the rest."""
+        self._is_draining = True
+        for call in self._in_flight:
+            if call.started_at is None:
+                self._settling.end(call, ServiceUnavailable("the daemon is stopping"))
+        try:
+            async with asyncio.timeout(drain_s):
+                await self._in_flight.wait_until(lambda: len(self._in_flight) == 0)
+        except TimeoutError:
+            for call in self._in_flight:
+                self._settling.end(call, _interrupted(call))
+            await self._in_flight.wait_until(lambda: len(self._in_flight) == 0)
+
+    def _call_tool(self, peer: Peer, request: CallTool) -> None:
+        request_id = request.request_id or f"exai-{secrets.token_hex(8)}"
+        digest = arguments_digest(request.name, request.arguments)
+        earlier = self._in_flight.find(peer.session_id, request_id)
+        if earlier is None:
+            call = Call(secrets.token_hex(16), request, request_id, digest, peer)
+            self._in_flight.register(call)
+            call.task = self._tasks.create_task(self._answer(call))
+        elif earlier.digest == digest:
+            earlier.join()
+        else:
+            peer.send(_refused(request_id, conflict(request_id)))
+
+    async def _answer(self, call: Call) -> None:
+        """See a call to its one answer: the boundary where exceptions become outcomes."""
+        outcome: Outcome
+        try:
+            known = await self._ledger.find(call.peer.session_id, call.request_id)
+            if known is not None:
+                return self._answer_again(call, known)
+            if self._is_draining:
+                raise ServiceUnavailable("the daemon is stopping; reconnect and try again")
+            outcome = await self._pipeline.run(call)
+        except ToolFailed as error:
+            outcome = Failed(error.describe(), error.outputs, error.structured)
+        except ExaiError as error:
+            outcome = Failed(error.describe())
+        except Exception as error:  # noqa: BLE001 - the one boundary
+            outcome = Failed(self._defects.report(call.request.name, error))
+        await self._settling.settle(call, outcome)
+
+    def _answer_again(self, call: Call, known: CallRecord) -> None:
+        """Answer a request that was settled before: nothing runs."""
+        self._in_flight.unregister(call)
+        if known.arguments_digest == call.digest:
+            call.peer.send(replay(known))
+        else:
+            call.peer.send(_refused(call.request_id, conflict(call.request_id)))
+
+    def _cancel_tool(self, peer: Peer, request: CancelTool) -> None:
+        call = self._in_flight.find(peer.session_id, request.request_id)
+        if call is None:
+            self._tasks.create_task(self._tell_stored(peer, request.request_id))
+            return
+        reason = f": {request.reason[:_REASON_LENGTH]}" if request.reason else ""
+        self._settling.end(call, CallCancelled(f"cancelled by the caller{reason}"))
+
+    def _get_result(self, peer: Peer, request: GetResult) -> None:
+        call = self._in_flight.find(peer.session_id, request.request_id)
+        if call is None:
+            self._tasks.create_task(self._tell_stored(peer, request.request_id))
+        else:
+            peer.send(
+                CallProgressed(call.request_id, call.request.name, at=self._clock.wall_s())
+            )
+
+    async def _tell_stored(self, peer: Peer, request_id: str) -> None:
+        try:
+            known = await self._ledger.find(peer.session_id, request_id)
+            peer.send(unknown(request_id) if known is None else replay(known))
+        except Exception as error:  # noqa: BLE001 - a store may fail in its own ways
+            info = self._defects.report("get_result", error)
+            peer.send(CallAnswered(request_id, Failed(info)))
+
+    def _acknowledge(self, peer: Peer, request: Acknowledge) -> None:
+        self._tasks.create_task(self._erase(peer, request.request_ids))
+
+    async def _erase(self, peer: Peer, request_ids: list[str]) -> None:
+        try:
+            await self._ledger.acknowledge(peer.session_id, request_ids)
+        except Exception as error:  # noqa: BLE001 - a store may fail in its own ways
+            self._defects.report("ack", error)
+
+    def _list_tools(self, peer: Peer, request: ListTools) -> None:
+        peer.send(ToolsListed(request.request_id, self._tools.visible_to(peer.principal)))
+
+    def _report_health(self, peer: Peer, request: Health) -> None:
+        peer.send(HealthReported(request.request_id, self._health()))
+
+
+def _refused(request_id: str, error: ExaiError) -> CallAnswered:
+    return CallAnswered(request_id, Failed(error.describe()))
+
+
+def _interrupted(call: Call) -> CallInterrupted:
+    message = "the daemon stopped while the call ran"
+    if call.is_idempotent:
+        return CallInterrupted(message, retryable=True)
+    return CallInterrupted(f"{message}; it may have had its effect", may_have_run=True)

@@ -1,0 +1,83 @@
+"""How a call ends: whoever decides first gives it its outcome, and one answer is sent.
+
+A call may end because its tool answered, because its caller or the daemon gave it up, or
+because its time is over. The last two answer at once, while the execution still unwinds
+and keeps its permits until its work has really ended.
+"""
+
+import asyncio
+
+from exai.calls.call import Call
+from exai.calls.defects import Defects
+from exai.calls.in_flight import InFlight
+from exai.calls.ledger import Ledger
+from exai.core.clock import Clock
+from exai.core.errors import ExaiError
+from exai.core.events import CallRejected, CallSettled, EventSink
+from exai.core.outcomes import Failed, Outcome
+from exai.core.replies import CallAnswered
+
+
+class Settling:
+    """Gives calls their outcomes and peers their answers."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        in_flight: InFlight,
+        tasks: asyncio.TaskGroup,
+        clock: Clock,
+        events: EventSink,
+        defects: Defects,
+    ) -> None:
+        self._ledger = ledger
+        self._in_flight = in_flight
+        self._tasks = tasks
+        self._clock = clock
+        self._events = events
+        self._defects = defects
+
+    async def settle(self, call: Call, outcome: Outcome) -> None:
+        """Give a call its outcome and its peer the answer, unless it has ended already."""
+        if call.decide(outcome, self._clock.monotonic_s()):
+            await self._deliver(call, outcome)
+
+    def end(self, call: Call, error: ExaiError) -> None:
+        """End a call from outside: answer now, and have its execution stop.
+
+        A call whose acceptance is just being stored ends as soon as it is.
+        """
+        if not call.is_accepted:
+            call.withdrawn = error
+            return
+        outcome = Failed(error.describe())
+        if call.decide(outcome, self._clock.monotonic_s()):
+            self._tasks.create_task(self._deliver(call, outcome))
+            if call.task is not None:
+                call.task.cancel()
+
+    def limit_time(self, call: Call) -> None:
+        """See to it that an accepted call ends at its deadline."""
+        loop = asyncio.get_running_loop()
+        call.timer = loop.call_at(call.deadline, lambda: self.end(call, call.expired()))
+
+    async def _deliver(self, call: Call, outcome: Outcome) -> None:
+        if call.is_accepted:
+            await self._store(call)
+        self._in_flight.unregister(call)
+        call.peer.send(CallAnswered(call.request_id, outcome, call.meta()))
+        self._emit(call, outcome)
+
+    async def _store(self, call: Call) -> None:
+        try:
+            await self._ledger.settle(call)
+        except Exception as error:  # noqa: BLE001 - the work is done: its caller gets the answer
+            self._defects.report("settling", error)
+
+    def _emit(self, call: Call, outcome: Outcome) -> None:
+        code = outcome.error.code.value if isinstance(outcome, Failed) else "ok"
+        who = (call.request_id, call.peer.session_id, call.peer.principal.name, call.tool_name)
+        if call.is_accepted:
+            self._events.emit(CallSettled(call.call_id, *who, code, call.queue_s, call.run_s))
+        else:
+            self._events.emit(CallRejected(*who, code))

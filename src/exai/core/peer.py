@@ -1,0 +1,21 @@
+"""The contract of the other side, as the call path sees it: who it is, and how to tell it."""
+
+from typing import Protocol
+
+from exai.core.identity import Principal
+from exai.core.replies import Reply
+
+
+class Peer(Protocol):
+    """A session, whatever carries it."""
+
+    @property
+    def principal(self) -> Principal:
+        """Who asks."""
+
+    @property
+    def session_id(self) -> str:
+        """In which session."""
+
+    def send(self, reply: Reply) -> None:
+        """Tell the peer, in order. Never waits and never raises; the peer may be gone."""

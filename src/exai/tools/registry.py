@@ -1,0 +1,68 @@
+"""Every tool that can be called now, by name, and who may see it."""
+
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+
+from exai.core.errors import ToolNotFound
+from exai.core.identity import Principal
+from exai.core.tool import Tool, ToolSpec
+
+_OLD_SUFFIXES = ("_EXAI-WS", "-EXAI-WS", "_EXAI_WS", "-EXAI_WS")
+_SHOWN_LENGTH = 64
+
+
+class ToolRegistry:
+    """Tools by name. Each source (the daemon itself, an MCP server) replaces its own."""
+
+    def __init__(self) -> None:
+        self._by_source: dict[str, dict[str, Tool]] = {}
+        self._tools: dict[str, Tool] = {}
+        self._listeners: list[Callable[[], None]] = []
+
+    def __len__(self) -> int:
+        """Return how many tools there are."""
+        return len(self._tools)
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener` after every change of the set of tools or of their descriptions."""
+        self._listeners.append(listener)
+
+    def replace(self, source: str, tools: Sequence[Tool]) -> None:
+        """Let `tools` be all that `source` offers from now on."""
+        offered = {tool.spec.name: tool for tool in tools}
+        before = self._by_source.get(source, {})
+        self._by_source[source] = offered
+        self._tools = {name: t for ts in self._by_source.values() for name, t in ts.items()}
+        if _specs(before) != _specs(offered):
+            for listener in self._listeners:
+                listener()
+
+    def require_tool(self, name: str, principal: Principal) -> Tool:
+        """Return the tool that `principal` means by `name`.
+
+        Raises `ToolNotFound`, the same for a tool that is not there and one that this
+        principal may not see.
+        """
+        for candidate in _readings_of(name):
+            tool = self._tools.get(candidate)
+            if tool is not None and principal.may_use(candidate):
+                return tool
+        visible = [spec.name for spec in self.visible_to(principal)]
+        closest = get_close_matches(name[:_SHOWN_LENGTH], visible)
+        hint = f"; did you mean {closest[0]}?" if closest else ""
+        raise ToolNotFound(f"there is no tool {name[:_SHOWN_LENGTH]!r}{hint}", closest=closest)
+
+    def visible_to(self, principal: Principal) -> list[ToolSpec]:
+        """Return the specs of all tools that `principal` may use, by name."""
+        return [
+            self._tools[name].spec for name in sorted(self._tools) if principal.may_use(name)
+        ]
+
+
+def _readings_of(name: str) -> list[str]:
+    """Return the name itself, then what it means if it carries an old client's suffix."""
+    return [name, *(name.removesuffix(s) for s in _OLD_SUFFIXES if name.endswith(s))]
+
+
+def _specs(tools: dict[str, Tool]) -> dict[str, ToolSpec]:
+    return {name: tool.spec for name, tool in tools.items()}
