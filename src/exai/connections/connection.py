@@ -1,0 +1,120 @@
+"""One connection's life: hello, session, a reader that never waits for a call, the end."""
+
+import asyncio
+from collections.abc import Callable
+
+from exai.connections.auth_token_manager import AuthTokenManager
+from exai.connections.connection_manager import ConnectionManager, ConnectionRefused
+from exai.connections.outbox import SlowConsumer
+from exai.connections.session import Session
+from exai.connections.session_handler import SessionHandler
+from exai.core import events
+from exai.core.channel import Channel, ChannelClosed
+from exai.core.events import EventSink
+from exai.core.identity import Principal
+from exai.core.peer import Peer
+from exai.core.replies import Reply
+from exai.core.requests import Bye, Request
+from exai.protocols import close_codes, exai_v1
+from exai.protocols.close_codes import Close
+from exai.protocols.hello import Hello, HelloRefused, decode_hello, encode_refusal
+
+MessageHandler = Callable[[Peer, Request], None]
+
+
+async def serve_connection(
+    channel: Channel,
+    *,
+    connection_manager: ConnectionManager,
+    session_manager: SessionHandler,
+    auth_token_manager: AuthTokenManager,
+    message_handler: MessageHandler,
+    event_sink: EventSink,
+    hello_timeout_s: float,
+) -> None:
+    """Serve one channel until either side ends it; the channel is closed afterwards."""
+    try:
+        with connection_manager.admit(channel):
+            hello = await _receive_hello(channel, hello_timeout_s)
+            principal = _authenticate(channel, hello, auth_token_manager)
+            with connection_manager.admit_principal(principal):
+                session = session_manager.open(hello, principal, channel.remote_address)
+                close = await _serve_session(channel, session, session_manager, message_handler)
+    except (HelloRefused, ConnectionRefused) as refused:
+        close = refused.close
+        event_sink.emit(events.HelloRefused(channel.remote_address, close.reason))
+        if isinstance(refused, HelloRefused) and refused.error is not None:
+            await _say_why(channel, refused.error)
+    except ChannelClosed:
+        return
+    await channel.close(close.code, close.reason)
+
+
+async def _receive_hello(channel: Channel, hello_timeout_s: float) -> Hello:
+    try:
+        async with asyncio.timeout(hello_timeout_s):
+            return decode_hello(await channel.receive())
+    except TimeoutError:
+        raise HelloRefused(close_codes.HELLO_TIMEOUT, None) from None
+
+
+def _authenticate(channel: Channel, hello: Hello, tokens: AuthTokenManager) -> Principal:
+    """Return who says hello; a token in the frame and one in the header must be the same."""
+    given = {token for token in (hello.token, channel.bearer_token) if token is not None}
+    principal = tokens.authenticate(given.pop() if len(given) == 1 else None)
+    if principal is None or given:
+        raise HelloRefused(close_codes.UNAUTHORIZED, "unauthorized")
+    return principal
+
+
+async def _serve_session(
+    channel: Channel, session: Session, sessions: SessionHandler, handle: MessageHandler
+) -> Close:
+    close = close_codes.DEFECT
+    try:
+        close = await _converse(channel, session, handle)
+        return close
+    except ChannelClosed:
+        close = close_codes.NORMAL
+        raise
+    finally:
+        await sessions.end(session, close.reason)
+
+
+async def _converse(channel: Channel, session: Session, handle: MessageHandler) -> Close:
+    """Read and write side by side; returns why the daemon ends the conversation.
+
+    Raises `ChannelClosed` where the peer or the network ended it.
+    """
+    close = close_codes.SLOW_CONSUMER
+    gone: ExceptionGroup[ChannelClosed] | None = None
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            reader = tasks.create_task(_read(channel, session, handle))
+            close = await session.outbox.run(channel)
+            reader.cancel()
+    except* SlowConsumer:
+        pass
+    except* ChannelClosed as group:
+        gone = group
+    if gone is not None:
+        raise gone.exceptions[0]
+    return close
+
+
+async def _read(channel: Channel, session: Session, handle: MessageHandler) -> None:
+    while True:
+        message = exai_v1.decode(await channel.receive())
+        if isinstance(message, Reply):
+            session.send(message)
+        elif isinstance(message, Bye):
+            return session.outbox.finish(close_codes.NORMAL)
+        else:
+            handle(session, message)
+
+
+async def _say_why(channel: Channel, error: str) -> None:
+    try:
+        await channel.send(encode_refusal(error))
+    except ChannelClosed:
+        pass  # whoever is gone needs no reason

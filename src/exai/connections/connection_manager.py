@@ -1,0 +1,95 @@
+"""How many connections there are, and whether one more may come.
+
+Counts connections by address and by principal; a per-address limit never applies to
+loopback, where every user of the machine is one address.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+
+import msgspec
+
+from exai.core.channel import Channel
+from exai.core.identity import Principal
+from exai.protocols import close_codes
+from exai.protocols.close_codes import Close
+
+
+class ConnectionRefused(Exception):
+    """There is no room for this connection; `close` says which limit it met."""
+
+    def __init__(self, close: Close) -> None:
+        super().__init__(close.reason)
+        self.close = close
+
+
+class ConnectionStatistics(msgspec.Struct, frozen=True):
+    """How many are connected now."""
+
+    connections: int
+    addresses: int
+
+
+class ConnectionManager:
+    """Admits and lists connections."""
+
+    def __init__(
+        self,
+        max_connections: int,
+        max_connections_per_address: int,
+        max_connections_of: Callable[[Principal], int],
+    ) -> None:
+        self._max_connections = max_connections
+        self._max_per_address = max_connections_per_address
+        self._max_of_principal = max_connections_of
+        self._channels: set[Channel] = set()
+        self._by_address: Counter[str] = Counter()
+        self._by_principal: Counter[str] = Counter()
+
+    @contextmanager
+    def admit(self, channel: Channel) -> Iterator[None]:
+        """Count a connection while the context is open; raises `ConnectionRefused`."""
+        if len(self._channels) >= self._max_connections:
+            raise ConnectionRefused(close_codes.TRY_AGAIN_LATER)
+        address = channel.remote_address
+        if self._is_full(self._by_address[address], self._address_limit(address)):
+            raise ConnectionRefused(close_codes.CONNECTION_LIMIT)
+        self._channels.add(channel)
+        try:
+            with _counted(self._by_address, address):
+                yield
+        finally:
+            self._channels.remove(channel)
+
+    @contextmanager
+    def admit_principal(self, principal: Principal) -> Iterator[None]:
+        """Count a principal's connection while the context is open; raises `ConnectionRefused`."""
+        limit = self._max_of_principal(principal)
+        if self._is_full(self._by_principal[principal.name], limit):
+            raise ConnectionRefused(close_codes.CONNECTION_LIMIT)
+        with _counted(self._by_principal, principal.name):
+            yield
+
+    def statistics(self) -> ConnectionStatistics:
+        """Return the numbers now."""
+        return ConnectionStatistics(len(self._channels), len(self._by_address))
+
+    def _address_limit(self, address: str) -> int:
+        return 0 if ip_address(address).is_loopback else self._max_per_address
+
+    @staticmethod
+    def _is_full(count: int, limit: int) -> bool:
+        return 0 < limit <= count
+
+
+@contextmanager
+def _counted(counter: Counter[str], key: str) -> Iterator[None]:
+    counter[key] += 1
+    try:
+        yield
+    finally:
+        counter[key] -= 1
+        if not counter[key]:
+            del counter[key]
