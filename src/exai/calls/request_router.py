@@ -22,6 +22,7 @@ from exai.core.errors import (
     CallCancelled,
     CallInterrupted,
     ExaiError,
+    InvalidRequest,
     ServiceUnavailable,
     ToolFailed,
 )
@@ -121,8 +122,7 @@ class RequestRouter:
             known = await self._ledger.find(call.peer.session_id, call.request_id)
             if known is not None:
                 return self._answer_again(call, known)
-            if self._is_draining:
-                raise ServiceUnavailable("the daemon is stopping; reconnect and try again")
+            self._check_new(call)
             outcome = await self._pipeline.run(call)
         except ToolFailed as error:
             outcome = Failed(error.describe(), error.outputs, error.structured)
@@ -131,6 +131,12 @@ class RequestRouter:
         except Exception as error:  # noqa: BLE001 - the one boundary
             outcome = Failed(self._defects.report(call.request.name, error))
         await self._settling.settle(call, outcome)
+
+    def _check_new(self, call: Call) -> None:
+        if call.request.idempotency_key is not None:
+            raise InvalidRequest("idempotency_key is not supported by this version")
+        if self._is_draining:
+            raise ServiceUnavailable("the daemon is stopping; reconnect and try again")
 
     def _answer_again(self, call: Call, known: CallRecord) -> None:
         """Answer a request that was settled before: nothing runs."""
@@ -153,9 +159,7 @@ class RequestRouter:
         if call is None:
             self._tasks.create_task(self._tell_stored(peer, request.request_id))
         else:
-            peer.send(
-                CallProgressed(call.request_id, call.request.name, at=self._clock.wall_s())
-            )
+            peer.send(CallProgressed(call.request_id, call.request.name, at=self._clock.wall_s()))
 
     async def _tell_stored(self, peer: Peer, request_id: str) -> None:
         try:

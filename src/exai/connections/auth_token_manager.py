@@ -11,7 +11,9 @@ from exai.core.identity import Principal
 class AuthTokenManager:
     """Knows the principals by their tokens; without any, lets everybody in as `anyone`."""
 
-    def __init__(self, principals: Iterable[tuple[Secret, Principal]], anyone: Principal | None) -> None:
+    def __init__(
+        self, principals: Iterable[tuple[Secret, Principal]], anyone: Principal | None
+    ) -> None:
         self._known = [(_digest(token.reveal()), principal) for token, principal in principals]
         self._anyone = anyone
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 from exai.connections.auth_token_manager import AuthTokenManager
 from exai.connections.connection_manager import ConnectionManager, ConnectionRefused
@@ -13,8 +14,8 @@ from exai.core.channel import Channel, ChannelClosed
 from exai.core.events import EventSink
 from exai.core.identity import Principal
 from exai.core.peer import Peer
-from exai.core.replies import Reply
-from exai.core.requests import Bye, Request
+from exai.core.replies import Reply, TokenRotated
+from exai.core.requests import Bye, Request, RotateToken
 from exai.protocols import close_codes, exai_v1
 from exai.protocols.close_codes import Close
 from exai.protocols.hello import Hello, HelloRefused, decode_hello, encode_refusal
@@ -70,15 +71,13 @@ def _authenticate(channel: Channel, hello: Hello, tokens: AuthTokenManager) -> P
 async def _serve_session(
     channel: Channel, session: Session, sessions: SessionHandler, handle: MessageHandler
 ) -> Close:
-    close = close_codes.DEFECT
+    reason = "connection closed"
     try:
         close = await _converse(channel, session, handle)
-        return close
-    except ChannelClosed:
-        close = close_codes.NORMAL
-        raise
+        reason = close.reason
     finally:
-        await sessions.end(session, close.reason)
+        await sessions.end(session, reason)
+    return close
 
 
 async def _converse(channel: Channel, session: Session, handle: MessageHandler) -> Close:
@@ -109,12 +108,18 @@ async def _read(channel: Channel, session: Session, handle: MessageHandler) -> N
             session.send(message)
         elif isinstance(message, Bye):
             return session.outbox.finish(close_codes.NORMAL)
+        elif isinstance(message, RotateToken):
+            session.send(_refuse_rotation(message))
         else:
             handle(session, message)
 
 
+def _refuse_rotation(request: RotateToken) -> TokenRotated:
+    """Answer in the protocol's words: no identity may rotate its token at run time yet."""
+    is_complete = bool(request.old and request.new)
+    return TokenRotated(error="unauthorized" if is_complete else "missing_params")
+
+
 async def _say_why(channel: Channel, error: str) -> None:
-    try:
+    with suppress(ChannelClosed):  # whoever is gone needs no reason
         await channel.send(encode_refusal(error))
-    except ChannelClosed:
-        pass  # whoever is gone needs no reason

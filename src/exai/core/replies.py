@@ -78,6 +78,12 @@ class HealthReported(Reply, frozen=True):
     health: dict[str, Any]
 
 
+class TokenRotated(Reply, frozen=True):
+    """Whether a token was replaced; `error` says why not."""
+
+    error: str | None = None
+
+
 class RequestRefused(Reply, frozen=True):
     """A frame that is no call was refused; the connection stays open."""
 

@@ -61,5 +61,14 @@ class Health(Request, frozen=True, tag="health"):
     request_id: RequestId | None = None
 
 
+class RotateToken(Request, frozen=True, tag="rotate_token"):
+    """Replace the caller's own token by another."""
+
+    old: str | None = None
+    new: str | None = None
+    grace_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    revoke_sessions: bool = False
+
+
 class Bye(Request, frozen=True, tag="bye"):
     """End the session at once."""

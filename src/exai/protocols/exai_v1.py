@@ -19,6 +19,7 @@ from exai.core.replies import (
     HealthReported,
     Reply,
     RequestRefused,
+    TokenRotated,
     ToolsChanged,
     ToolsListed,
 )
@@ -32,11 +33,14 @@ from exai.core.requests import (
     ListTools,
     Request,
     RequestId,
+    RotateToken,
 )
 from exai.core.tool import ToolSpec
 from exai.protocols.strict_json import check_limits, decode_object
 
-AnyRequest = CallTool | CancelTool | GetResult | Acknowledge | ListTools | Health | Bye
+AnyRequest = (
+    CallTool | CancelTool | GetResult | Acknowledge | ListTools | Health | RotateToken | Bye
+)
 
 OPS: dict[str, type[AnyRequest]] = {
     "call_tool": CallTool,
@@ -45,6 +49,7 @@ OPS: dict[str, type[AnyRequest]] = {
     "ack": Acknowledge,
     "list_tools": ListTools,
     "health": Health,
+    "rotate_token": RotateToken,
     "bye": Bye,
 }
 _ANSWERED_BY_RESULT = {"call_tool", "cancel_tool", "get_result"}
@@ -169,6 +174,11 @@ class _HealthRes(_Frame, frozen=True, tag="health_res"):
     request_id: str | None = None
 
 
+class _RotateTokenRes(_Frame, frozen=True, tag="rotate_token_res"):
+    ok: bool
+    error: str | None = None
+
+
 class _Error(_Frame, frozen=True, tag="error"):
     error: ErrorInfo
     request_id: str | None
@@ -265,6 +275,10 @@ def _health(reply: HealthReported) -> _HealthRes:
     return _HealthRes(ok=True, health=reply.health, request_id=reply.request_id)
 
 
+def _token_rotated(reply: TokenRotated) -> _RotateTokenRes:
+    return _RotateTokenRes(ok=reply.error is None, error=reply.error)
+
+
 def _refusal(reply: RequestRefused) -> _Error:
     return _Error(error=reply.error, request_id=reply.request_id)
 
@@ -284,6 +298,7 @@ _FRAMES: dict[type[Reply], Callable[[Any], _Frame]] = {
     ToolsListed: _tool_list,
     ToolsChanged: _tools_changed,
     HealthReported: _health,
+    TokenRotated: _token_rotated,
     RequestRefused: _refusal,
     GoingAway: _going_away,
 }

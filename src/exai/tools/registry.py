@@ -54,9 +54,7 @@ class ToolRegistry:
 
     def visible_to(self, principal: Principal) -> list[ToolSpec]:
         """Return the specs of all tools that `principal` may use, by name."""
-        return [
-            self._tools[name].spec for name in sorted(self._tools) if principal.may_use(name)
-        ]
+        return [self._tools[name].spec for name in sorted(self._tools) if principal.may_use(name)]
 
 
 def _readings_of(name: str) -> list[str]:
