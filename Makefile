@@ -21,6 +21,7 @@ run: setup  ## start the daemon with its defaults
 	@exec $(BIN)/exai serve $(ARGS)
 
 test: setup $(NODE_MODULES)  ## run all tests
+	@command -v git >/dev/null || scripts/debian_packages git
 	$(BIN)/pytest $(ARGS)
 
 check: setup  ## format, lint, types, imports, shape
