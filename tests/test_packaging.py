@@ -1,0 +1,75 @@
+"""What an installation stands on: lock files, the version, a setup that knows when it is done."""
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+LOCK = (ROOT / "requirements.lock").read_text("utf-8")
+PIN = re.compile(r"^(?P<name>[a-z0-9-]+)==(?P<version>[^\s;]+)", re.MULTILINE)
+
+
+def wanted() -> list[Requirement]:
+    """Return every requirement that the project names, for itself or for its developers."""
+    project = PYPROJECT["project"]
+    groups = [
+        project["dependencies"],
+        *project["optional-dependencies"].values(),
+        *PYPROJECT["dependency-groups"].values(),
+    ]
+    return [Requirement(line) for group in groups for line in group if isinstance(line, str)]
+
+
+@pytest.mark.parametrize("requirement", wanted(), ids=lambda requirement: requirement.name)
+def test_the_lock_pins_what_the_project_asks_for(requirement: Requirement) -> None:
+    pinned = {found["name"]: found["version"] for found in PIN.finditer(LOCK)}
+
+    assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)])
+
+
+def test_every_pin_has_hashes() -> None:
+    entries = re.split(r"^(?=\S)", LOCK, flags=re.MULTILINE)
+    pinned = [entry for entry in entries if PIN.match(entry)]
+
+    assert pinned
+    assert [entry.split()[0] for entry in pinned if "--hash=sha256:" not in entry] == []
+
+
+def test_no_lock_names_a_registry() -> None:
+    packages = json.loads((ROOT / "tests" / "package-lock.json").read_text("utf-8"))["packages"]
+
+    assert "://" not in LOCK
+    assert [name for name, package in packages.items() if "resolved" in package] == []
+
+
+def test_the_installed_version_is_the_one_of_the_project() -> None:
+    assert version("exai") == PYPROJECT["project"]["version"]
+
+
+def test_the_changelog_knows_the_version() -> None:
+    assert f"## [{version('exai')}]" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+@pytest.mark.skipif(
+    not Path(sys.prefix, ".stamp").exists(), reason="this environment was not made by `make setup`"
+)
+def test_setup_has_nothing_to_do_when_it_is_done() -> None:
+    setup = subprocess.run(
+        [ROOT / "scripts" / "setup"],
+        env={"PATH": "/usr/bin:/bin", "VENV": sys.prefix},
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=True,
+    )
+
+    assert setup.stdout + setup.stderr == ""
