@@ -121,7 +121,8 @@ class RequestRouter:
         try:
             known = await self._ledger.find(call.peer.session_id, call.request_id)
             if known is not None:
-                return self._answer_again(call, known)
+                self._answer_again(call, known)
+                return
             self._check_new(call)
             outcome = await self._pipeline.run(call)
         except ToolFailed as error:

@@ -107,7 +107,8 @@ async def _read(channel: Channel, session: Session, handle: MessageHandler) -> N
         if isinstance(message, Reply):
             session.send(message)
         elif isinstance(message, Bye):
-            return session.outbox.finish(close_codes.NORMAL)
+            session.outbox.finish(close_codes.NORMAL)
+            return
         elif isinstance(message, RotateToken):
             session.send(_refuse_rotation(message))
         else:

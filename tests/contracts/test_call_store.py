@@ -1,0 +1,181 @@
+"""Every ledger keeps the same promises. A twin is one more line in `STORES`."""
+
+from collections.abc import AsyncIterator, Callable
+
+import msgspec
+import pytest
+
+from exai.core.call_store import CallRecord, CallState, CallStore, Settlement
+from exai.core.errors import ToolFailed
+from exai.core.outcomes import Completed, Failed, text_block
+from exai.stores.memory_store import MemoryCallStore
+
+STORES: dict[str, Callable[[], CallStore]] = {"memory": MemoryCallStore}
+ANSWER = Settlement(Completed([text_block("forty-two")]), queue_s=0.25, run_s=1.5)
+OTHER_ANSWER = Settlement(Completed([text_block("forty-three")]), queue_s=0.0, run_s=0.0)
+
+
+@pytest.fixture(params=STORES.values(), ids=STORES.keys())
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[CallStore]:
+    opened: CallStore = request.param()
+    yield opened
+    await opened.close()
+
+
+def record(call_id: str = "c1", **changes: object) -> CallRecord:
+    known = CallRecord(
+        call_id=call_id,
+        session_id="s1",
+        principal="alice",
+        request_id=f"r-{call_id}",
+        tool="echo",
+        arguments_digest=b"\x01" * 32,
+        accepted_at=1000.0,
+        timeout_s=60.0,
+    )
+    return msgspec.structs.replace(known, **changes)
+
+
+async def test_an_accepted_call_is_found_as_it_was(store: CallStore) -> None:
+    assert await store.accept(record()) is None
+    assert await store.find("s1", "r-c1") == record()
+
+
+async def test_nothing_is_found_of_an_unknown_request_or_in_another_session(
+    store: CallStore,
+) -> None:
+    await store.accept(record())
+    assert await store.find("s1", "r-c2") is None
+    assert await store.find("s2", "r-c1") is None
+
+
+async def test_a_known_request_id_is_told_and_changes_nothing(store: CallStore) -> None:
+    await store.accept(record())
+    assert await store.accept(record("c2", request_id="r-c1")) == record()
+    assert store.statistics().record_count == 1
+
+
+async def test_the_same_request_id_in_another_session_is_another_call(store: CallStore) -> None:
+    await store.accept(record())
+    assert await store.accept(record("c2", request_id="r-c1", session_id="s2")) is None
+
+
+async def test_an_idempotency_key_is_known_across_sessions_of_its_principal(
+    store: CallStore,
+) -> None:
+    first = record(idempotency_key="k")
+    await store.accept(first)
+    assert await store.accept(record("c2", session_id="s2", idempotency_key="k")) == first
+    assert await store.accept(record("c3", principal="bob", idempotency_key="k")) is None
+
+
+async def test_a_call_runs_once_per_attempt(store: CallStore) -> None:
+    await store.accept(record())
+    assert await store.start("c1", "boot-1", attempt=1)
+    assert not await store.start("c1", "boot-2", attempt=1)
+    assert await store.start("c1", "boot-2", attempt=2)
+    found = await store.find("s1", "r-c1")
+    assert found is not None
+    assert (found.state, found.owner, found.attempt) == (CallState.RUNNING, "boot-2", 2)
+
+
+async def test_an_outcome_never_changes(store: CallStore) -> None:
+    await store.accept(record())
+    await store.start("c1", "boot-1", attempt=1)
+    assert await store.settle("c1", ANSWER, now=1002.0)
+    assert not await store.settle("c1", OTHER_ANSWER, now=1003.0)
+    assert not await store.start("c1", "boot-1", attempt=2)
+    found = await store.find("s1", "r-c1")
+    assert found is not None
+    assert found.state is CallState.SETTLED
+    assert (found.settlement, found.settled_at, found.succeeded) == (ANSWER, 1002.0, True)
+
+
+async def test_a_call_may_settle_without_having_run(store: CallStore) -> None:
+    await store.accept(record())
+    failure = Settlement(Failed(ToolFailed("no").describe()), 0.0, 0.0)
+    assert await store.settle("c1", failure, now=1001.0)
+    found = await store.find("s1", "r-c1")
+    assert found is not None
+    assert found.succeeded is False
+
+
+async def test_what_is_unknown_neither_starts_nor_settles(store: CallStore) -> None:
+    assert not await store.start("c9", "boot-1", attempt=1)
+    assert not await store.settle("c9", ANSWER, now=1.0)
+
+
+async def test_acknowledging_erases_the_payload_and_keeps_the_tombstone(store: CallStore) -> None:
+    await store.accept(record())
+    await store.settle("c1", ANSWER, now=1001.0)
+    assert await store.acknowledge("s1", ["r-c1", "r-unknown"], now=1002.0) == 1
+    assert await store.acknowledge("s1", ["r-c1"], now=1003.0) == 0
+    found = await store.find("s1", "r-c1")
+    assert found is not None
+    assert (found.state, found.settlement) == (CallState.ERASED, None)
+    assert (found.erased_because, found.succeeded) == ("acknowledged", True)
+    assert found.arguments_digest == record().arguments_digest
+    assert store.statistics().result_bytes == 0
+
+
+async def test_only_settled_calls_of_ones_own_session_can_be_acknowledged(
+    store: CallStore,
+) -> None:
+    await store.accept(record())
+    assert await store.acknowledge("s1", ["r-c1"], now=1001.0) == 0
+    await store.settle("c1", ANSWER, now=1001.0)
+    assert await store.acknowledge("s2", ["r-c1"], now=1002.0) == 0
+
+
+async def test_results_expire_and_their_tombstones_are_forgotten(store: CallStore) -> None:
+    await store.accept(record())
+    await store.accept(record("c2"))
+    await store.settle("c1", ANSWER, now=1000.0)
+    await store.settle("c2", ANSWER, now=1500.0)
+    assert await store.expire(now=1599.9, result_ttl_s=600.0) == 0
+    assert await store.expire(now=1600.0, result_ttl_s=600.0) == 1
+    found = await store.find("s1", "r-c1")
+    assert found is not None
+    assert (found.state, found.erased_because) == (CallState.ERASED, "expired")
+    assert await store.expire(now=2200.0, result_ttl_s=600.0) == 1
+    assert await store.find("s1", "r-c1") is None
+    assert store.statistics().record_count == 1
+
+
+async def test_what_has_not_settled_never_expires(store: CallStore) -> None:
+    await store.accept(record())
+    assert await store.expire(now=1e12, result_ttl_s=1.0) == 0
+    assert await store.find("s1", "r-c1") is not None
+
+
+async def test_a_session_that_ends_is_forgotten_but_for_its_idempotency_keys(
+    store: CallStore,
+) -> None:
+    await store.accept(record())
+    await store.accept(record("c2", idempotency_key="k"))
+    await store.accept(record("c3", session_id="s2"))
+    await store.end_session("s1")
+    assert await store.find("s1", "r-c1") is None
+    assert await store.find("s2", "r-c3") is not None
+    known = await store.accept(record("c4", session_id="s3", idempotency_key="k"))
+    assert known is not None
+    assert known.call_id == "c2"
+
+
+async def test_a_key_that_outlived_its_session_expires_like_any_result(store: CallStore) -> None:
+    await store.accept(record(idempotency_key="k"))
+    await store.settle("c1", ANSWER, now=1000.0)
+    await store.end_session("s1")
+    await store.expire(now=1600.0, result_ttl_s=600.0)
+    await store.expire(now=2200.0, result_ttl_s=600.0)
+    assert await store.accept(record("c2", idempotency_key="k")) is None
+
+
+async def test_statistics_count_records_and_bytes(store: CallStore) -> None:
+    await store.accept(record())
+    await store.accept(record("c2"))
+    assert (store.statistics().record_count, store.statistics().result_bytes) == (2, 0)
+    await store.settle("c1", ANSWER, now=1001.0)
+    one = store.statistics().result_bytes
+    await store.settle("c2", ANSWER, now=1001.0)
+    assert store.statistics().result_bytes == 2 * one > 0

@@ -1,0 +1,57 @@
+"""One daemon per state directory, whatever way the last one ended."""
+
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from exai.stores.instance_lock import AlreadyRunning, InstanceLock
+
+HOLDER = """
+import sys, signal
+from pathlib import Path
+from exai.stores.instance_lock import InstanceLock
+with InstanceLock(Path(sys.argv[1])):
+    print("held", flush=True)
+    signal.pause()
+"""
+
+
+def test_a_second_holder_is_refused_with_the_first_ones_pid(tmp_path: Path) -> None:
+    with (
+        InstanceLock(tmp_path),
+        pytest.raises(AlreadyRunning, match=r"pid \d+.*--state-dir"),
+        InstanceLock(tmp_path),
+    ):
+        pass
+
+
+def test_the_lock_can_be_taken_again_after_it_was_given_back(tmp_path: Path) -> None:
+    for _ in range(2):
+        with InstanceLock(tmp_path):
+            pass
+
+
+def test_the_directory_and_the_file_are_private(tmp_path: Path) -> None:
+    with InstanceLock(tmp_path / "state" / "exai"):
+        directory = (tmp_path / "state" / "exai").stat()
+        file = (tmp_path / "state" / "exai" / "daemon.lock").stat()
+    assert stat.S_IMODE(directory.st_mode) == 0o700
+    assert stat.S_IMODE(file.st_mode) == 0o600
+
+
+def test_a_killed_holder_leaves_no_lock_behind(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(AlreadyRunning, match=f"pid {holder.pid}"), InstanceLock(tmp_path):
+            pass
+        holder.send_signal(signal.SIGKILL)
+        holder.wait(timeout=10)
+    with InstanceLock(tmp_path):
+        pass
