@@ -15,7 +15,7 @@ ANSWER = Settlement(Completed([text_block("forty-two")]), queue_s=0.25, run_s=1.
 OTHER_ANSWER = Settlement(Completed([text_block("forty-three")]), queue_s=0.0, run_s=0.0)
 
 
-@pytest.fixture(params=STORES.values(), ids=STORES.keys())
+@pytest.fixture(params=list(STORES.values()), ids=list(STORES))
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[CallStore]:
     opened: CallStore = request.param()
     yield opened

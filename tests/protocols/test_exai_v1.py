@@ -114,10 +114,9 @@ json_values = st.recursive(
 )
 request_like = st.fixed_dictionaries(
     {"op": st.sampled_from([*OPS, "hello", "dance"]) | json_values},
-    optional={
-        field: json_values
-        for field in ("request_id", "name", "arguments", "timeout_s", "cache", "request_ids", "new")
-    },
+    optional=dict.fromkeys(
+        ("request_id", "name", "arguments", "timeout_s", "cache", "request_ids", "new"), json_values
+    ),
 )
 
 
