@@ -1,7 +1,31 @@
-"""What every test may rely on."""
+"""What every test may rely on, and is held to."""
 
+import os
+from collections.abc import Generator
+
+import pytest
 from hypothesis import HealthCheck, settings
+
+TEST_S = 5.0
 
 # A loaded machine is no defect: examples are bounded in number, not in time.
 settings.register_profile("exai", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("exai")
+
+
+def is_machine_loaded() -> bool:
+    """Tell whether a test may be slow through no fault of its own."""
+    return os.getloadavg()[0] > (os.cpu_count() or 1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail a test that takes too long, unless it is marked `slow`."""
+    report = yield
+    is_too_long = report.when == "call" and report.passed and call.duration > TEST_S
+    if is_too_long and not item.get_closest_marker("slow") and not is_machine_loaded():
+        report.outcome = "failed"
+        report.longrepr = f"took {call.duration:.1f} s, and is not marked `slow`"
+    return report
