@@ -28,7 +28,7 @@ check: setup  ## format, lint, types, imports, shape
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/python scripts/shape_report.py
 
 format: setup  ## put the source into shape
