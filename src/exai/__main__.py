@@ -1,0 +1,5 @@
+"""`python -m exai` is `exai`."""
+
+from exai.cli.app import main
+
+main()

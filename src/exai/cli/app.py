@@ -1,0 +1,197 @@
+"""The command line of EXAI: commands, options and help.
+
+Imports nothing that is heavy before a command needs it, so that `--help` is quick.
+"""
+
+import sys
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from exai.cli.exit_codes import MEANINGS
+
+_EXIT_CODES = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in MEANINGS.items())
+_EPILOG = f"\b\nExit status:\n{_EXIT_CODES}"
+
+app = typer.Typer(
+    help="One daemon that many AI agents share: tools of language models and MCP servers.",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="The exai.toml to read.", show_default=False),
+]
+McpConfig = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="A file with `mcpServers`.", show_default=False),
+]
+StateDir = Annotated[
+    str | None,
+    typer.Option(metavar="DIR", help="What the daemon keeps is here.", show_default=False),
+]
+Host = Annotated[
+    str | None, typer.Option(metavar="HOST", help="Listen here (127.0.0.1).", show_default=False)
+]
+Port = Annotated[
+    int | None,
+    typer.Option(metavar="PORT", help="The WebSocket port (8079).", show_default=False),
+]
+HttpPort = Annotated[
+    int | None, typer.Option(metavar="PORT", help="The HTTP port (8082).", show_default=False)
+]
+Url = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="The daemon's ws:// address.", show_default=False),
+]
+As = Annotated[
+    str | None,
+    typer.Option("--as", metavar="NAME", help="Call as this principal.", show_default=False),
+]
+Output = Annotated[
+    Literal["text", "json"], typer.Option("--output", "-o", help="For people or for programs.")
+]
+
+
+@app.command(
+    epilog="\b\nExamples:\n"
+    "  exai serve\n"
+    "  exai serve --mcp-config mcp.json --port 9000\n"
+    "  EXAI_WS_TOKEN=file:/run/secrets/exai exai serve --host 0.0.0.0"
+)
+def serve(
+    config: ConfigFile = None,
+    mcp_config: McpConfig = None,
+    host: Host = None,
+    port: Port = None,
+    http_port: HttpPort = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Run the daemon in the foreground.
+
+    It prints one line when it is ready. SIGTERM and Ctrl-C let it finish what runs; a
+    second one ends it at once.
+    """
+    from exai.cli.config_file import CommandLine
+    from exai.cli.serve_command import run_serve
+
+    command_line = CommandLine(
+        config=config,
+        mcp_config=mcp_config,
+        host=host,
+        port=port,
+        http_port=http_port,
+        state_dir=state_dir,
+    )
+    raise typer.Exit(run_serve(command_line))
+
+
+@app.command(
+    epilog="\b\nExamples:\n"
+    "  exai call echo text=hello\n"
+    '  exai call chat prompt="Why is the sky blue?" temperature=0.2\n'
+    "  exai call box__search query=stars limit=5 'tags:=[\"new\"]'\n"
+    '  exai call echo --json \'{"text": "hello"}\' -o json'
+)
+def call(
+    tool: Annotated[str, typer.Argument(metavar="TOOL", help="A name that `exai tools` lists.")],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="An argument, read as the tool's schema asks; KEY:=JSON is taken as it is.",
+            show_default=False,
+        ),
+    ] = None,
+    json: Annotated[
+        str | None,
+        typer.Option(
+            "--json",
+            metavar="OBJECT",
+            help="All arguments as one JSON object; - reads it from stdin.",
+            show_default=False,
+        ),
+    ] = None,
+    timeout_s: Annotated[
+        float | None,
+        typer.Option("--timeout", metavar="SECONDS", help="Give up then.", show_default=False),
+    ] = None,
+    output: Output = "text",
+    url: Url = None,
+    as_: As = None,
+    config: ConfigFile = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Call a tool and print its answer.
+
+    Streamed text appears as it comes, progress goes to stderr. Ctrl-C cancels the call.
+    """
+    from exai.cli.call_command import CallOrder, run_call
+    from exai.cli.config_file import CommandLine
+
+    order = CallOrder(
+        tool=tool,
+        pairs=arguments or [],
+        json_text=json,
+        timeout_s=timeout_s,
+        as_json=output == "json",
+    )
+    raise typer.Exit(run_call(order, CommandLine(config=config, state_dir=state_dir), url, as_))
+
+
+@app.command(epilog="\b\nExamples:\n  exai tools\n  exai tools -o json | jq -r '.[].name'")
+def tools(
+    output: Output = "text",
+    url: Url = None,
+    as_: As = None,
+    config: ConfigFile = None,
+    state_dir: StateDir = None,
+) -> None:
+    """List the tools that can be called, with their arguments."""
+    from exai.cli.config_file import CommandLine
+    from exai.cli.tools_command import run_tools
+
+    command_line = CommandLine(config=config, state_dir=state_dir)
+    raise typer.Exit(run_tools(command_line, url, as_, as_json=output == "json"))
+
+
+@app.command(
+    name="config",
+    epilog="\b\nExamples:\n"
+    "  exai config --config exai.toml\n"
+    "  EXAI_WS_PORT=9000 exai config -o json",
+)
+def config_(
+    output: Output = "text",
+    config: ConfigFile = None,
+    mcp_config: McpConfig = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Print the effective configuration, and where each value comes from."""
+    from exai.cli.config_command import run_config
+    from exai.cli.config_file import CommandLine
+
+    command_line = CommandLine(config=config, mcp_config=mcp_config, state_dir=state_dir)
+    raise typer.Exit(run_config(command_line, as_json=output == "json"))
+
+
+@app.command(epilog="\b\nExamples:\n  exai version\n  exai version -o json")
+def version(output: Output = "text") -> None:
+    """Print what runs here."""
+    from exai.cli.version_command import run_version
+
+    raise typer.Exit(run_version(as_json=output == "json"))
+
+
+def main() -> None:
+    """Run the command that the process was started with."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a locale may lack a letter
+    app(prog_name="exai")

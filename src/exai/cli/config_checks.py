@@ -1,0 +1,103 @@
+"""What must hold between the values of a configuration, key by key valid or not.
+
+Pure functions of the tree: they find faults, and do not know how they are told.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from exai.core.config import Config
+
+TOKEN_MIN_LENGTH = 16
+
+_PRINCIPAL_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
+_PROVIDER_NAME = re.compile(r"[a-z0-9-]{1,32}\Z")
+
+
+def problems_of(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
+    """Say everything that keeps a daemon from starting with this configuration."""
+    for check in (_tokens, _open_access, _principal_names, _providers, _upstreams, _numbers):
+        yield from check(config, sources)
+
+
+def warnings_of(config: Config) -> Iterator[str]:
+    """Say what works, but may not be meant."""
+    if config.auth.mode == "none":
+        yield "auth.mode = none: every program on this machine may call every tool"
+        if config.principals:
+            names = ", ".join(config.principals)
+            yield f"auth.mode = none: nobody is asked for the token of {names}"
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether nobody but this machine reaches the host by this name."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _tokens(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
+    owners: dict[str, str] = {}
+    for name, principal in config.principals.items():
+        key, token = f"principals.{name}.token", principal.token.reveal()
+        place = f"{sources[key]}: {key}"
+        if len(token) < TOKEN_MIN_LENGTH:
+            yield f"{place}: a token has at least {TOKEN_MIN_LENGTH} characters"
+        if not token.isascii() or " " in token:
+            yield f"{place}: a token has ASCII characters only, and no spaces"
+        if token in owners:
+            yield f"{place}: {owners[token]} has the same token; a token names one principal"
+        owners[token] = name
+
+
+def _open_access(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
+    if config.auth.mode == "none" and not is_loopback(config.server.host):
+        yield (
+            f"auth.mode = none is refused for server.host = {config.server.host}: "
+            "without tokens the daemon listens on this machine alone (127.0.0.1, ::1, localhost)"
+        )
+
+
+def _principal_names(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
+    for name in config.principals:
+        if not _PRINCIPAL_NAME.match(name):
+            yield f"the principal name {name!r} is not 1 to 64 of a-z, A-Z, 0-9, ., _ and -"
+
+
+def _providers(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
+    for name, provider in config.providers.items():
+        if not _PROVIDER_NAME.match(name):
+            yield f"the provider name {name!r} is not 1 to 32 of a-z, 0-9 and -"
+        if name == "local":
+            yield "providers.local: the name belongs to the model on this machine; see [local]"
+        if not _is_http_url(provider.base_url):
+            yield f"providers.{name}.base_url: expected an http:// or https:// address"
+
+
+def _is_http_url(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        return url.scheme in {"http", "https"} and bool(url.hostname)
+    except ValueError:
+        return False
+
+
+def _upstreams(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
+    for name in config.upstreams:
+        if name in config.providers or name == "local":
+            yield f"the MCP server {name!r} has the name of a provider; give it another"
+
+
+def _numbers(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
+    server, limits = config.server, config.limits
+    if server.port and server.port == server.http_port:
+        yield f"server.port and server.http_port are both {server.port}"
+    if limits.session_max_waiting >= limits.global_max_waiting:
+        yield (
+            f"limits.session_max_waiting = {limits.session_max_waiting} is not less than "
+            f"limits.global_max_waiting = {limits.global_max_waiting}: "
+            "one session could shut out all others"
+        )

@@ -1,0 +1,106 @@
+"""Where the daemon is, and the token that opens it, as seen by the commands that call it.
+
+A daemon that is ready leaves its address in its state directory, so that nobody has to
+repeat the ports it was started with.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+
+from exai.cli.config_checks import is_loopback
+from exai.cli.config_file import DEFAULT, LoadedConfig
+from exai.cli.environment import TOKEN_VARIABLE
+from exai.cli.secret_references import SecretUnreadable
+from exai.cli.state_token import find_state_token, token_path
+
+
+class Door(msgspec.Struct, frozen=True):
+    """A daemon's address, our token for it, and where that was found."""
+
+    url: str
+    token: str | None
+    token_place: str
+
+
+class Address(msgspec.Struct, frozen=True):
+    """What a ready daemon says of itself."""
+
+    pid: int
+    websocket_url: str
+    http_url: str
+
+
+class NoDoor(Exception):
+    """It cannot be told which token to use; the message says what to do."""
+
+
+def find_door(loaded: LoadedConfig, url: str | None, principal: str | None) -> Door:
+    """Return the way to the daemon. Raises `NoDoor`."""
+    url = url or _url(loaded)
+    name = principal or _only_principal(loaded)
+    if name is not None:
+        if name not in loaded.config.principals:
+            raise NoDoor(f"no token is known here for the principal {name!r}")
+        token = loaded.config.principals[name].token.reveal()
+        return Door(url, token, loaded.source_of(f"principals.{name}.token"))
+    return _door_of_state_dir(loaded, url)
+
+
+def _only_principal(loaded: LoadedConfig) -> str | None:
+    names = list(loaded.config.principals)
+    if len(names) <= 1 or "default" in names:
+        return "default" if "default" in names else next(iter(names), None)
+    raise NoDoor(f"choose a principal with --as: {', '.join(names)}")
+
+
+def _door_of_state_dir(loaded: LoadedConfig, url: str) -> Door:
+    """The token that the daemon made here is shown to no other machine by accident."""
+    place = token_path(loaded.config.state_dir)
+    is_ours = is_loopback(urlsplit(url).hostname or "")
+    if not is_ours and loaded.source_of("state_dir") == DEFAULT:
+        return Door(url, None, f"no token: set {TOKEN_VARIABLE}")
+    try:
+        token = find_state_token(loaded.config.state_dir)
+    except SecretUnreadable as fault:
+        raise NoDoor(str(fault)) from None
+    return Door(url, token, str(place) if token else f"no token: none in {place}")
+
+
+def _url(loaded: LoadedConfig) -> str:
+    server = loaded.config.server
+    is_given = any(loaded.source_of(f"server.{key}") != DEFAULT for key in ("host", "port"))
+    if not (is_given and server.port) and (address := find_address(loaded.config.state_dir)):
+        return address.websocket_url
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)
+    return f"ws://[{host}]:{server.port}" if ":" in host else f"ws://{host}:{server.port}"
+
+
+def _address_path(state_dir: Path) -> Path:
+    return state_dir / "address.json"
+
+
+def find_address(state_dir: Path) -> Address | None:
+    """Return the address that the last daemon of this state directory left."""
+    try:
+        return msgspec.json.decode(_address_path(state_dir).read_bytes(), type=Address)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def leave_address(state_dir: Path, websocket_url: str, http_url: str) -> None:
+    """Say where this process listens, until `remove_address`."""
+    address = Address(os.getpid(), websocket_url, http_url)
+    with tempfile.NamedTemporaryFile(dir=state_dir, prefix=".address.", delete=False) as draft:
+        draft.write(msgspec.json.encode(address))
+    os.replace(draft.name, _address_path(state_dir))
+
+
+def remove_address(state_dir: Path) -> None:
+    """Take our address away; a daemon that started after us keeps its own."""
+    address = find_address(state_dir)
+    if address and address.pid == os.getpid():
+        _address_path(state_dir).unlink(missing_ok=True)

@@ -1,0 +1,100 @@
+"""`exai serve`: the daemon in the foreground, from its configuration to its last breath."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from importlib.metadata import version
+
+import msgspec
+
+from exai.cli.config_faults import refuse_config, show_warnings
+from exai.cli.config_file import CommandLine, ConfigProblems, LoadedConfig, load_config
+from exai.cli.daemon_door import leave_address, remove_address
+from exai.cli.exit_codes import ExitCode
+from exai.cli.secret_references import SecretUnreadable
+from exai.cli.state_token import make_state_dir, make_state_token, token_path
+from exai.cli.terminal import complain, write
+from exai.core.config import Config, PrincipalConfig, Secret
+from exai.stores.instance_lock import AlreadyRunning
+from exai.ws_server import DaemonAddress, build_daemon
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def run_serve(command_line: CommandLine) -> ExitCode:
+    """Run the daemon until it is told to stop."""
+    try:
+        loaded = load_config(command_line)
+        show_warnings(loaded.warnings)
+        config = _with_token(loaded)
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_serve(config, _whereabouts_of_token(loaded)))
+    except ConfigProblems as wrong:
+        return refuse_config(wrong)
+    except AlreadyRunning as other:
+        complain(str(other))
+        return ExitCode.ALREADY_RUNNING
+    except (SecretUnreadable, OSError) as error:
+        complain(f"cannot serve: {error}")
+        return ExitCode.CANNOT_SERVE
+    return ExitCode.OK
+
+
+def _with_token(loaded: LoadedConfig) -> Config:
+    """Return the configuration with a token in it: the one of the state directory, if none is set.
+
+    Raises `SecretUnreadable` or `OSError`.
+    """
+    config = loaded.config
+    make_state_dir(config.state_dir)
+    if config.auth.mode == "none" or config.principals:
+        return config
+    token = Secret(make_state_token(config.state_dir))
+    principals = {"default": PrincipalConfig(token=token, may_rotate=True)}
+    return msgspec.structs.replace(config, principals=principals)
+
+
+def _whereabouts_of_token(loaded: LoadedConfig) -> str:
+    if loaded.config.auth.mode == "none":
+        return "no token is asked for"
+    names = list(loaded.config.principals)
+    if not names:
+        return f"token in {token_path(loaded.config.state_dir)}"
+    return "tokens from " + ", ".join(
+        dict.fromkeys(loaded.source_of(f"principals.{name}.token") for name in names)
+    )
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # not there on every platform
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def _serve(config: Config, token_whereabouts: str) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in _STOP_SIGNALS:
+        loop.add_signal_handler(number, _stop_or_die, stop, number)
+
+    def tell_ready(address: DaemonAddress) -> None:
+        leave_address(config.state_dir, address.websocket_url, address.http_url)
+        write(
+            f"exai {version('exai')} is ready: {address.websocket_url}, "
+            f"{address.http_url}; {token_whereabouts}\n"
+        )
+
+    try:
+        await build_daemon(config).run(stop, tell_ready)
+    finally:
+        remove_address(config.state_dir)
+
+
+def _stop_or_die(stop: asyncio.Event, number: int) -> None:
+    """The first signal asks for a calm end; the second one does not wait for it."""
+    if stop.is_set():
+        os._exit(128 + number)
+    stop.set()

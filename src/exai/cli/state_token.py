@@ -1,0 +1,65 @@
+"""The token that the first start makes, so that nobody has to choose one.
+
+Knows its file in the state directory, who may read it, and how several first starts
+agree on one; does not know when a daemon needs it.
+"""
+
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+from exai.cli.config_checks import TOKEN_MIN_LENGTH
+from exai.cli.secret_references import SecretUnreadable, read_secret
+
+
+def token_path(state_dir: Path) -> Path:
+    """Return the file that holds the token."""
+    return state_dir / "token"
+
+
+def find_state_token(state_dir: Path) -> str | None:
+    """Return the token, or None before the first start. Raises `SecretUnreadable`."""
+    path = token_path(state_dir)
+    if not path.exists():
+        return None
+    token = read_secret(path)
+    if len(token) < TOKEN_MIN_LENGTH or not token.isascii() or not token.isprintable():
+        raise SecretUnreadable(f"{path} holds no token; remove it, and the next start makes one")
+    return token
+
+
+def make_state_token(state_dir: Path) -> str:
+    """Return the token of this state directory, made now if there is none.
+
+    Raises `SecretUnreadable`, or `OSError` for an unusable directory.
+    """
+    make_state_dir(state_dir)
+    return find_state_token(state_dir) or _make(state_dir)
+
+
+def make_state_dir(state_dir: Path) -> None:
+    """Make the directory, closed to others. Raises `SecretUnreadable` if others can write to it."""
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if os.name == "posix" and state_dir.stat().st_mode & 0o022:
+        raise SecretUnreadable(f"others can write to {state_dir}: chmod 700 {state_dir}")
+
+
+def _make(state_dir: Path) -> str:
+    """Write the token under a name of our own, then give it its name, if that is still free.
+
+    A link is made at once or not at all, so no reader ever sees half a token, and of
+    several starts one wins and the others read its token.
+    """
+    draft = state_dir / f".token.{os.getpid()}.{secrets.token_hex(4)}"
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(secrets.token_urlsafe(32) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(draft, token_path(state_dir))
+    finally:
+        draft.unlink()
+    return read_secret(token_path(state_dir))
