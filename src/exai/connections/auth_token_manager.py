@@ -2,20 +2,26 @@
 
 import hashlib
 import hmac
-from collections.abc import Iterable
+from collections.abc import Mapping
 
-from exai.core.config import Secret
+from exai.core.config import AuthConfig, PrincipalConfig
 from exai.core.identity import Principal
+
+_ANYONE = Principal("default", admin=True)
 
 
 class AuthTokenManager:
-    """Knows the principals by their tokens; without any, lets everybody in as `anyone`."""
+    """Knows the principals by their tokens; with `auth = none` everybody is `default`."""
 
-    def __init__(
-        self, principals: Iterable[tuple[Secret, Principal]], anyone: Principal | None
-    ) -> None:
-        self._known = [(_digest(token.reveal()), principal) for token, principal in principals]
-        self._anyone = anyone
+    def __init__(self, auth: AuthConfig, principals: Mapping[str, PrincipalConfig]) -> None:
+        self._anyone = _ANYONE if auth.mode == "none" else None
+        self._known = [
+            (
+                _digest(config.token.reveal()),
+                Principal(name, config.tools, config.admin, config.may_rotate),
+            )
+            for name, config in principals.items()
+        ]
 
     @property
     def is_open(self) -> bool:

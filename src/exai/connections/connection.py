@@ -38,6 +38,7 @@ async def serve_connection(
         with connection_manager.admit(channel):
             hello = await _receive_hello(channel, hello_timeout_s)
             principal = _authenticate(channel, hello, auth_token_manager)
+            channel.allow_large_messages()
             with connection_manager.admit_principal(principal):
                 session = session_manager.open(hello, principal, channel.remote_address)
                 close = await _serve_session(channel, session, session_manager, message_handler)

@@ -5,7 +5,7 @@ loopback, where every user of the machine is one address.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from ipaddress import ip_address
 
@@ -33,17 +33,17 @@ class ConnectionStatistics(msgspec.Struct, frozen=True):
 
 
 class ConnectionManager:
-    """Admits and lists connections."""
+    """Admits and counts connections. A limit of 0 is none."""
 
     def __init__(
         self,
         max_connections: int,
         max_connections_per_address: int,
-        max_connections_of: Callable[[Principal], int],
+        max_connections_by_principal: Mapping[str, int],
     ) -> None:
         self._max_connections = max_connections
         self._max_per_address = max_connections_per_address
-        self._max_of_principal = max_connections_of
+        self._max_by_principal = max_connections_by_principal
         self._channels: set[Channel] = set()
         self._by_address: Counter[str] = Counter()
         self._by_principal: Counter[str] = Counter()
@@ -66,7 +66,7 @@ class ConnectionManager:
     @contextmanager
     def admit_principal(self, principal: Principal) -> Iterator[None]:
         """Count a principal's connection while the context is open; raises `ConnectionRefused`."""
-        limit = self._max_of_principal(principal)
+        limit = self._max_by_principal.get(principal.name, 0)
         if self._is_full(self._by_principal[principal.name], limit):
             raise ConnectionRefused(close_codes.CONNECTION_LIMIT)
         with _counted(self._by_principal, principal.name):

@@ -1,0 +1,79 @@
+"""A whole daemon inside the test's own process, on ports of its own."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from exai.core.config import Config, LocalModelConfig, PrincipalConfig, Secret, ServerConfig
+from exai.core.events import Event, EventSink
+from exai.core.tool import Tool
+from exai.ws_server import Daemon, DaemonAddress, build_daemon
+
+TOKEN = "token-of-the-tests-0123456789"  # noqa: S105 - opens nothing but a test's daemon
+_READY_WITHIN_S = 30.0
+
+
+class RecordedEvents(EventSink):
+    """Keeps every event, in order."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def emit(self, event: Event) -> None:
+        """Keep one event."""
+        self.events.append(event)
+
+    def of(self, kind: type[Event]) -> list[Any]:
+        """Return the events of one kind."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+class RunningDaemon(NamedTuple):
+    """A daemon that takes calls. Setting `stop` has it drain and close."""
+
+    daemon: Daemon
+    address: DaemonAddress
+    events: RecordedEvents
+    stop: asyncio.Event
+
+    @property
+    def url(self) -> str:
+        """Where its WebSocket is."""
+        return self.address.websocket_url
+
+
+def daemon_config(state_dir: Path, **sections: Any) -> Config:
+    """Return a configuration with free ports, one principal with `TOKEN`, and no model.
+
+    `sections` are whole sections of the tree; of `server` only the ports are overruled.
+    """
+    server = msgspec.structs.replace(sections.pop("server", ServerConfig()), port=0, http_port=0)
+    defaults = {
+        "local": LocalModelConfig(enabled=False),
+        "principals": {"default": PrincipalConfig(token=Secret(TOKEN), may_rotate=True)},
+    }
+    return Config(state_dir=state_dir, server=server, **(defaults | sections))
+
+
+@asynccontextmanager
+async def running_daemon(
+    config: Config, tools: Sequence[Tool] = ()
+) -> AsyncIterator[RunningDaemon]:
+    """Run a daemon while the context is open, with `tools` beside its own."""
+    events = RecordedEvents()
+    daemon = build_daemon(config, events=events)
+    daemon.tools.replace("test", tools)
+    stop = asyncio.Event()
+    ready: asyncio.Future[DaemonAddress] = asyncio.get_running_loop().create_future()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(daemon.run(stop, ready.set_result))
+        async with asyncio.timeout(_READY_WITHIN_S):
+            address = await ready
+        try:
+            yield RunningDaemon(daemon, address, events, stop)
+        finally:
+            stop.set()

@@ -1,0 +1,215 @@
+"""The composition root: builds every part, wires them, opens, drains and closes.
+
+Nothing here is global: two daemons with different configurations live in one process.
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from functools import partial
+from importlib.metadata import version
+from typing import NamedTuple
+
+from exai.calls.admission import AdmissionController
+from exai.calls.defects import Defects
+from exai.calls.heartbeat import Heartbeat
+from exai.calls.in_flight import InFlight
+from exai.calls.ledger import Ledger
+from exai.calls.pipeline import Pipeline
+from exai.calls.request_router import RequestRouter
+from exai.calls.retention import Retention
+from exai.calls.settling import Settling
+from exai.calls.tool_executor import ToolExecutor
+from exai.connections.auth_token_manager import AuthTokenManager
+from exai.connections.connection import serve_connection
+from exai.connections.connection_manager import ConnectionManager
+from exai.connections.outbox import Outbox
+from exai.connections.session_handler import SessionHandler
+from exai.core.clock import Clock, SystemClock
+from exai.core.config import Config
+from exai.core.events import EventSink
+from exai.core.identity import Principal
+from exai.core.replies import GoingAway, ToolsChanged
+from exai.observe.health_report import HealthReport
+from exai.protocols import close_codes
+from exai.protocols.hello import PROTOCOL, HelloAck, Limits, ServerName
+from exai.stores.instance_lock import InstanceLock
+from exai.stores.memory_store import MemoryCallStore
+from exai.tools.built_in import EchoTool, VersionTool
+from exai.tools.registry import ToolRegistry
+from exai.transports.websocket import WebSocketServer
+
+SERVER = ServerName("exai", version("exai"))
+_RECONNECT_AFTER_S = 2.0
+
+
+class DaemonAddress(NamedTuple):
+    """Where a daemon that is ready can be reached."""
+
+    websocket_url: str
+    http_url: str
+
+
+class Daemon:
+    """One daemon: its parts, and the one written sequence of its life."""
+
+    def __init__(self, config: Config, events: EventSink, clock: Clock) -> None:
+        self._config = config
+        self._events = events
+        self._clock = clock
+        self._tasks = asyncio.TaskGroup()
+        self._status = "starting"
+        self.tools = ToolRegistry()
+        self._in_flight = InFlight()
+        self._admission = AdmissionController(config.limits, self._provider_limits())
+        self._store = MemoryCallStore()
+        self._ledger = Ledger(self._store, clock, owner=secrets.token_hex(8))
+        self._health = self._build_health()
+        self._router = self._build_router()
+        self._sessions = self._build_sessions()
+        self._websocket = self._build_websocket()
+
+    async def run(self, stop: asyncio.Event, on_ready: Callable[[DaemonAddress], object]) -> None:
+        """Open, tell where, serve until `stop` is set, drain, close.
+
+        Raises `AlreadyRunning` for a state directory in use, `OSError` for a port in use.
+        """
+        heartbeat = Heartbeat(self._in_flight, self._clock, self._config.server.progress_interval_s)
+        retention = Retention(self._ledger, self._config.limits.result_ttl_s)
+        self._offer_own_tools()
+        with InstanceLock(self._config.state_dir):
+            async with (
+                self._tasks,
+                self._websocket,
+                _running(heartbeat.run(), retention.run()),
+            ):
+                self._status = "ok"
+                on_ready(self._address())
+                await stop.wait()
+                await self._drain()
+        await self._store.close()
+
+    async def _drain(self) -> None:
+        """Take nothing new, finish what runs, tell every peer, and let them go."""
+        self._status = "draining"
+        self._sessions.drain(GoingAway("restart", _RECONNECT_AFTER_S))
+        await self._router.drain(self._config.server.drain_s)
+        self._sessions.close_all(close_codes.SERVICE_RESTART)
+
+    def _address(self) -> DaemonAddress:
+        host = self._config.server.host
+        shown = f"[{host}]" if ":" in host else host
+        return DaemonAddress(f"ws://{shown}:{self._websocket.port}/", "")
+
+    def _provider_limits(self) -> dict[str, int]:
+        return {name: p.max_inflight for name, p in self._config.providers.items()}
+
+    def _offer_own_tools(self) -> None:
+        self.tools.on_change(lambda: self._sessions.tell_all(ToolsChanged()))
+        self.tools.replace(
+            SERVER.name, [EchoTool(), VersionTool(SERVER.name, SERVER.version, PROTOCOL)]
+        )
+
+    def _build_health(self) -> HealthReport:
+        facts = {
+            "version": SERVER.version,
+            "host": self._config.server.host,
+            "port": self._config.server.port,
+            "auth": self._config.auth.mode,
+            "global_capacity": self._config.limits.global_max_inflight,
+        }
+        counts = {
+            "sessions": lambda: len(self._sessions),
+            "global_inflight": lambda: len(self._admission.owners()),
+            "tool_count": lambda: len(self.tools),
+        }
+        parts = {"admission": self._admission.statistics, "store": self._store.statistics}
+        return HealthReport(self._clock, facts, lambda: self._status, counts, parts)
+
+    def _build_router(self) -> RequestRouter:
+        defects = Defects(self._events)
+        settling = Settling(
+            self._ledger, self._in_flight, self._tasks, self._clock, self._events, defects
+        )
+        pipeline = Pipeline(
+            self.tools,
+            self._admission,
+            self._ledger,
+            settling,
+            ToolExecutor(self._config.limits.max_result_bytes),
+            self._clock,
+            self._events,
+            self._config.limits.call_timeout_s,
+        )
+        return RequestRouter(
+            pipeline,
+            settling,
+            self._in_flight,
+            self._ledger,
+            self.tools,
+            self._tasks,
+            self._clock,
+            defects,
+            self._health.report,
+        )
+
+    def _build_sessions(self) -> SessionHandler:
+        server, limits = self._config.server, self._config.limits
+        greeting = HelloAck(
+            ok=True,
+            protocol=PROTOCOL,
+            session_id="",
+            resume_token="",
+            resumed=False,
+            durable=self._store.durable,
+            server=SERVER,
+            limits=Limits(
+                max_message_bytes=server.max_message_bytes,
+                session_max_inflight=limits.session_max_inflight,
+                call_timeout_s=limits.call_timeout_s,
+                progress_interval_s=server.progress_interval_s,
+                result_ttl_s=limits.result_ttl_s,
+                resume_window_s=0.0,
+                idempotency_ttl_s=0.0,
+                session_max_unacked=limits.session_max_unacked,
+            ),
+            pending=[],
+        )
+        make_outbox = partial(Outbox, server.outbox_bytes, server.slow_consumer_s)
+        return SessionHandler(greeting, make_outbox, self._router.end_session, self._events)
+
+    def _build_websocket(self) -> WebSocketServer:
+        config = self._config
+        connections = ConnectionManager(
+            config.server.max_connections,
+            config.server.max_connections_per_address,
+            {name: p.max_connections for name, p in config.principals.items()},
+        )
+        return WebSocketServer(
+            config.server,
+            partial(
+                serve_connection,
+                connection_manager=connections,
+                session_manager=self._sessions,
+                auth_token_manager=AuthTokenManager(config.auth, config.principals),
+                message_handler=self._router.handle_message,
+                event_sink=self._events,
+                hello_timeout_s=config.server.hello_timeout_s,
+            ),
+        )
+
+
+def build_daemon(config: Config, *, events: EventSink, clock: Clock | None = None) -> Daemon:
+    """Build a daemon from its configuration; nothing is opened yet."""
+    return Daemon(config, events, clock or SystemClock())
+
+
+@asynccontextmanager
+async def _running(*background: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Run coroutines beside the context; whichever fails ends it, and its end ends them."""
+    async with asyncio.TaskGroup() as tasks:
+        started = [tasks.create_task(coroutine) for coroutine in background]
+        yield
+        for task in started:
+            task.cancel()
