@@ -14,54 +14,10 @@ from exai.core.events import CallFailedInside, CallRejected, CallSettled
 from exai.core.outcomes import Completed, ExecutionFacts, Usage, text_block
 from exai.core.tool import SharingPolicy, ToolRun
 from exai.testing.running_daemon import TOKEN, RunningDaemon, daemon_config, running_daemon
-from exai.testing.scripted_tool import ScriptedTool
+from exai.testing.scripted_tool import Gates, ScriptedTool
 from tests.journeys.wire import open_wire
 
 IDEMPOTENT = SharingPolicy(idempotent=True)
-
-
-class Gates:
-    """Runs of the tool `gate` wait here until a test opens the gate of their argument."""
-
-    def __init__(self) -> None:
-        self.inside: set[str] = set()
-        self.cancelled: list[str] = []
-        self.runs: list[str] = []
-        self._open: dict[str, asyncio.Event] = {}
-        self._changed = asyncio.Event()
-
-    async def script(self, arguments: dict[str, Any], run: ToolRun) -> Completed:
-        name = arguments.get("gate", "g")
-        self.inside.add(name)
-        self.runs.append(name)
-        self._changed.set()
-        try:
-            await self._gate(name).wait()
-        except asyncio.CancelledError:
-            self.cancelled.append(name)
-            raise
-        finally:
-            self.inside.discard(name)
-            self._changed.set()
-        return Completed([text_block(f"through {name}")])
-
-    def open(self, name: str = "g") -> None:
-        self._gate(name).set()
-
-    async def until_inside(self, *names: str) -> None:
-        await self._until(lambda: set(names) <= self.inside)
-
-    async def until_cancelled(self, name: str = "g") -> None:
-        await self._until(lambda: name in self.cancelled)
-
-    async def _until(self, is_so: Any) -> None:
-        async with asyncio.timeout(20):
-            while not is_so():
-                self._changed.clear()
-                await self._changed.wait()
-
-    def _gate(self, name: str) -> asyncio.Event:
-        return self._open.setdefault(name, asyncio.Event())
 
 
 async def tell(arguments: dict[str, Any], run: ToolRun) -> Completed:
@@ -101,10 +57,10 @@ async def daemon(tmp_path: Path, gates: Gates) -> AsyncIterator[RunningDaemon]:
         providers={"kimi": ProviderConfig(base_url="http://127.0.0.1:9", max_inflight=1)},
     )
     tools = [
-        ScriptedTool("gate", gates.script),
-        ScriptedTool("safe_gate", gates.script, policy=IDEMPOTENT),
-        ScriptedTool("quick_gate", gates.script, timeout_s=0.05),
-        ScriptedTool("kimi_gate", gates.script, provider="kimi"),
+        ScriptedTool("gate", gates),
+        ScriptedTool("safe_gate", gates, policy=IDEMPOTENT),
+        ScriptedTool("quick_gate", gates, timeout_s=0.05),
+        ScriptedTool("kimi_gate", gates, provider="kimi"),
         ScriptedTool("tell", tell),
         ScriptedTool("fail", fail),
         ScriptedTool("break", break_down),
@@ -369,7 +325,7 @@ async def test_a_tool_ten_times_longer_than_the_heartbeat_is_heard_of_all_the_wh
 ) -> None:
     server = ServerConfig(progress_interval_s=0.05)
     config = daemon_config(tmp_path, server=server)
-    tools = [ScriptedTool("gate", gates.script)]
+    tools = [ScriptedTool("gate", gates)]
     async with running_daemon(config, tools) as daemon, open_wire(daemon.url, token=TOKEN) as wire:
         await wire.say("call_tool", name="gate", request_id="r1")
         beats = [await wire.hear_op("progress") for _ in range(10)]

@@ -180,9 +180,11 @@ async def test_bye_ends_the_session(daemon: RunningDaemon) -> None:
 async def test_a_full_daemon_says_try_again_later(tmp_path: Path) -> None:
     config = daemon_config(tmp_path, server=ServerConfig(max_connections=1))
     async with running_daemon(config) as daemon:
-        async with open_wire(daemon.url, token=TOKEN):
-            async with open_wire(daemon.url, greet=False) as wire:
-                assert await wire.closed() == (1013, "try again later")
+        async with (
+            open_wire(daemon.url, token=TOKEN),
+            open_wire(daemon.url, greet=False) as wire,
+        ):
+            assert await wire.closed() == (1013, "try again later")
         await until_admitted(daemon)
 
 

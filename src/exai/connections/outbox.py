@@ -23,6 +23,7 @@ class Outbox:
         self._patience: asyncio.Timeout | None = None
         self._farewell: Close | None = None
         self._is_closed = False
+        self._is_overfull = False
 
     @property
     def waiting_bytes(self) -> int:
@@ -36,8 +37,10 @@ class Outbox:
         self._frames.append(frame)
         self._waiting_bytes += len(frame)
         self._has_news.set()
-        if self._waiting_bytes > self._max_bytes and self._patience is not None:
-            self._patience.reschedule(asyncio.get_running_loop().time())
+        if self._waiting_bytes > self._max_bytes:
+            self._is_overfull = True
+            if self._patience is not None:
+                self._patience.reschedule(asyncio.get_running_loop().time())
 
     def finish(self, farewell: Close) -> None:
         """Take no more frames; what waits is still sent, then the connection is closed."""
@@ -63,6 +66,8 @@ class Outbox:
         loop = asyncio.get_running_loop()
         while True:
             while self._frames:
+                if self._is_overfull:
+                    raise SlowConsumer
                 frame = self._frames.popleft()
                 patience.reschedule(loop.time() + self._patience_s)
                 await channel.send(frame)

@@ -52,7 +52,7 @@ def daemon_config(state_dir: Path, **sections: Any) -> Config:
     `sections` are whole sections of the tree; of `server` only the ports are overruled.
     """
     server = msgspec.structs.replace(sections.pop("server", ServerConfig()), port=0, http_port=0)
-    defaults = {
+    defaults: dict[str, Any] = {
         "local": LocalModelConfig(enabled=False),
         "principals": {"default": PrincipalConfig(token=Secret(TOKEN), may_rotate=True)},
     }

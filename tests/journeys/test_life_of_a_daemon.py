@@ -1,0 +1,166 @@
+"""Opening, draining and closing; two daemons side by side; peers that do not read."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from websockets.asyncio.client import connect
+
+from exai.core.config import LimitsConfig, ServerConfig
+from exai.core.events import SessionEnded
+from exai.core.outcomes import Completed, text_block
+from exai.core.tool import SharingPolicy, ToolRun
+from exai.stores.instance_lock import AlreadyRunning
+from exai.testing.running_daemon import TOKEN, daemon_config, running_daemon
+from exai.testing.scripted_tool import Gates, ScriptedTool
+from tests.journeys.wire import open_wire
+
+
+async def test_two_daemons_with_different_limits_live_in_one_process(tmp_path: Path) -> None:
+    small = daemon_config(tmp_path / "small", limits=LimitsConfig(session_max_inflight=1))
+    large = daemon_config(tmp_path / "large", limits=LimitsConfig(session_max_inflight=2))
+    gates = Gates()
+    tools = [ScriptedTool("gate", gates)]
+    async with (
+        running_daemon(small, tools) as one,
+        running_daemon(large, tools) as other,
+        open_wire(one.url, token=TOKEN) as narrow,
+        open_wire(other.url, token=TOKEN) as wide,
+    ):
+        for wire, name in ((narrow, "n"), (wide, "w")):
+            for n in range(2):
+                await wire.say(
+                    "call_tool", name="gate", request_id=f"r{n}", arguments={"gate": f"{name}{n}"}
+                )
+        await gates.until_inside("n0", "w0", "w1")
+        health = (await narrow.ask("health", "health_res"))["health"]
+        assert health["global_inflight"] == 1
+        health = (await wide.ask("health", "health_res"))["health"]
+        assert health["global_inflight"] == 2
+        for name in ("n0", "n1", "w0", "w1"):
+            gates.open(name)
+        assert (await narrow.result("r1"))["ok"]
+        assert (await wide.result("r1"))["ok"]
+
+
+async def test_a_second_daemon_on_the_same_state_directory_is_refused(tmp_path: Path) -> None:
+    async with running_daemon(daemon_config(tmp_path)):
+        with pytest.raises(ExceptionGroup) as refused:
+            async with running_daemon(daemon_config(tmp_path)):
+                pass
+    assert refused.group_contains(AlreadyRunning)
+
+
+async def test_a_stopping_daemon_finishes_what_runs_and_says_goodbye(tmp_path: Path) -> None:
+    gates = Gates()
+    config = daemon_config(tmp_path, limits=LimitsConfig(session_max_inflight=1))
+    async with (
+        running_daemon(config, [ScriptedTool("gate", gates)]) as daemon,
+        open_wire(daemon.url, token=TOKEN) as wire,
+    ):
+        await wire.say("call_tool", name="gate", request_id="runs")
+        await gates.until_inside("g")
+        await wire.say("call_tool", name="gate", request_id="waits", arguments={"gate": "w"})
+        await wire.hear_op("call_tool_ack", request_id="waits")
+        daemon.stop.set()
+        leaving = await wire.hear_op("going_away")
+        assert leaving["reason"] == "restart"
+        assert leaving["reconnect_after_s"] > 0
+        waiting = await wire.result("waits")
+        assert waiting["error"]["code"] == "SERVICE_UNAVAILABLE"
+        assert waiting["error"]["retryable"] is True
+        refused = await wire.call("gate", "new")
+        assert refused["error"]["code"] == "SERVICE_UNAVAILABLE"
+        replayed = await wire.ask("get_result", "call_tool_res", request_id="waits")
+        assert replayed["meta"]["replayed"] is True
+        async with open_wire(daemon.url, greet=False) as late:
+            await late.say("hello", token=TOKEN)
+            assert await late.closed() == (1012, "service restart")
+        gates.open()
+        assert (await wire.result("runs"))["ok"]
+        assert await wire.closed() == (1012, "service restart")
+
+
+@pytest.mark.parametrize("idempotent", [False, True])
+async def test_what_the_drain_time_cuts_off_is_settled_as_interrupted(
+    tmp_path: Path, idempotent: bool
+) -> None:
+    gates = Gates()
+    config = daemon_config(tmp_path, server=ServerConfig(drain_s=0.05))
+    tool = ScriptedTool("gate", gates, policy=SharingPolicy(idempotent=idempotent))
+    async with (
+        running_daemon(config, [tool]) as daemon,
+        open_wire(daemon.url, token=TOKEN) as wire,
+    ):
+        await wire.say("call_tool", name="gate", request_id="r1")
+        await gates.until_inside("g")
+        daemon.stop.set()
+        answer = await wire.result()
+        assert answer["error"]["code"] == "INTERRUPTED"
+        assert answer["error"]["retryable"] is idempotent
+        assert answer["error"].get("details", {}).get("may_have_run", False) is not idempotent
+        assert await wire.closed() == (1012, "service restart")
+    assert gates.cancelled == ["g"]
+
+
+async def test_a_daemon_without_work_stops_at_once_though_peers_are_connected(
+    tmp_path: Path,
+) -> None:
+    async with (
+        asyncio.timeout(5),
+        running_daemon(daemon_config(tmp_path)) as daemon,
+        open_wire(daemon.url, token=TOKEN) as wire,
+    ):
+        daemon.stop.set()
+        assert (await wire.closed())[0] == 1012
+
+
+@pytest.mark.parametrize("library", ["picows", "websockets"])
+async def test_a_peer_that_does_not_read_is_let_go_and_hurts_nobody(
+    tmp_path: Path, library: str
+) -> None:
+    async def flood(arguments: dict[str, object], run: ToolRun) -> Completed:
+        return Completed([text_block("x" * 1_000_000)])
+
+    server = ServerConfig(
+        websocket_library=library,  # type: ignore[arg-type]
+        slow_consumer_s=0.2,
+        close_timeout_s=0.2,
+    )
+    tools = [ScriptedTool("flood", flood)]
+    async with running_daemon(daemon_config(tmp_path, server=server), tools) as daemon:
+        async with connect(daemon.url, max_queue=1, max_size=None, close_timeout=0.1) as deaf:
+            await deaf.send(json.dumps({"op": "hello", "token": TOKEN}))
+            for n in range(50):
+                await deaf.send(
+                    json.dumps({"op": "call_tool", "name": "flood", "request_id": f"r{n}"})
+                )
+            async with open_wire(daemon.url, token=TOKEN) as wire:
+                assert (await wire.call("echo", arguments={"text": "x"}))["ok"]
+                await until(lambda: bool(daemon.events.of(SessionEnded)))
+                assert (await wire.call("echo", "r2", arguments={"text": "x"}))["ok"]
+        assert daemon.events.of(SessionEnded)[0].reason == "slow consumer"
+
+
+async def test_too_much_waiting_for_a_peer_is_not_kept(tmp_path: Path) -> None:
+    async def flood(arguments: dict[str, object], run: ToolRun) -> Completed:
+        for _ in range(100):
+            run.stream("x" * 100_000)
+        return Completed([text_block("done")])
+
+    server = ServerConfig(outbox_bytes=1_000_000, close_timeout_s=0.2)
+    tools = [ScriptedTool("flood", flood)]
+    async with running_daemon(daemon_config(tmp_path, server=server), tools) as daemon:
+        async with connect(daemon.url, max_queue=1, max_size=None, close_timeout=0.1) as deaf:
+            await deaf.send(json.dumps({"op": "hello", "token": TOKEN}))
+            await deaf.send(json.dumps({"op": "call_tool", "name": "flood"}))
+            await until(lambda: bool(daemon.events.of(SessionEnded)))
+        assert daemon.events.of(SessionEnded)[0].reason == "slow consumer"
+
+
+async def until(is_so: object) -> None:
+    assert callable(is_so)
+    async with asyncio.timeout(20):
+        while not is_so():
+            await asyncio.sleep(0.01)
