@@ -2,6 +2,9 @@
 
 from abc import ABC, abstractmethod
 
+MAX_FIRST_MESSAGE_BYTES = 65_536
+"""How long a message may be before the peer has said who it is."""
+
 
 class ChannelClosed(Exception):
     """The channel is closed, by either side or by the network. `code` is the close code."""
@@ -27,6 +30,13 @@ class Channel(ABC):
 
         A binary message closes the channel with 1003, one over the limit with 1009.
         Raises `ChannelClosed`.
+        """
+
+    @abstractmethod
+    def allow_large_messages(self) -> None:
+        """Lift the limit of `MAX_FIRST_MESSAGE_BYTES`: the peer has said who it is.
+
+        Until then little more than the first message is read; what follows it waits.
         """
 
     @abstractmethod
