@@ -1,0 +1,55 @@
+"""Network addresses in one canonical form, and the sockets that listen on them.
+
+Knows names, literals and binding; knows nothing of what is said over a connection.
+"""
+
+import ipaddress
+import re
+import socket
+
+_HOST_AND_PORT = re.compile(r"(?:\[(?P<literal>[^\]]*)\]|(?P<name>[^:]*))(?::[0-9]*)?")
+
+BACKLOG = 1024
+"""Connections that the kernel keeps for a busy daemon: a whole fleet may come at once."""
+
+
+def canonical_address(literal: str) -> str:
+    """Return an IP address as everybody writes it: no scope, IPv4 where it is mapped into IPv6.
+
+    Raises `ValueError` where `literal` is no address.
+    """
+    address = ipaddress.ip_address(literal)
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(address.ipv4_mapped or ipaddress.IPv6Address(int(address)))
+    return str(address)
+
+
+def canonical_host(text: str) -> str:
+    """Return a host's name, lower-case, or its canonical address, without a port.
+
+    Takes what may stand in a `Host` header or in the configuration: `localhost:8079`,
+    `[::1]:8079`, `::1`. Returns an empty text for what is none of these.
+    """
+    match = _HOST_AND_PORT.fullmatch(text)
+    try:
+        return canonical_address((match["literal"] or match["name"]) if match else text)
+    except ValueError:
+        return match["name"].lower().removesuffix(".") if match and match["name"] else ""
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a canonical host never leaves this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def listening_socket(host: str, port: int) -> socket.socket:
+    """Return a bound TCP socket; a name with both kinds of address means its IPv4 one.
+
+    Raises `OSError`, which names the address that could not be had.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, _, _, _, address = min(found, key=lambda info: info[0] != socket.AF_INET)
+    return socket.create_server((str(address[0]), port), family=family, backlog=BACKLOG)

@@ -1,0 +1,239 @@
+"""WebSocket connections on the library `picows`, by its twin of the `websockets` API.
+
+Knows where this library must be held back: a peer that has not said who it is may send
+little, a message has a bounded number of fragments, and a peer that reads nothing cannot
+keep its connection by saying goodbye. Knows nothing of channels, and nothing of the other
+library.
+"""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar
+
+import picows
+from picows.websockets import ConnectionClosed, ServerConnection
+from picows.websockets.asyncio.server import Server
+from picows.websockets.compat import Request, Response
+
+from exai.core.config import ServerConfig
+from exai.transports.addresses import BACKLOG
+from exai.transports.library_log import library_log
+from exai.transports.upgrade_rules import SHUTTING_DOWN, Refusal, Upgrade, UpgradeRules
+from exai.transports.websocket_channel import ENTRY_ALLOWANCE_BYTES, QUEUED_FRAMES
+
+_MESSAGE_TOO_BIG = 1009
+_MAX_FRAGMENTS = 4096  # as `websockets` has it: a fragment costs far more memory than bytes
+_READ_BUFFER_BYTES = 8192  # grows on demand, and stays grown
+_WRITE_LIMIT_BYTES = 32_768
+_NOWHERE = memoryview(bytearray(65_536))
+
+
+class EntryGate(asyncio.BufferedProtocol):
+    """Stands between transport and library, and counts what comes until the peer is let in.
+
+    The library keeps an unfinished frame in a buffer that grows up to the limit for large
+    messages, which is the same for all connections.
+    """
+
+    def __init__(self, transport: asyncio.Transport, on_excess: Callable[[], None]) -> None:
+        self._transport = transport
+        self._on_excess = on_excess
+        self._library: Any = transport.get_protocol()
+        self._left_bytes = ENTRY_ALLOWANCE_BYTES
+        self._is_discarding = False
+        transport.set_protocol(self)
+
+    def lift(self) -> None:
+        """Step aside: the peer was let in."""
+        self._transport.set_protocol(self._library)
+        self._transport.resume_reading()
+
+    def discard(self) -> None:
+        """Read on into nowhere: the peer was refused."""
+        self._is_discarding = True
+        self._transport.resume_reading()
+
+    def get_buffer(self, sizehint: int) -> Any:
+        """Return where to put what comes."""
+        return _NOWHERE if self._is_discarding else self._library.get_buffer(sizehint)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Hand on what came, and count it."""
+        if not self._is_discarding:
+            self._left_bytes -= nbytes
+            self._library.buffer_updated(nbytes)
+            if self._left_bytes < 0:
+                self._on_excess()
+
+    def eof_received(self) -> bool | None:
+        """Hand on."""
+        return self._library.eof_received()  # type: ignore[no-any-return]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Hand on."""
+        self._library.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Hand on."""
+        self._library.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Hand on."""
+        self._library.resume_writing()
+
+
+class PicowsConnection(ServerConnection):
+    """A connection of which little is read until its peer was let in."""
+
+    closed_exception: ClassVar[type[Exception]] = ConnectionClosed
+
+    def __init__(self, upgrade: Upgrade, config: ServerConfig, **parts: Any) -> None:
+        super().__init__(
+            subprotocol=upgrade.subprotocol,
+            permessage_deflate=None,
+            ping_interval=config.ping_interval_s or None,
+            ping_timeout=config.ping_timeout_s or None,
+            close_timeout=config.close_timeout_s,
+            max_queue=QUEUED_FRAMES,
+            write_limit=_WRITE_LIMIT_BYTES,
+            max_message_size=config.max_message_bytes,
+            max_frame_size=config.max_message_bytes,
+            **parts,
+        )
+        self.upgrade = upgrade
+        self._close_timeout_s = config.close_timeout_s
+        self._first_message_is_in = False
+        self._fragment_count = 0
+        self._end_of_patience: asyncio.TimerHandle | None = None
+
+    def on_ws_connected(self, transport: picows.WSTransport) -> None:
+        """Put the gate before the first frame comes."""
+        self._wire = transport
+        self._gate: EntryGate | None = EntryGate(transport.underlying_transport, self._hold_back)
+        super().on_ws_connected(transport)
+
+    def on_ws_frame(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
+        """Take one frame; pings do not come here."""
+        opcode = frame.msg_type
+        if opcode is picows.WSMsgType.CLOSE:
+            self._abort_soon()
+        elif opcode is not picows.WSMsgType.PONG:
+            self._count_fragment(frame)
+        super().on_ws_frame(transport, frame)
+
+    def on_ws_disconnected(self, transport: picows.WSTransport) -> None:
+        """Forget what waited for the end."""
+        if self._end_of_patience is not None:
+            self._end_of_patience.cancel()
+        super().on_ws_disconnected(transport)
+
+    def lift_entry_limit(self) -> None:
+        """Read on: the peer was let in."""
+        if self._gate is not None:
+            self._gate.lift()
+            self._gate = None
+
+    async def finish(self, code: int, reason: str) -> None:
+        """Send a close frame, behind what may wait unsent, and wait for the end."""
+        if self._gate is None:
+            self._wire.send_close(code, reason)  # type: ignore[arg-type]  # takes any number
+        else:
+            self._refuse(self._gate, code, reason)
+        await self.wait_closed()
+
+    def abort(self) -> None:
+        """Drop the connection at once."""
+        self._wire.disconnect(graceful=False)
+
+    def _count_fragment(self, frame: picows.WSFrame) -> None:
+        if frame.fin:
+            self._fragment_count = 0
+            self._first_message_is_in = True
+        else:
+            self._fragment_count += 1
+            if self._fragment_count >= _MAX_FRAGMENTS:
+                raise picows.WSProtocolError(_MESSAGE_TOO_BIG, "too many fragments")
+
+    def _hold_back(self) -> None:
+        """Let the rest wait for the verdict on the first message, or refuse what is none."""
+        if self._first_message_is_in:
+            self._wire.underlying_transport.pause_reading()
+        elif self._gate is not None:
+            self._refuse(self._gate, _MESSAGE_TOO_BIG, "first message too long")
+
+    def _refuse(self, gate: EntryGate, code: int, reason: str) -> None:
+        """Say why and that nothing more comes, and read on into nowhere.
+
+        A peer that was not let in may be in the middle of anything: its goodbye is not
+        waited for, and to close on unread bytes would unsay ours.
+        """
+        self._wire.send_close(code, reason)  # type: ignore[arg-type]  # takes any number
+        self._wire.underlying_transport.write_eof()
+        gate.discard()
+        self._abort_soon()
+
+    def _abort_soon(self) -> None:
+        """Do not wait for ever for a peer that neither reads nor leaves."""
+        if self._end_of_patience is None:
+            loop = asyncio.get_running_loop()
+            self._end_of_patience = loop.call_later(self._close_timeout_s, self.abort)
+
+
+class Listener(socket.socket):
+    """A listening socket that survives a shortage of file descriptors.
+
+    aiofastnet 1.2 asks the socket, where it means the loop, to stop watching for a second;
+    without this method it fails instead, and fails again at once, for ever.
+    """
+
+    def remove_reader(self, fd: int) -> None:
+        """Stop watching."""
+        asyncio.get_running_loop().remove_reader(fd)
+
+
+async def listen(
+    listener: socket.socket,
+    config: ServerConfig,
+    handler: Callable[[Any], Awaitable[None]],
+) -> Server:
+    """Serve WebSocket connections on a bound socket, each with `handler`."""
+    rules = UpgradeRules(config)
+    log = library_log("picows")
+    server = Server(handler, logger=log)
+
+    def answer(request: picows.WSUpgradeRequest) -> picows.WSUpgradeResponseWithListener:
+        verdict = rules.judge(request.path.decode(errors="replace"), list(request.headers.items()))
+        if server.close_task is not None:
+            verdict = SHUTTING_DOWN
+        if isinstance(verdict, Refusal):
+            body = verdict.sentence.encode()
+            response = picows.WSUpgradeResponse.create_error_response(
+                verdict.status, body, verdict.headers
+            )
+            return picows.WSUpgradeResponseWithListener(response, None)
+        # The library wants this header to be that one word; Firefox sends two.
+        request.headers["Connection"] = "Upgrade"
+        agreed = {"Sec-WebSocket-Protocol": verdict.subprotocol} if verdict.subprotocol else {}
+        response = picows.WSUpgradeResponse.create_101_response(agreed)
+        connection = PicowsConnection(
+            verdict,
+            config,
+            server=server,
+            request=Request.from_picows(request),
+            response=Response.from_picows(response),
+            logger=log,
+        )
+        return picows.WSUpgradeResponseWithListener(response, connection)
+
+    raw_server = await picows.ws_create_server(
+        answer,
+        sock=Listener(fileno=listener.detach()),
+        backlog=BACKLOG,
+        websocket_handshake_timeout=config.hello_timeout_s,
+        max_frame_size=config.max_message_bytes,
+        read_buffer_init_size=_READ_BUFFER_BYTES,
+        logger_name=log,
+    )
+    server.wrap(raw_server)
+    return server

@@ -1,0 +1,133 @@
+"""WebSocket connections on the library `websockets`.
+
+Knows where this library must be held back: a peer that has not said who it is may send
+little. Knows nothing of channels, and nothing of the other library.
+"""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, ClassVar
+
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import DATA_OPCODES, CloseCode, Frame
+from websockets.http11 import Request, Response
+from websockets.protocol import OPEN, Event
+
+from exai.core.config import ServerConfig
+from exai.transports.addresses import BACKLOG
+from exai.transports.library_log import library_log
+from exai.transports.upgrade_rules import Refusal, Upgrade, UpgradeRules
+from exai.transports.websocket_channel import ENTRY_ALLOWANCE_BYTES, QUEUED_FRAMES
+
+
+class WebsocketsConnection(ServerConnection):
+    """A connection of which little is read until its peer was let in."""
+
+    closed_exception: ClassVar[type[Exception]] = ConnectionClosed
+    upgrade: Upgrade
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._entry_left_bytes: int | None = ENTRY_ALLOWANCE_BYTES
+        self._first_message_is_in = False
+        self._end_of_patience: asyncio.TimerHandle | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, and count it while the peer has not been let in."""
+        super().data_received(data)
+        if self._entry_left_bytes is not None:
+            self._entry_left_bytes -= len(data)
+            if self._entry_left_bytes < 0:
+                self._hold_back()
+
+    def process_event(self, event: Event) -> None:
+        """Take the request or one frame; a data frame that ends a message is noted."""
+        if isinstance(event, Frame) and event.fin and event.opcode in DATA_OPCODES:
+            self._first_message_is_in = True
+        super().process_event(event)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget what waited for the end."""
+        if self._end_of_patience is not None:
+            self._end_of_patience.cancel()
+        super().connection_lost(exc)
+
+    def lift_entry_limit(self) -> None:
+        """Read on: the peer was let in."""
+        self._entry_left_bytes = None
+        self.transport.resume_reading()
+
+    async def finish(self, code: int, reason: str) -> None:
+        """Send a close frame and wait for the end."""
+        if self._entry_left_bytes is None:
+            await self.close(code, reason)
+        else:
+            self._refuse(code, reason)
+            await self.wait_closed()
+
+    def abort(self) -> None:
+        """Drop the connection at once."""
+        self.transport.abort()
+
+    def _hold_back(self) -> None:
+        """Let the rest wait for the verdict on the first message, or refuse what is none."""
+        if self._first_message_is_in:
+            self.transport.pause_reading()
+        else:
+            self._refuse(CloseCode.MESSAGE_TOO_BIG, "first message too long")
+
+    def _refuse(self, code: int, reason: str) -> None:
+        """Say why and that nothing more comes, and read on into nowhere.
+
+        A peer that was not let in may be in the middle of anything: its goodbye is not
+        waited for, and to close on unread bytes would unsay ours.
+        """
+        self._entry_left_bytes = None
+        if self.state is OPEN:
+            self.protocol.fail(code, reason)
+            self.send_data()
+            self.transport.resume_reading()
+            self._end_of_patience = self.loop.call_later(self.close_timeout or 0.0, self.abort)
+
+
+async def listen(
+    listener: socket.socket,
+    config: ServerConfig,
+    handler: Callable[[Any], Awaitable[None]],
+) -> Server:
+    """Serve WebSocket connections on a bound socket, each with `handler`."""
+    rules = UpgradeRules(config)
+
+    def judge(connection: ServerConnection, request: Request) -> Response | None:
+        assert isinstance(connection, WebsocketsConnection)
+        verdict = rules.judge(request.path, list(request.headers.raw_items()))
+        if isinstance(verdict, Refusal):
+            response = connection.respond(verdict.status, verdict.sentence)
+            response.headers.update(verdict.headers)
+            return response
+        connection.upgrade = verdict
+        return None
+
+    def agreed_subprotocol(connection: ServerConnection, _offered: Sequence[str]) -> Any:
+        assert isinstance(connection, WebsocketsConnection)
+        return connection.upgrade.subprotocol
+
+    return await serve(
+        handler,
+        sock=listener,
+        backlog=BACKLOG,
+        process_request=judge,
+        select_subprotocol=agreed_subprotocol,
+        compression=None,
+        server_header=None,
+        open_timeout=config.hello_timeout_s,
+        ping_interval=config.ping_interval_s or None,
+        ping_timeout=config.ping_timeout_s or None,
+        close_timeout=config.close_timeout_s,
+        max_size=config.max_message_bytes,
+        max_queue=QUEUED_FRAMES,
+        logger=library_log("websockets"),
+        create_connection=WebsocketsConnection,
+    )

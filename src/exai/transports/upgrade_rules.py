@@ -1,0 +1,111 @@
+"""Which requests are let in: the guard against web pages, rebound names and lost clients.
+
+Knows header values and the configuration; knows nothing of sockets, libraries or frames.
+Both ports of the daemon ask here, so that neither is the easier way in.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from exai.core.config import ServerConfig
+from exai.transports.addresses import canonical_host, is_loopback
+
+EXAI_SUBPROTOCOL = "exai.v1"
+Headers = Sequence[tuple[str, str]]
+
+
+class Refusal(NamedTuple):
+    """Why a request is not let in: an HTTP status and one sentence for whoever sent it."""
+
+    status: int
+    sentence: str
+    headers: Headers = ()
+
+
+class Upgrade(NamedTuple):
+    """What a request to speak WebSocket agreed on and brought along."""
+
+    subprotocol: str | None
+    bearer_token: str | None
+
+
+WRONG_HOST = Refusal(421, "This daemon does not answer to that Host; see server.allowed_hosts.\n")
+WRONG_ORIGIN = Refusal(403, "Pages of that Origin may not connect; see server.allowed_origins.\n")
+WRONG_PATH = Refusal(404, "There is nothing here; the WebSocket endpoint is at /.\n")
+NO_WEBSOCKET = Refusal(
+    426,
+    "This port speaks WebSocket; an ordinary request belongs to the HTTP port.\n",
+    (("Upgrade", "websocket"),),
+)
+WRONG_SUBPROTOCOL = Refusal(400, f"The subprotocol here is {EXAI_SUBPROTOCOL}, or none.\n")
+SHUTTING_DOWN = Refusal(503, "The daemon is shutting down.\n")
+
+
+class OriginRules:
+    """Judges `Host` and `Origin`, by which a browser tells whose page it obeys."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        own = (*config.allowed_hosts, config.host)
+        self._hosts = {canonical_host(host) for host in own} - {"", "0.0.0.0", "::"}
+        self._origins = {_canonical_origin(origin) for origin in config.allowed_origins} - {
+            "",
+            "null",
+        }
+
+    def judge(self, headers: Headers) -> Refusal | None:
+        """Return why a request with these headers is refused, or None."""
+        hosts = values_of(headers, "host")
+        host = canonical_host(hosts[0]) if len(hosts) == 1 else ""
+        if not is_loopback(host) and host not in self._hosts:
+            return WRONG_HOST
+        for origin in values_of(headers, "origin"):
+            if _canonical_origin(origin) not in self._origins:
+                return WRONG_ORIGIN
+        return None
+
+
+class UpgradeRules:
+    """Judges requests to the WebSocket port."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._origins = OriginRules(config)
+
+    def judge(self, path: str, headers: Headers) -> Upgrade | Refusal:
+        """Return what was agreed on, or why the request is refused. The query is never read."""
+        refusal = self._origins.judge(headers)
+        if refusal is not None:
+            return refusal
+        if path.partition("?")[0] != "/":
+            return WRONG_PATH
+        if "websocket" not in _listed(headers, "upgrade"):
+            return NO_WEBSOCKET
+        offered = _listed(headers, "sec-websocket-protocol")
+        if offered and EXAI_SUBPROTOCOL not in offered:
+            return WRONG_SUBPROTOCOL
+        return Upgrade(EXAI_SUBPROTOCOL if offered else None, bearer_token_of(headers))
+
+
+def bearer_token_of(headers: Headers) -> str | None:
+    """Return the token of `Authorization: Bearer …`; with two such headers there is none."""
+    given = values_of(headers, "authorization")
+    if len(given) != 1:
+        return None
+    scheme, _, token = given[0].partition(" ")
+    return token.strip() or None if scheme.lower() == "bearer" else None
+
+
+def values_of(headers: Headers, name: str) -> list[str]:
+    """Return every value of a header, in order; `name` is lower-case."""
+    return [value for key, value in headers if key.lower() == name]
+
+
+def _listed(headers: Headers, name: str) -> list[str]:
+    elements = (
+        element.strip() for value in values_of(headers, name) for element in value.split(",")
+    )
+    # Names of protocols are told apart by case, except for that of WebSocket itself.
+    return [element.lower() if name == "upgrade" else element for element in elements if element]
+
+
+def _canonical_origin(origin: str) -> str:
+    return origin.strip().lower().removesuffix("/")

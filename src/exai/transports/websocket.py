@@ -1,0 +1,132 @@
+"""The WebSocket port: listens, lets connections in, and hands each out as a `Channel`.
+
+Knows which library to use, and the order of an orderly end. Knows nothing of sessions or
+of what is said: whoever is handed a channel does.
+"""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from importlib.util import find_spec
+from types import TracebackType
+from typing import Literal, Protocol, Self
+
+from exai.core.channel import Channel
+from exai.core.config import ServerConfig
+from exai.transports.addresses import canonical_host, is_loopback, listening_socket
+from exai.transports.websocket_channel import LibraryConnection, WebSocketChannel
+
+ServeChannel = Callable[[Channel], Awaitable[None]]
+LibraryName = Literal["picows", "websockets"]
+
+_NORMAL = (1000, "")
+_DEFECT = (1011, "internal error")
+_SERVICE_RESTART = (1012, "service restart")
+
+
+class LibraryServer(Protocol):
+    """What both libraries' servers can do."""
+
+    def close(self, close_connections: bool = ...) -> None:
+        """Take no new connections."""
+
+    async def wait_closed(self) -> None:
+        """Wait until the last connection has ended."""
+
+
+ServeConnection = Callable[[LibraryConnection], Awaitable[None]]
+Listen = Callable[[socket.socket, ServerConfig, ServeConnection], Awaitable[LibraryServer]]
+
+
+class WebSocketServer:
+    """Serves each WebSocket connection with `serve_channel`, and closes it afterwards."""
+
+    port: int
+    library: LibraryName
+
+    def __init__(self, config: ServerConfig, serve_channel: ServeChannel) -> None:
+        self._config = config
+        self._serve_channel = serve_channel
+        self._serving: dict[WebSocketChannel, asyncio.Task[None]] = {}
+        self._server: LibraryServer | None = None
+
+    async def open(self, listener: socket.socket | None = None) -> None:
+        """Begin to serve, on a socket that is already bound or on the configured address.
+
+        Raises `OSError`.
+        """
+        bound = listener or listening_socket(self._config.host, self._config.port)
+        address, self.port = bound.getsockname()[:2]
+        self.library = choose_library(self._config.websocket_library, address)
+        self._server = await _listen_of(self.library)(bound, self._config, self._serve)
+
+    def stop_accepting(self) -> None:
+        """Take no new connections; those that are open go on."""
+        if self._server is not None:
+            self._server.close(close_connections=False)
+
+    async def close(self) -> None:
+        """Close what is open as a restart does; takes three close time-outs at the longest."""
+        if self._server is None:
+            return
+        self.stop_accepting()
+        async with asyncio.TaskGroup() as farewells:
+            for channel in self._serving:
+                farewells.create_task(channel.close(*_SERVICE_RESTART))
+        if not await self._has_ended(self._server):
+            for task in self._serving.values():
+                task.cancel()
+            await self._has_ended(self._server)
+        self._server = None
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def _has_ended(self, server: LibraryServer) -> bool:
+        try:
+            async with asyncio.timeout(self._config.close_timeout_s):
+                await server.wait_closed()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _serve(self, connection: LibraryConnection) -> None:
+        channel = WebSocketChannel(connection, self._config.close_timeout_s)
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving[channel] = task
+        farewell = _DEFECT
+        try:
+            await self._serve_channel(channel)
+            farewell = _NORMAL
+        finally:
+            await channel.close(*farewell)
+            del self._serving[channel]
+
+
+def choose_library(wanted: Literal["auto", "picows", "websockets"], address: str) -> LibraryName:
+    """Return which library serves an address: the fast one only where no network reaches it."""
+    if wanted != "auto":
+        return wanted
+    is_local = is_loopback(canonical_host(address))
+    return "picows" if is_local and find_spec("picows") is not None else "websockets"
+
+
+def _listen_of(library: LibraryName) -> Listen:
+    """Import the chosen library and no other: each costs a tenth of a second."""
+    if library == "picows":
+        from exai.transports import on_picows
+
+        return on_picows.listen
+    from exai.transports import on_websockets
+
+    return on_websockets.listen
