@@ -75,8 +75,13 @@ def _url(loaded: LoadedConfig) -> str:
     is_given = any(loaded.source_of(f"server.{key}") != DEFAULT for key in ("host", "port"))
     if not (is_given and server.port) and (address := find_address(loaded.config.state_dir)):
         return address.websocket_url
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)
-    return f"ws://[{host}]:{server.port}" if ":" in host else f"ws://{host}:{server.port}"
+    host = f"[{server.host}]" if ":" in server.host else server.host
+    return _reachable(f"ws://{host}:{server.port}/")
+
+
+def _reachable(url: str) -> str:
+    """A daemon that listens everywhere is reached on this machine."""
+    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 
 def _address_path(state_dir: Path) -> Path:
@@ -93,7 +98,7 @@ def find_address(state_dir: Path) -> Address | None:
 
 def leave_address(state_dir: Path, websocket_url: str, http_url: str) -> None:
     """Say where this process listens, until `remove_address`."""
-    address = Address(os.getpid(), websocket_url, http_url)
+    address = Address(os.getpid(), _reachable(websocket_url), _reachable(http_url))
     with tempfile.NamedTemporaryFile(dir=state_dir, prefix=".address.", delete=False) as draft:
         draft.write(msgspec.json.encode(address))
     os.replace(draft.name, _address_path(state_dir))

@@ -273,6 +273,8 @@ class DaemonClient:
             inbox.put_nowait(frame)
 
     async def _take_back(self, request_id: str, inbox: _Inbox) -> None:
+        if self._lost:
+            return
         with suppress(ConnectionLost, TimeoutError):
             async with asyncio.timeout(_CANCEL_TIMEOUT_S):
                 await self.cancel(request_id)
