@@ -30,11 +30,12 @@ class ExecutionFacts(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Completed(msgspec.Struct, frozen=True, tag="completed", omit_defaults=True):
-    """The tool answered."""
+    """The tool answered. `result_meta` is the `_meta` of an MCP server's result, untouched."""
 
     outputs: list[Block]
     structured: dict[str, Any] | None = None
     facts: ExecutionFacts = ExecutionFacts()
+    result_meta: dict[str, Any] | None = None
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed", omit_defaults=True):

@@ -74,6 +74,10 @@ class GuardedProcess:
             self._pipes.close()
         await self._ends_within(grace_s)
 
+    def close_pipes(self) -> None:
+        """Close all three pipes at once; whoever reads them is at their end."""
+        self._pipes.close()
+
     async def _ends_within(self, wait_s: float) -> bool:
         ended, _ = await asyncio.wait([self._exited], timeout=wait_s)
         return bool(ended)

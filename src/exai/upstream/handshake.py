@@ -1,0 +1,50 @@
+"""What a handshake agrees on, and the way to it: the SDK is imported only when needed.
+
+The import takes seconds and tens of megabytes, so it happens once, in a thread, when the
+first server has been started. `sdk_handshake` is the only module that knows the SDK.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from importlib import import_module
+from typing import Any
+
+import msgspec
+
+from exai.upstream.json_rpc import Requests
+
+
+class HandshakeFailed(Exception):
+    """The server and we found no way to speak; `str()` says why."""
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """How to speak with a server.
+
+    `request_meta` goes into the `_meta` of every request; where `must_subscribe` is set,
+    the server tells of changed tools only on request.
+    """
+
+    protocol_version: str = ""
+    server_version: str = ""
+    must_subscribe: bool = False
+    request_meta: dict[str, Any] = {}
+
+
+class Handshake:
+    """The handshake with any server, whose SDK is imported at the first one."""
+
+    def __init__(self, client_version: str) -> None:
+        self._client_version = client_version
+        self._importing = asyncio.Lock()
+        self._negotiate: Callable[[Requests, str], Awaitable[Terms]] | None = None
+
+    async def negotiate(self, connection: Requests) -> Terms:
+        """Return what was agreed with the server; raises `HandshakeFailed`."""
+        async with self._importing:
+            if self._negotiate is None:
+                sdk_handshake = await asyncio.to_thread(
+                    import_module, "exai.upstream.sdk_handshake"
+                )
+                self._negotiate = sdk_handshake.negotiate
+        return await self._negotiate(connection, self._client_version)

@@ -1,0 +1,101 @@
+"""JSON-RPC messages as a server writes them: decoding, with bounds, and finding their id.
+
+Knows JSON-RPC's envelope; knows nothing of MCP's methods or of who waits for an answer.
+"""
+
+import asyncio
+import re
+from typing import Any
+
+import msgspec
+
+MAX_VALUES = 200_000
+"""As many JSON values as can be decoded without holding the event loop for long."""
+
+_SURELY_FEW_BYTES = 131_072
+_MENDED_BYTES = 1_048_576
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_LONE_SURROGATE = re.compile(
+    rb"(?<!\\)((?:\\\\)*+)"
+    rb"(?:(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+)
+_ID = rb'"id"\s*:\s*(\d{1,18}|"[^"\\]{1,64}")\s*'
+_VERSION = rb'"jsonrpc"\s*:\s*"2\.0"\s*'
+_ID_FIRST = re.compile(rb"\s*\{\s*(?:" + _VERSION + rb",\s*)?" + _ID + rb",")
+_ID_LAST = re.compile(rb",\s*" + _ID + rb"(?:,\s*" + _VERSION + rb")?\}\s*\Z")
+_METHOD_FIRST = re.compile(rb"\s*\{\s*(?:" + _VERSION + rb',\s*)?"method"\s*:')
+
+_decode_any = msgspec.json.Decoder().decode
+
+
+class Unreadable(Exception):
+    """Not a JSON object, or one that is no use; `str()` says why."""
+
+
+class TooManyValues(Exception):
+    """The message holds more than `MAX_VALUES` JSON values."""
+
+
+async def decode_message(line: bytes | bytearray) -> dict[str, Any]:
+    """Decode one line, without holding the loop; raises `Unreadable`, `TooManyValues`."""
+    if len(line) > _SURELY_FEW_BYTES and _separators(line, 0, len(line)) > MAX_VALUES:
+        await asyncio.to_thread(_check_value_count, line)
+    try:
+        message = _decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Unreadable(f"no valid JSON ({error})") from None
+    if not isinstance(message, dict):
+        raise Unreadable("no JSON object")
+    return message
+
+
+def id_of(value: Any) -> int | None:
+    """Return a JSON-RPC id as we mint them; some servers give a number back as a string."""
+    if isinstance(value, str) and value.isdecimal() and value.isascii() and len(value) < 19:
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def find_id(head: bytes | bytearray, tail: bytes | bytearray) -> int | None:
+    """Return the id of an answer of which only the first and last bytes are at hand.
+
+    Only the outermost object's id can stand where this looks: right after the opening
+    brace, or right before the closing one.
+    """
+    found = _ID_FIRST.match(head) or _ID_LAST.search(tail)
+    return None if found is None else id_of(msgspec.json.decode(found[1]))
+
+
+def is_surely_no_answer(head: bytes) -> bool:
+    """Tell whether a line that begins with `head` is a request or a notification."""
+    return _METHOD_FIRST.match(head) is not None
+
+
+def _decode(line: bytes | bytearray) -> Any:
+    try:
+        return _decode_any(line)
+    except msgspec.DecodeError:
+        # JavaScript cuts strings in the middle of a character, and escapes the half.
+        if len(line) > _MENDED_BYTES or b"\\ud" not in line.lower():
+            raise
+        return _decode_any(_LONE_SURROGATE.sub(_mend_surrogate, line))
+
+
+def _mend_surrogate(match: re.Match[bytes]) -> bytes:
+    return match[1] + (match[2] or rb"\ufffd")
+
+
+def _separators(line: bytes | bytearray, start: int, end: int) -> int:
+    return sum(line.count(separator, start, end) for separator in (b",", b"[", b"{"))
+
+
+def _check_value_count(line: bytes | bytearray) -> None:
+    """Count values more slowly but rightly: what stands inside a string is no separator."""
+    count = end = 0
+    for string in _STRING.finditer(line):
+        count += _separators(line, end, string.start())
+        end = string.end()
+        if count > MAX_VALUES:
+            raise TooManyValues
+    if count + _separators(line, end, len(line)) > MAX_VALUES:
+        raise TooManyValues

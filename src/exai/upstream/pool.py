@@ -1,0 +1,80 @@
+"""All MCP servers behind the daemon: started together, none waiting for another.
+
+Knows which servers there are; knows nothing of their tools.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+from exai.core.clock import Clock
+from exai.core.config import LimitsConfig, UpstreamConfig
+from exai.core.events import EventSink
+from exai.processes.process_guard import ProcessGuard
+from exai.upstream.handshake import Handshake
+from exai.upstream.restart_policy import RestartPolicy
+from exai.upstream.server import OnTools, Surroundings, UpstreamServer, UpstreamStatistics
+
+
+class UpstreamPool:
+    """The servers by name; as a context, it keeps them alive inside and stops them at the end."""
+
+    def __init__(
+        self,
+        configs: Mapping[str, UpstreamConfig],
+        *,
+        version: str,
+        guard: ProcessGuard,
+        base_environment: Mapping[str, str],
+        limits: LimitsConfig,
+        events: EventSink,
+        clock: Clock,
+        on_tools: OnTools,
+        restart: RestartPolicy | None = None,
+    ) -> None:
+        around = Surroundings(
+            guard=guard,
+            handshake=Handshake(version),
+            base_environment=base_environment,
+            limits=limits,
+            restart=restart or RestartPolicy(),
+            events=events,
+            clock=clock,
+        )
+        self.servers = {
+            name: UpstreamServer(name, config, around, on_tools)
+            for name, config in configs.items()
+            if not config.disabled
+        }
+        self._group = asyncio.TaskGroup()
+        self._running: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        """Begin to start all servers; returns at once."""
+        await self._group.__aenter__()
+        self._running = [self._group.create_task(s.run()) for s in self.servers.values()]
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop all servers at the same time, each within its bounds."""
+        for running in self._running:
+            running.cancel()
+        await self._group.__aexit__(kind, error, traceback)
+
+    async def wait_first_starts(self, timeout_s: float) -> None:
+        """Wait until each server's first start has succeeded or failed, or for `timeout_s`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                for server in self.servers.values():
+                    await server.wait_first_start()
+
+    def statistics(self) -> list[UpstreamStatistics]:
+        """Return how each server fares."""
+        return [server.statistics() for server in self.servers.values()]

@@ -1,0 +1,242 @@
+"""One MCP server behind us: started, called, and started again when it ends.
+
+    STARTING -> READY -> BACKING_OFF (or GAVE_UP, after too many short lives) -> STARTING …
+
+Knows the server's lives and who waits for the next one; knows nothing of what its tools
+are, nor of who may call them.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from exai.core.clock import Clock
+from exai.core.config import LimitsConfig, UpstreamConfig
+from exai.core.errors import UpstreamFailed
+from exai.core.events import EventSink, UpstreamDied, UpstreamGaveUp, UpstreamStarted
+from exai.core.outcomes import Completed
+from exai.core.tool import ToolRun
+from exai.processes.environment import child_environment
+from exai.processes.process_guard import ProcessGuard
+from exai.upstream.handshake import Handshake
+from exai.upstream.json_rpc import BrokenAnswer, ServerLost
+from exai.upstream.restart_policy import RestartPolicy
+from exai.upstream.server_life import ServerLife
+from exai.upstream.server_process import ServerProcess
+from exai.upstream.speech import Speech
+
+
+class ServerState(StrEnum):
+    """Where a server is in its lives."""
+
+    STARTING = "starting"
+    READY = "ready"
+    BACKING_OFF = "backing_off"
+    GAVE_UP = "gave_up"
+    STOPPED = "stopped"
+
+
+class UpstreamStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """How one server fares. `last_end` says how its last life ended."""
+
+    upstream: str
+    state: ServerState
+    pid: int | None
+    protocol_version: str | None
+    tool_count: int
+    running_count: int
+    start_count: int
+    retry_in_s: float | None
+    last_end: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What all servers of one daemon share."""
+
+    guard: ProcessGuard
+    handshake: Handshake
+    base_environment: Mapping[str, str]
+    limits: LimitsConfig
+    restart: RestartPolicy
+    events: EventSink
+    clock: Clock
+
+
+class UpstreamServer:
+    """An MCP server and its lives."""
+
+    def __init__(
+        self, name: str, config: UpstreamConfig, around: Surroundings, on_tools: "OnTools"
+    ) -> None:
+        self.name = name
+        self.config = config
+        self._around = around
+        self._on_tools = on_tools
+        self._speech = Speech(name, around.events, around.clock)
+        self._state = ServerState.STARTING
+        self._life: ServerLife | None = None
+        self._start_over = asyncio.Event()
+        self._first_start_over = asyncio.Event()
+        self._retry_at: float | None = None
+        self._tool_count = self._running_count = self._start_count = 0
+        self._last_end: str | None = None
+
+    @property
+    def server_version(self) -> str:
+        """What the running server calls its version; empty where it does not say."""
+        return self._life.terms.server_version if self._life else ""
+
+    async def run(self) -> None:
+        """Live one life after the other until cancelled."""
+        policy, short_lives = self._around.restart, 0
+        try:
+            while True:
+                end, ready_s = await self._live()
+                short_lives = short_lives + 1 if policy.is_short(ready_s) else 1
+                await self._back_off(end, ready_s, short_lives)
+        finally:
+            self._state, self._last_end = ServerState.STOPPED, "was stopped"
+            self._tell_start_over()
+
+    async def wait_first_start(self) -> None:
+        """Wait until the first start has succeeded or failed."""
+        await self._first_start_over.wait()
+
+    async def call(
+        self, tool: str, arguments: dict[str, Any], run: ToolRun, *, idempotent: bool = False
+    ) -> Completed:
+        """Call a tool; waits for the start that is under way, or next.
+
+        When cancelled, tells the server, and returns when its work has ended or can no
+        longer be waited for. Raises `UpstreamFailed`, retryable where the server cannot
+        have got the request or the tool is `idempotent`; `ToolFailed`; `ResultTooLarge`.
+        """
+        life = await self._require_life()
+        self._running_count += 1
+        try:
+            return await life.call_tool(
+                tool, arguments, run, cancel_grace_s=self._around.limits.cancel_grace_s
+            )
+        except BrokenAnswer as broken:
+            raise self._failed(f"broke the protocol: {broken}", idempotent) from None
+        except ServerLost as lost:
+            raise self._failed(str(lost), idempotent, was_written=lost.was_written) from None
+        finally:
+            self._running_count -= 1
+
+    def statistics(self) -> UpstreamStatistics:
+        """Return how the server fares now."""
+        return UpstreamStatistics(
+            upstream=self.name,
+            state=self._state,
+            pid=self._life.pid if self._life else None,
+            protocol_version=self._life.terms.protocol_version if self._life else None,
+            tool_count=self._tool_count,
+            running_count=self._running_count,
+            start_count=self._start_count,
+            retry_in_s=self._retry_in_s(),
+            last_end=self._last_end,
+        )
+
+    async def _require_life(self) -> ServerLife:
+        if self._state in (ServerState.STARTING, ServerState.BACKING_OFF):
+            await self._start_over.wait()
+        if self._life is None:
+            raise UpstreamFailed(
+                f"{self.name} {self._last_end}",
+                retryable=True,
+                retry_after_s=self._retry_in_s() if self._state is ServerState.GAVE_UP else None,
+            )
+        return self._life
+
+    def _failed(self, how: str, idempotent: bool, was_written: bool = True) -> UpstreamFailed:
+        may_have_run = {"may_have_run": True} if was_written and not idempotent else {}
+        return UpstreamFailed(f"{self.name} {how}", retryable=not may_have_run, **may_have_run)
+
+    async def _live(self) -> tuple[str, float]:
+        """Live one life; return how it ended, and how long the server had been ready."""
+        self._state, self._retry_at = ServerState.STARTING, None
+        self._start_count += 1
+        started_at = self._around.clock.monotonic_s()
+        try:
+            life = await self._begin_life()
+        except OSError as error:
+            return f"cannot be started: {error.strerror or error}: {error.filename}", 0.0
+        try:
+            end = await life.run(lambda: self._serve(life, started_at))
+        finally:
+            self._life = None
+        if life.ready_at is None:
+            return end, 0.0
+        return end, self._around.clock.monotonic_s() - life.ready_at
+
+    async def _begin_life(self) -> ServerLife:
+        config, max_result_bytes = self.config, self._around.limits.max_result_bytes
+        process = await self._around.guard.spawn(
+            config.command,
+            config.args,
+            env=child_environment(self._around.base_environment, config.env),
+            cwd=config.cwd,
+        )
+        server_process = ServerProcess(process, self._speech, max_result_bytes)
+        return ServerLife(self.name, server_process, self._speech, max_result_bytes)
+
+    async def _serve(self, life: ServerLife, started_at: float) -> None:
+        async with asyncio.timeout(self.config.start_timeout_s):
+            await life.shake_hands(self._around.handshake)
+            tools = await life.list_tools()
+        self._life = life
+        await self._offer(tools)
+        self._become_ready(life, started_at)
+        while await life.wait_tools_changed():
+            await self._offer(await life.list_tools())
+
+    async def _offer(self, tools: list[dict[str, Any]]) -> None:
+        self._tool_count = len(tools)
+        await self._on_tools(self, tools)
+
+    def _become_ready(self, life: ServerLife, started_at: float) -> None:
+        life.ready_at = self._around.clock.monotonic_s()
+        self._state, self._last_end = ServerState.READY, None
+        self._around.events.emit(
+            UpstreamStarted(
+                upstream=self.name,
+                pid=life.pid,
+                tool_count=self._tool_count,
+                start_s=life.ready_at - started_at,
+            )
+        )
+        self._tell_start_over()
+
+    async def _back_off(self, end: str, ready_s: float, short_lives: int) -> None:
+        policy, gave_up = self._around.restart, self._around.restart.gives_up(short_lives)
+        delay_s = policy.delay_s(short_lives, random.random())
+        self._retry_at = self._around.clock.monotonic_s() + delay_s
+        self._last_end = end
+        self._state = ServerState.GAVE_UP if gave_up else ServerState.BACKING_OFF
+        event = UpstreamGaveUp if gave_up else UpstreamDied
+        self._around.events.emit(event(upstream=self.name, reason=end, retry_s=delay_s))
+        if gave_up or ready_s == 0.0:
+            self._tell_start_over()
+        await asyncio.sleep(delay_s)
+
+    def _tell_start_over(self) -> None:
+        """Wake whoever waits for a start; who comes later waits for the next one."""
+        self._first_start_over.set()
+        self._start_over.set()
+        self._start_over.clear()
+
+    def _retry_in_s(self) -> float | None:
+        if self._retry_at is None:
+            return None
+        return max(0.0, self._retry_at - self._around.clock.monotonic_s())
+
+
+OnTools = Callable[[UpstreamServer, list[dict[str, Any]]], Awaitable[None]]
+"""Told of a server's tools, as it describes them, before it is ready and at each change."""

@@ -1,0 +1,102 @@
+"""One MCP server's process: lines to it, lines from it, and what it says on stderr.
+
+Knows pipes and bounds; knows nothing of JSON-RPC, nor when a server is to be started.
+"""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+
+from exai.processes.process_guard import GuardedProcess
+from exai.upstream.line_splitter import LineSplitter, Overlong
+from exai.upstream.speech import MAX_LINE_BYTES, Speech
+
+_CHUNK_BYTES = 65_536
+_LINES_A_TURN = 64
+_FLOOD_PAUSE_S = 0.01
+_EXIT_WAIT_S = 0.25
+_MAX_UNREAD_BYTES = 1_048_576
+
+
+class ServerProcess:
+    """A running MCP server, seen as two streams of lines.
+
+    Its owner runs `read_stderr` and `close_after_exit` beside reading `lines`.
+    """
+
+    def __init__(self, process: GuardedProcess, speech: Speech, max_line_bytes: int) -> None:
+        self.pid = process.pid
+        self.received_bytes = 0
+        self._process = process
+        self._speech = speech
+        self._splitter = LineSplitter(max_line_bytes)
+        self._fault: str | None = None
+
+    async def lines(self) -> AsyncIterator[bytearray | Overlong]:
+        """Yield the lines of stdout until it ends, soon after the process at the latest."""
+        turn = 0
+        while chunk := await self._process.stdout.read(_CHUNK_BYTES):
+            self.received_bytes += len(chunk)
+            for line in self._splitter.feed(chunk):
+                turn += 1
+                if turn % _LINES_A_TURN == 0:
+                    await asyncio.sleep(0)
+                if line:
+                    yield line
+
+    async def write_line(self, line: bytes) -> None:
+        """Write a line; waits while the server does not read."""
+        self._process.stdin.write(line + b"\n")
+        try:
+            await self._process.stdin.drain()
+        except ConnectionError:
+            self._break_off("closed its input")
+
+    def write_line_nowait(self, line: bytes) -> None:
+        """Write a short line without waiting; a server that reads none of them is given up."""
+        self._process.stdin.write(line + b"\n")
+        if self._process.stdin.transport.get_write_buffer_size() > _MAX_UNREAD_BYTES:
+            self._break_off("does not read its input")
+
+    async def read_stderr(self) -> None:
+        """Hand on what the server says, until its end; slows down one that floods."""
+        splitter = LineSplitter(MAX_LINE_BYTES)
+        while chunk := await self._process.stderr.read(_CHUNK_BYTES):
+            if not self._speech.may_speak():
+                self._speech.leave_out(chunk.count(b"\n"))
+                await asyncio.sleep(_FLOOD_PAUSE_S)
+                continue
+            for line in splitter.feed(chunk):
+                self._speech.say(line.head if isinstance(line, Overlong) else line)
+
+    async def close_after_exit(self) -> None:
+        """Wait for the process's end, and let no one who holds its stdout prolong it."""
+        await self._process.wait()
+        await asyncio.sleep(_EXIT_WAIT_S)
+        self._process.close_pipes()
+
+    async def describe_end(self) -> str:
+        """Return how the process ended, once its stdout has."""
+        try:
+            async with asyncio.timeout(_EXIT_WAIT_S):
+                status = await self._process.wait()
+        except TimeoutError:
+            return self._fault or "closed its output"
+        if status < 0:
+            return f"was killed by {_signal_name(-status)}"
+        return f"exited with status {status}"
+
+    async def stop(self) -> None:
+        """Close stdin, then SIGTERM, then SIGKILL; bounded."""
+        await self._process.stop()
+
+    def _break_off(self, fault: str) -> None:
+        self._fault = self._fault or fault
+        self._process.close_pipes()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
