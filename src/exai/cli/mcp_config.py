@@ -96,10 +96,10 @@ class McpConfigFile:
         if not isinstance(own, dict):
             self._problem(f"{name}.exai: expected an object, got {own!r}")
             return
+        problem_count = len(self.problems)
         self._check_names(f"{name}.exai", own, _OWN_KEYS)
         self._warn_of_others(name, entry)
         expand = (lambda text: text) if entry.get("disabled") is True else self._expand
-        problem_count = len(self.problems)
         values = {
             **self._typed(name, entry, _COMMON_KEYS, expand),
             **self._typed(f"{name}.exai", own, _OWN_KEYS, lambda text: text),
