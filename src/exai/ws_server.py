@@ -5,8 +5,8 @@ Nothing here is global: two daemons with different configurations live in one pr
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from importlib.metadata import version
 from typing import NamedTuple
@@ -29,14 +29,16 @@ from exai.connections.session_handler import SessionHandler
 from exai.core.clock import Clock, SystemClock
 from exai.core.config import Config
 from exai.core.events import EventSink
-from exai.core.identity import Principal
 from exai.core.replies import GoingAway, ToolsChanged
 from exai.observe.health_report import HealthReport
 from exai.protocols import close_codes
 from exai.protocols.hello import PROTOCOL, HelloAck, Limits, ServerName
+from exai.providers.registry import ProviderRegistry
 from exai.stores.instance_lock import InstanceLock
 from exai.stores.memory_store import MemoryCallStore
 from exai.tools.built_in import EchoTool, VersionTool
+from exai.tools.chat import ChatTool
+from exai.tools.list_models import ListModelsTool
 from exai.tools.registry import ToolRegistry
 from exai.transports.websocket import WebSocketServer
 
@@ -62,7 +64,14 @@ class Daemon:
         self._status = "starting"
         self.tools = ToolRegistry()
         self._in_flight = InFlight()
-        self._admission = AdmissionController(config.limits, self._provider_limits())
+        self._providers = ProviderRegistry(
+            config.providers,
+            config.local,
+            default_model=config.tools.default_model,
+            events=events,
+            max_reply_bytes=config.limits.max_result_bytes,
+        )
+        self._admission = AdmissionController(config.limits, self._providers.capacities())
         self._store = MemoryCallStore()
         self._ledger = Ledger(self._store, clock, owner=secrets.token_hex(8))
         self._health = self._build_health()
@@ -78,7 +87,7 @@ class Daemon:
         heartbeat = Heartbeat(self._in_flight, self._clock, self._config.server.progress_interval_s)
         retention = Retention(self._ledger, self._config.limits.result_ttl_s)
         self._offer_own_tools()
-        with InstanceLock(self._config.state_dir):
+        with InstanceLock(self._config.state_dir), _lone_cause():
             async with (
                 self._tasks,
                 self._websocket,
@@ -101,9 +110,6 @@ class Daemon:
         host = self._config.server.host
         shown = f"[{host}]" if ":" in host else host
         return DaemonAddress(f"ws://{shown}:{self._websocket.port}/", "")
-
-    def _provider_limits(self) -> dict[str, int]:
-        return {name: p.max_inflight for name, p in self._config.providers.items()}
 
     def _offer_own_tools(self) -> None:
         self.tools.on_change(lambda: self._sessions.tell_all(ToolsChanged()))
@@ -213,3 +219,15 @@ async def _running(*background: Coroutine[None, None, None]) -> AsyncIterator[No
         yield
         for task in started:
             task.cancel()
+
+
+@contextmanager
+def _lone_cause() -> Iterator[None]:
+    """Let an exception that task groups have wrapped out as itself, if it is the only one."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        cause: BaseException = group
+        while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
+            cause = cause.exceptions[0]
+        raise cause from None
