@@ -1,0 +1,46 @@
+"""An LLM service that speaks OpenAI's chat completions: Kimi, GLM and most others."""
+
+from typing import TYPE_CHECKING
+
+from exai.core.config import ProviderConfig
+from exai.core.errors import NotConfigured
+from exai.core.tool import ToolRun
+from exai.providers.openai_sdk import OpenAISdk
+from exai.providers.provider import ChatReply, ChatRequest, Provider
+
+if TYPE_CHECKING:
+    from exai.providers.openai_chat import OpenAIChat
+
+_KEY_VARIABLES = {"kimi": "KIMI_API_KEY", "glm": "GLM_API_KEY"}
+
+
+class OpenAICompatible(Provider):
+    """A service at an address, with or without a key."""
+
+    is_open_ended = True
+
+    def __init__(self, name: str, config: ProviderConfig, sdk: OpenAISdk) -> None:
+        self.name = name
+        self.max_inflight = config.max_inflight
+        self.models = config.models
+        self.missing = _missing_key(name) if config.key_required and not config.api_key else None
+        self._config = config
+        self._sdk = sdk
+        self._chat: OpenAIChat | None = None
+
+    async def complete(self, request: ChatRequest, run: ToolRun) -> ChatReply:
+        """Ask the service."""
+        if self.missing:
+            raise NotConfigured(self.missing)
+        if self._chat is None:
+            self._chat = await self._sdk.open_chat(
+                self.name, self._config.base_url, self._config.api_key, self._config.idle_timeout_s
+            )
+        return await self._chat.complete(request, run)
+
+
+def _missing_key(name: str) -> str:
+    """Say where the key of a service is to be set."""
+    section = f"api_key under [providers.{name}]"
+    variable = _KEY_VARIABLES.get(name)
+    return f"{name} has no key: set {f'{variable} or {section}' if variable else section}"

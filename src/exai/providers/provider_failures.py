@@ -1,0 +1,137 @@
+"""What goes wrong between us and an LLM service, as `ProviderFailed`: the one translation.
+
+Imports `openai` and its HTTP library: to be imported lazily, and in a thread.
+"""
+
+import math
+import ssl
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import anyio
+import httpx2
+import msgspec
+import openai
+
+from exai.core.errors import ProviderFailed
+from exai.providers.event_stream import EventTooLarge
+
+FOREIGN_ERRORS = (
+    openai.OpenAIError,
+    httpx2.HTTPError,
+    httpx2.StreamError,
+    httpx2.InvalidURL,
+    ssl.SSLError,
+    anyio.EndOfStream,
+    anyio.BrokenResourceError,
+    msgspec.DecodeError,
+    EventTooLarge,
+)
+"""Everything that the libraries underneath raise for a service's or a network's fault."""
+
+_BY_ERROR: tuple[tuple[type[BaseException], str, bool], ...] = (
+    (httpx2.ConnectTimeout, "does not take the connection", True),
+    (httpx2.ConnectError, "cannot be reached", True),
+    (httpx2.ProxyError, "cannot be reached through the proxy", True),
+    (httpx2.TimeoutException, "has been silent for too long", True),
+    (httpx2.UnsupportedProtocol, "has an unusable base_url", False),
+    (httpx2.InvalidURL, "has an unusable base_url", False),
+    (httpx2.DecodingError, "sent what cannot be decoded", False),
+    (msgspec.DecodeError, "sent a malformed event", True),
+    (EventTooLarge, "sent an event that is too large", False),
+    (openai.OpenAIError, "could not be asked", False),
+)
+"""Error, what it means, may the same request succeed later; the first match counts."""
+
+_LOST = ("broke the connection off", True)
+"""Whatever is not in the table ended a connection that had been there."""
+
+_BY_STATUS: dict[int, tuple[str, bool]] = {
+    400: ("refused the request", False),
+    401: ("refused the API key", False),
+    402: ("wants to be paid", False),
+    403: ("refused access", False),
+    404: ("knows no such model or address", False),
+    408: ("was not asked in time", True),
+    409: ("was busy with the same thing", True),
+    413: ("finds the prompt too long", False),
+    422: ("refused the request", False),
+    425: ("wants to be asked later", True),
+    429: ("gets too many requests", True),
+}
+
+_QUOTA_IS_SPENT = {"insufficient_quota", "exceeded_current_quota_error", "1113"}
+"""Codes of a 429 that no waiting mends: OpenAI's, Moonshot's, Zhipu's."""
+
+_WORDS_SHOWN = 300
+
+
+def translate(provider: str, error: BaseException, *, secret: str | None) -> ProviderFailed:
+    """Return what callers are told of a foreign error; `secret` never shows in it."""
+    if isinstance(error, openai.APIStatusError):
+        return _from_status(provider, error, secret)
+    if isinstance(error, openai.APIConnectionError) and error.__cause__ is not None:
+        error = error.__cause__
+    meaning, retryable = next(
+        ((text, again) for kind, text, again in _BY_ERROR if isinstance(error, kind)), _LOST
+    )
+    return ProviderFailed(
+        f"{provider} {meaning}{_quote(str(error), secret)}", retryable=retryable, provider=provider
+    )
+
+
+def from_error_event(provider: str, error: Any, *, secret: str | None) -> ProviderFailed:
+    """Return what callers are told of an error that a service streams instead of text."""
+    code = error.get("code") if isinstance(error, dict) else None
+    status = {"status": code} if isinstance(code, int) else {}
+    words = _quote(_message_in(error), secret)
+    return ProviderFailed(
+        f"{provider} failed in the middle of its answer{words}",
+        retryable=True,
+        provider=provider,
+        **status,
+    )
+
+
+def _from_status(provider: str, error: openai.APIStatusError, secret: str | None) -> ProviderFailed:
+    status = error.status_code
+    otherwise = ("failed", True) if status >= 500 else ("gave an unexpected answer", False)
+    meaning, retryable = _BY_STATUS.get(status, otherwise)
+    if status == 429 and {error.code, error.type} & _QUOTA_IS_SPENT:
+        meaning, retryable = "has no quota left for this key", False
+    return ProviderFailed(
+        f"{provider} {meaning} ({status}){_quote(_message_in(error.body), secret)}",
+        retryable=retryable,
+        retry_after_s=_retry_after_s(error.response.headers) if retryable else None,
+        provider=provider,
+        status=status,
+    )
+
+
+def _retry_after_s(headers: httpx2.Headers) -> float | None:
+    """Return the seconds of `Retry-After`; a date counts from the answer's own `Date`."""
+    text = headers.get("retry-after", "")
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            until = parsedate_to_datetime(text) - parsedate_to_datetime(headers.get("date", ""))
+        except (ValueError, TypeError):
+            return None
+        seconds = until.total_seconds()
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _message_in(body: object) -> str:
+    message = body.get("message") if isinstance(body, dict) else body
+    return str(message or "")
+
+
+def _quote(words: str, secret: str | None) -> str:
+    """Return a service's own words, made harmless and short, to stand after ours."""
+    if secret:
+        words = words.replace(secret, "***")
+    words = " ".join("".join(c if c.isprintable() else " " for c in words).split())
+    if len(words) > _WORDS_SHOWN:
+        words = words[: _WORDS_SHOWN - 1] + "…"
+    return f": {words}" if words else ""

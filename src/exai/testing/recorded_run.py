@@ -1,0 +1,44 @@
+"""A tool's run that writes down what the tool tells its callers."""
+
+import asyncio
+
+from exai.core.identity import Principal
+from exai.core.tool import LogLevel, ToolRun
+
+
+class RecordedRun(ToolRun):
+    """What was reported and streamed, in order; `streamed` is the last attempt's text."""
+
+    def __init__(self, *, principal: str = "tester", timeout_s: float = 30.0) -> None:
+        self.call_id = "recorded"
+        self.principal = Principal(principal)
+        self.deadline = asyncio.get_running_loop().time() + timeout_s
+        self.messages: list[str] = []
+        self.deltas: list[str] = []
+        self.has_streamed = asyncio.Event()
+
+    @property
+    def streamed(self) -> str:
+        """The text that the callers have been told so far."""
+        return "".join(self.deltas)
+
+    def report(
+        self,
+        message: str | None = None,
+        *,
+        progress: float | None = None,
+        total: float | None = None,
+        level: LogLevel | None = None,
+    ) -> None:
+        """Keep the message."""
+        if message is not None:
+            self.messages.append(message)
+
+    def stream(self, delta: str) -> None:
+        """Keep the piece."""
+        self.deltas.append(delta)
+        self.has_streamed.set()
+
+    def begin_attempt(self) -> None:
+        """Forget the pieces of the attempt that failed."""
+        self.deltas.clear()

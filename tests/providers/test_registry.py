@@ -1,0 +1,190 @@
+"""From a model's name to the provider that serves it."""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from exai.core.config import KNOWN_PROVIDERS, LocalModelConfig, ProviderConfig, Secret
+from exai.core.errors import ArgumentsInvalid, NotConfigured
+from exai.core.events import Event
+from exai.providers.provider import ChatRequest, Message
+from exai.providers.registry import ProviderRegistry, ProvidersInvalid
+from exai.testing.recorded_run import RecordedRun
+from exai.testing.scripted_provider import ScriptedProvider
+
+ABSENT = LocalModelConfig(enabled=False)
+
+
+class Deaf:
+    def emit(self, event: Event) -> None:
+        pass
+
+
+def service(*models: str, key: str | None = "a-key", required: bool = True) -> ProviderConfig:
+    secret = Secret(key) if key else None
+    url = "https://acme.invalid/v1"
+    return ProviderConfig(base_url=url, api_key=secret, key_required=required, models=models)
+
+
+def registry(
+    providers: Mapping[str, ProviderConfig],
+    local: LocalModelConfig = ABSENT,
+    default_model: str | None = None,
+) -> ProviderRegistry:
+    return ProviderRegistry(
+        providers, local, default_model=default_model, events=Deaf(), max_reply_bytes=1000
+    )
+
+
+def owner(registry: ProviderRegistry, model: str | None) -> tuple[str, str]:
+    provider, name = registry.resolve(model)
+    return provider.name, name
+
+
+def test_an_exact_name_wins_over_an_earlier_glob() -> None:
+    providers = registry({"one": service("big-*"), "two": service("big-model")})
+    assert owner(providers, "big-model") == ("two", "big-model")
+    assert owner(providers, "big-other") == ("one", "big-other")
+
+
+def test_of_two_globs_the_one_that_is_configured_wins() -> None:
+    providers = registry({"one": service("big-*", key=None), "two": service("big-*")})
+    assert owner(providers, "big-model") == ("two", "big-model")
+
+
+def test_globs_heed_upper_and_lower_case() -> None:
+    with pytest.raises(ArgumentsInvalid):
+        registry({"one": service("big-*")}).resolve("BIG-model")
+
+
+def test_provider_slash_model_reaches_a_model_that_nobody_listed() -> None:
+    providers = registry({"one": service("m"), "two": service()})
+    assert owner(providers, "two/org/new-model") == ("two", "org/new-model")
+
+
+def test_a_listed_name_may_hold_a_slash() -> None:
+    providers = registry({"one": service("two/m"), "two": service()})
+    assert owner(providers, "two/m") == ("one", "two/m")
+
+
+@pytest.mark.parametrize("model", ["bgi-model", "", "one/", "/m", "nobody/m", "x" * 10_000])
+def test_an_unknown_model_is_an_invalid_argument(model: str) -> None:
+    with pytest.raises(ArgumentsInvalid) as refused:
+        registry({"one": service("big-model", "m-*")}).resolve(model)
+    error = refused.value.describe()
+    assert error.details == {"path": "/model"}
+    assert len(error.message) < 200
+
+
+def test_an_unknown_model_is_answered_with_the_closest() -> None:
+    providers = registry({"one": service("big-model", "other")})
+    with pytest.raises(ArgumentsInvalid, match="did you mean big-model"):
+        providers.resolve("bgi-model")
+
+
+def test_the_local_model_answers_to_its_own_name_only(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    file.touch()
+    providers = registry({}, LocalModelConfig(model_name="tiny", model_path=file))
+    assert owner(providers, "tiny") == ("local", "tiny")
+    assert owner(providers, "local/tiny") == ("local", "tiny")
+    with pytest.raises(ArgumentsInvalid):
+        providers.resolve("local/huge")
+
+
+@pytest.mark.parametrize(("name", "variable"), [("kimi", "KIMI_API_KEY"), ("glm", "GLM_API_KEY")])
+def test_a_service_without_its_key_names_the_variable(name: str, variable: str) -> None:
+    providers = registry(KNOWN_PROVIDERS)
+    with pytest.raises(NotConfigured, match=variable):
+        providers.resolve(KNOWN_PROVIDERS[name].models[0])
+
+
+@pytest.mark.parametrize("asked", [None, "auto"])
+def test_the_default_is_the_configured_one(asked: str | None) -> None:
+    providers = registry({"one": service("a", "b")}, default_model="b")
+    assert owner(providers, asked) == ("one", "b")
+
+
+def test_else_the_default_is_the_first_plain_name_that_works() -> None:
+    providers = registry(
+        {"no-key": service("a", key=None), "globs": service("x-*"), "open": service("y-*", "b")}
+    )
+    assert owner(providers, None) == ("open", "b")
+
+
+def test_else_the_default_is_the_local_model() -> None:
+    providers = registry(KNOWN_PROVIDERS, LocalModelConfig())
+    assert owner(providers, "auto") == ("local", "smollm2-135m")
+
+
+def test_without_any_model_the_caller_hears_what_to_set() -> None:
+    with pytest.raises(NotConfigured) as refused:
+        registry(KNOWN_PROVIDERS).resolve(None)
+    for word in ("KIMI_API_KEY", "GLM_API_KEY", "[providers.NAME]"):
+        assert word in str(refused.value)
+
+
+def test_the_default_auto_means_none_is_set() -> None:
+    providers = registry({"one": service("a")}, default_model="auto")
+    assert owner(providers, None) == ("one", "a")
+
+
+def test_every_name_is_listed_with_its_state() -> None:
+    listed = registry({"one": service("a", key=None), "two": service("b", "c-*")}).models()
+    assert [(m.model, m.provider, m.is_configured, m.is_default) for m in listed] == [
+        ("a", "one", False, False),
+        ("b", "two", True, True),
+        ("c-*", "two", True, False),
+        ("smollm2-135m", "local", False, False),
+    ]
+
+
+def test_capacities_name_every_provider() -> None:
+    providers = registry(KNOWN_PROVIDERS, LocalModelConfig(max_inflight=2))
+    assert providers.capacities() == {"kimi": 6, "glm": 4, "local": 2}
+
+
+@pytest.mark.parametrize(
+    ("providers", "words"),
+    [
+        ({"one": service("m"), "two": service("m")}, "'m' belongs to one"),
+        ({"one": service("smollm2-135m")}, "belongs to local"),
+        ({"local": service("m")}, "embedded"),
+        ({"one": ProviderConfig(base_url="acme.invalid/v1")}, "not an http"),
+        ({"one": ProviderConfig(base_url="file:///etc/passwd")}, "not an http"),
+        ({"one": ProviderConfig(base_url="https://[::1/v1")}, "not an http"),
+        ({"one": ProviderConfig(base_url="https://acme.invalid:99999")}, "not an http"),
+    ],
+    ids=["twice", "local's", "reserved", "no scheme", "file", "no host", "no port"],
+)
+def test_a_contradiction_is_a_start_up_error(
+    providers: dict[str, ProviderConfig], words: str
+) -> None:
+    with pytest.raises(ProvidersInvalid, match=words):
+        registry(providers)
+
+
+def test_a_default_that_nobody_serves_is_a_start_up_error() -> None:
+    with pytest.raises(ProvidersInvalid, match="default_model"):
+        registry({"one": service("a")}, default_model="b")
+
+
+async def test_two_registries_of_one_process_share_nothing() -> None:
+    async with ScriptedProvider() as one, ScriptedProvider() as two, asyncio.timeout(5):
+        for scripted in (one, two):
+            config = ProviderConfig(base_url=scripted.base_url, models=("m",))
+            providers = registry({"acme": config})
+            await providers.open()
+            provider, model = providers.resolve(None)
+            request = ChatRequest(model=model, messages=(Message("user", "hello"),))
+            await provider.complete(request, RecordedRun())
+            await providers.close()
+        assert len(one.requests) == len(two.requests) == 1
+
+
+async def test_a_registry_that_was_never_used_closes() -> None:
+    providers = registry(KNOWN_PROVIDERS, LocalModelConfig())
+    await providers.open()
+    await providers.close()
