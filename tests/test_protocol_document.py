@@ -62,7 +62,7 @@ def test_the_page_shows_every_limit_that_a_hello_ack_has() -> None:
 
 
 def test_the_page_shows_every_field_of_a_hello_ack_but_the_reason_of_no_resume() -> None:
-    shown = re.search(r'(\{"op": "hello_ack", "ok": true.*?\n\})|(\{"op": "hello_ack", "ok": true.*?"pending".*?\})', PAGE, re.DOTALL)  # fmt: skip
+    shown = re.search(r'\{"op": "hello_ack", "ok": true.*?"pending": \[.*?\]\}', PAGE, re.DOTALL)
     assert shown is not None
     assert set(json.loads(shown[0])) == {"op", *HelloAck.__struct_fields__} - {"resume_error"}
 

@@ -14,7 +14,7 @@ from exai.core.tool import Tool
 from exai.ws_server import Daemon, DaemonAddress, build_daemon
 
 TOKEN = "token-of-the-tests-0123456789"  # noqa: S105 - opens nothing but a test's daemon
-_READY_WITHIN_S = 30.0
+_PATIENCE_S = 30.0
 
 
 class RecordedEvents(EventSink):
@@ -22,14 +22,24 @@ class RecordedEvents(EventSink):
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self._emitted = asyncio.Event()
 
     def emit(self, event: Event) -> None:
         """Keep one event."""
         self.events.append(event)
+        self._emitted.set()
 
     def of(self, kind: type[Event]) -> list[Any]:
         """Return the events of one kind."""
         return [event for event in self.events if isinstance(event, kind)]
+
+    async def first_of(self, kind: type[Event]) -> Any:
+        """Wait until there is an event of this kind, and return the first."""
+        async with asyncio.timeout(_PATIENCE_S):
+            while not (found := self.of(kind)):
+                self._emitted.clear()
+                await self._emitted.wait()
+        return found[0]
 
 
 class RunningDaemon(NamedTuple):
@@ -71,7 +81,7 @@ async def running_daemon(
     ready: asyncio.Future[DaemonAddress] = asyncio.get_running_loop().create_future()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(daemon.run(stop, ready.set_result))
-        async with asyncio.timeout(_READY_WITHIN_S):
+        async with asyncio.timeout(_PATIENCE_S):
             address = await ready
         try:
             yield RunningDaemon(daemon, address, events, stop)
