@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+import anyio._backends._asyncio  # anyio itself would import it at first use, on the loop
 import anyio.abc
 from mcp.client.session import ClientSession
 from mcp.shared.dispatcher import CallOptions, Dispatcher, OnNotify, OnNotifyIntercept, OnRequest

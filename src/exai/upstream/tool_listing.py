@@ -12,7 +12,7 @@ _MAX_LISTING_BYTES = 33_554_432
 
 
 async def list_tools(connection: JsonRpcConnection, terms: Terms) -> list[dict[str, Any]]:
-    """Return the server's tools as it describes them, at most one page beyond `MAX_TOOLS`.
+    """Return the server's tools as it describes them, at most one beyond `MAX_TOOLS`.
 
     Raises what `JsonRpcConnection.request` raises.
     """
@@ -33,7 +33,7 @@ async def list_tools(connection: JsonRpcConnection, terms: Terms) -> list[dict[s
         if connection.received_bytes - received_before_bytes > _MAX_LISTING_BYTES:
             raise BrokenAnswer(f"its list of tools has more than {_MAX_LISTING_BYTES:,} bytes")
         params = {**params, "cursor": cursor}
-    return tools
+    return tools[: MAX_TOOLS + 1]
 
 
 def _tools_of(page: dict[str, Any]) -> list[dict[str, Any]]:
