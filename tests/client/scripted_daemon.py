@@ -89,6 +89,12 @@ class ScriptedDaemon:
             await self._news.wait_for(lambda: len(self._of(op)) >= count)
         return self._of(op)[-1]
 
+    async def hear(self, frame: Frame) -> None:
+        """Take note of a frame; a test may slip in one of its own as a signal to a script."""
+        async with self._news:
+            self.heard.append(frame)
+            self._news.notify_all()
+
     def _of(self, op: str) -> list[Frame]:
         return [frame for frame in self.heard if frame["op"] == op]
 
@@ -98,9 +104,7 @@ class ScriptedDaemon:
             async with asyncio.TaskGroup() as tasks:
                 async for message in socket:
                     frame = json.loads(message)
-                    async with self._news:
-                        self.heard.append(frame)
-                        self._news.notify_all()
+                    await self.hear(frame)
                     tasks.create_task(self._follow(peer, frame))
         except* ConnectionClosed:
             pass

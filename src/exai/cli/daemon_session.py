@@ -1,6 +1,7 @@
 """One command's session with the daemon, and how it ends: the exit status and the words."""
 
 import asyncio
+import os
 import signal
 from collections.abc import Awaitable, Callable
 
@@ -33,22 +34,38 @@ def run_in_session(
     except NoDoor as wrong:
         complain(str(wrong))
         return ExitCode.USAGE
+    ending = _EndingBySignal()
     try:
-        return asyncio.run(_session(door, work))
-    except KeyboardInterrupt:
-        complain("interrupted")
-        return ExitCode.INTERRUPTED
+        return asyncio.run(_session(door, work, ending))
     except asyncio.CancelledError:
-        complain("terminated")
-        return ExitCode.TERMINATED
+        complain("cancelled")
+        return ending.status
     except ClientError as error:
         return _explain(error, door)
 
 
-async def _session(door: Door, work: Work) -> ExitCode:
-    this_task = asyncio.current_task()
-    assert this_task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this_task.cancel)
+class _EndingBySignal:
+    """The first signal takes back what runs, and waits for it; the second waits for nobody."""
+
+    def __init__(self) -> None:
+        self.status = ExitCode.OK
+
+    def watch(self) -> None:
+        """Let signals end the running task."""
+        task = asyncio.current_task()
+        assert task is not None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, self._end, task, number)
+
+    def _end(self, task: asyncio.Task[ExitCode], number: int) -> None:
+        if self.status:
+            os._exit(self.status)
+        self.status = ExitCode(128 + number)
+        task.cancel()
+
+
+async def _session(door: Door, work: Work, ending: _EndingBySignal) -> ExitCode:
+    ending.watch()
     async with DaemonClient(door.url, token=door.token, client_name="exai-cli") as client:
         return await work(client)
 

@@ -20,7 +20,7 @@ class ExitCode(IntEnum):
 
 MEANINGS: dict[ExitCode, str] = {
     ExitCode.OK: "done",
-    ExitCode.CALL_FAILED: "the call was accepted, and failed",
+    ExitCode.CALL_FAILED: "the call was accepted, and failed (or nobody reads its answer)",
     ExitCode.USAGE: "the command line or the configuration is wrong",
     ExitCode.REFUSED: "refused before acceptance: nothing ran",
     ExitCode.CANNOT_CONNECT: "no daemon answers, or the connection broke",
