@@ -5,7 +5,7 @@ Nothing here is global: two daemons with different configurations live in one pr
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from importlib.metadata import version
@@ -30,7 +30,9 @@ from exai.core.clock import Clock, SystemClock
 from exai.core.config import Config
 from exai.core.events import EventSink
 from exai.core.replies import GoingAway, ToolsChanged
+from exai.core.tool import provider_scope, upstream_scope
 from exai.observe.health_report import HealthReport
+from exai.processes.process_guard import ProcessGuard
 from exai.protocols import close_codes
 from exai.protocols.hello import PROTOCOL, HelloAck, Limits, ServerName
 from exai.providers.registry import ProviderRegistry
@@ -40,7 +42,9 @@ from exai.tools.built_in import EchoTool, VersionTool
 from exai.tools.chat import ChatTool
 from exai.tools.list_models import ListModelsTool
 from exai.tools.registry import ToolRegistry
+from exai.tools.upstream_tools import UpstreamTools
 from exai.transports.websocket import WebSocketServer
+from exai.upstream.pool import UpstreamPool
 
 SERVER = ServerName("exai", version("exai"))
 _RECONNECT_AFTER_S = 2.0
@@ -56,22 +60,21 @@ class DaemonAddress(NamedTuple):
 class Daemon:
     """One daemon: its parts, and the one written sequence of its life."""
 
-    def __init__(self, config: Config, events: EventSink, clock: Clock) -> None:
+    def __init__(
+        self, config: Config, environment: Mapping[str, str], events: EventSink, clock: Clock
+    ) -> None:
         self._config = config
         self._events = events
         self._clock = clock
-        self._tasks = asyncio.TaskGroup()
         self._status = "starting"
+        self._tasks = asyncio.TaskGroup()
         self.tools = ToolRegistry()
+        self._upstream_tools = UpstreamTools(self.tools, events)
+        self._guard = ProcessGuard()
+        self._upstreams = self._build_upstreams(environment)
+        self._providers = self._build_providers()
+        self._admission = AdmissionController(config.limits, self._scope_limits())
         self._in_flight = InFlight()
-        self._providers = ProviderRegistry(
-            config.providers,
-            config.local,
-            default_model=config.tools.default_model,
-            events=events,
-            max_reply_bytes=config.limits.max_result_bytes,
-        )
-        self._admission = AdmissionController(config.limits, self._providers.capacities())
         self._store = MemoryCallStore()
         self._ledger = Ledger(self._store, clock, owner=secrets.token_hex(8))
         self._health = self._build_health()
@@ -84,17 +87,21 @@ class Daemon:
 
         Raises `AlreadyRunning` for a state directory in use, `OSError` for a port in use.
         """
-        heartbeat = Heartbeat(self._in_flight, self._clock, self._config.server.progress_interval_s)
+        server = self._config.server
+        heartbeat = Heartbeat(self._in_flight, self._clock, server.progress_interval_s)
         retention = Retention(self._ledger, self._config.limits.result_ttl_s)
         self._offer_own_tools()
         with InstanceLock(self._config.state_dir), _lone_cause():
             async with (
+                self._guard,
                 self._tasks,
+                _open(self._providers),
+                self._upstreams,
                 self._websocket,
                 _running(heartbeat.run(), retention.run()),
             ):
-                self._status = "ok"
                 on_ready(self._address())
+                self._status = "ok"
                 await stop.wait()
                 await self._drain()
         await self._store.close()
@@ -111,10 +118,44 @@ class Daemon:
         shown = f"[{host}]" if ":" in host else host
         return DaemonAddress(f"ws://{shown}:{self._websocket.port}/", "")
 
+    def _scope_limits(self) -> dict[str, int]:
+        providers = self._providers.capacities().items()
+        upstreams = self._upstreams.servers.items()
+        return {provider_scope(name): count for name, count in providers} | {
+            upstream_scope(name): server.config.max_inflight for name, server in upstreams
+        }
+
     def _offer_own_tools(self) -> None:
         self.tools.on_change(lambda: self._sessions.tell_all(ToolsChanged()))
         self.tools.replace(
-            SERVER.name, [EchoTool(), VersionTool(SERVER.name, SERVER.version, PROTOCOL)]
+            SERVER.name,
+            [
+                EchoTool(),
+                VersionTool(SERVER.name, SERVER.version, PROTOCOL),
+                ListModelsTool(self._providers),
+                ChatTool(self._providers),
+            ],
+        )
+
+    def _build_upstreams(self, environment: Mapping[str, str]) -> UpstreamPool:
+        return UpstreamPool(
+            self._config.upstreams,
+            version=SERVER.version,
+            guard=self._guard,
+            base_environment=environment,
+            limits=self._config.limits,
+            events=self._events,
+            clock=self._clock,
+            on_tools=self._upstream_tools.offer,
+        )
+
+    def _build_providers(self) -> ProviderRegistry:
+        return ProviderRegistry(
+            self._config.providers,
+            self._config.local,
+            default_model=self._config.tools.default_model,
+            events=self._events,
+            max_reply_bytes=self._config.limits.max_result_bytes,
         )
 
     def _build_health(self) -> HealthReport:
@@ -130,7 +171,13 @@ class Daemon:
             "global_inflight": lambda: len(self._admission.owners()),
             "tool_count": lambda: len(self.tools),
         }
-        parts = {"admission": self._admission.statistics, "store": self._store.statistics}
+        parts = {
+            "admission": self._admission.statistics,
+            "store": self._store.statistics,
+            "upstreams": self._upstreams.statistics,
+            "unavailable_tools": self._upstream_tools.unavailable,
+            "models": self._providers.models,
+        }
         return HealthReport(self._clock, facts, lambda: self._status, counts, parts)
 
     def _build_router(self) -> RequestRouter:
@@ -206,9 +253,27 @@ class Daemon:
         )
 
 
-def build_daemon(config: Config, *, events: EventSink, clock: Clock | None = None) -> Daemon:
-    """Build a daemon from its configuration; nothing is opened yet."""
-    return Daemon(config, events, clock or SystemClock())
+def build_daemon(
+    config: Config,
+    *,
+    environment: Mapping[str, str],
+    events: EventSink,
+    clock: Clock | None = None,
+) -> Daemon:
+    """Build a daemon from its configuration; nothing is opened yet.
+
+    `environment` is what children may see a safe part of.
+    """
+    return Daemon(config, environment, events, clock or SystemClock())
+
+
+@asynccontextmanager
+async def _open(providers: ProviderRegistry) -> AsyncIterator[None]:
+    try:
+        await providers.open()
+        yield
+    finally:
+        await providers.close()
 
 
 @asynccontextmanager

@@ -15,17 +15,17 @@ from exai.core.errors import QueueFull
 LIMITS = LimitsConfig(
     global_max_inflight=4, session_max_inflight=2, session_max_waiting=3, global_max_waiting=6
 )
-PROVIDERS = {"kimi": 1, "glm": 3}
+SCOPES = {"provider:kimi": 1, "provider:glm": 3}
 
 
 def controller(limits: LimitsConfig = LIMITS) -> AdmissionController:
-    return AdmissionController(limits, PROVIDERS)
+    return AdmissionController(limits, SCOPES)
 
 
 def reserve(
-    admission: AdmissionController, owner: str, session: str = "s", provider: str | None = None
+    admission: AdmissionController, owner: str, session: str = "s", scope: str | None = None
 ) -> Place:
-    return admission.reserve(owner, principal=f"p-{session}", session_id=session, provider=provider)
+    return admission.reserve(owner, principal=f"p-{session}", session_id=session, scope=scope)
 
 
 def in_use(admission: AdmissionController) -> dict[str, int]:
@@ -34,7 +34,7 @@ def in_use(admission: AdmissionController) -> dict[str, int]:
 
 def test_free_permits_are_granted_at_once() -> None:
     admission = controller()
-    with reserve(admission, "a", provider="kimi") as place:
+    with reserve(admission, "a", scope="provider:kimi") as place:
         assert place.is_granted
         assert in_use(admission) == {
             "global": 1, "provider:kimi": 1, "provider:glm": 0, "session:s": 1,
@@ -44,7 +44,10 @@ def test_free_permits_are_granted_at_once() -> None:
 
 def test_whoever_waits_holds_nothing() -> None:
     admission = controller()
-    with reserve(admission, "a", "s1", "kimi"), reserve(admission, "b", "s2", "kimi") as waiting:
+    with (
+        reserve(admission, "a", "s1", "provider:kimi"),
+        reserve(admission, "b", "s2", "provider:kimi") as waiting,
+    ):
         assert not waiting.is_granted
         assert in_use(admission)["global"] == 1
         assert "session:s2" in in_use(admission)
@@ -54,9 +57,9 @@ def test_whoever_waits_holds_nothing() -> None:
 def test_a_call_blocked_by_one_provider_blocks_no_other() -> None:
     admission = controller()
     with (
-        reserve(admission, "a", "s1", "kimi"),
-        reserve(admission, "b", "s2", "kimi") as blocked,
-        reserve(admission, "c", "s2", "glm") as other,
+        reserve(admission, "a", "s1", "provider:kimi"),
+        reserve(admission, "b", "s2", "provider:kimi") as blocked,
+        reserve(admission, "c", "s2", "provider:glm") as other,
     ):
         assert not blocked.is_granted
         assert other.is_granted
@@ -74,11 +77,11 @@ def test_a_session_may_not_fill_the_line() -> None:
 def test_when_the_daemon_is_full_a_session_with_nothing_waiting_still_finds_a_place() -> None:
     admission = controller()
     for n in range(1 + LIMITS.global_max_waiting):
-        reserve(admission, f"a{n}", session=f"s{n // 2}", provider="kimi")
+        reserve(admission, f"a{n}", session=f"s{n // 2}", scope="provider:kimi")
     with pytest.raises(QueueFull) as refused:
-        reserve(admission, "x", session="s3", provider="kimi")
+        reserve(admission, "x", session="s3", scope="provider:kimi")
     assert refused.value.describe().details == {"scope": "global"}
-    assert not reserve(admission, "y", session="fresh", provider="kimi").is_granted
+    assert not reserve(admission, "y", session="fresh", scope="provider:kimi").is_granted
 
 
 def test_turns_go_round_principals_not_calls() -> None:
@@ -123,13 +126,13 @@ class Admission(RuleBasedStateMachine):
 
     @rule(
         session=st.sampled_from(["a1", "a2", "b1", "c1"]),
-        provider=st.sampled_from([None, "kimi", "glm"]),
+        scope=st.sampled_from([None, *SCOPES]),
     )
-    def come(self, session: str, provider: str | None) -> None:
+    def come(self, session: str, scope: str | None) -> None:
         self.served += 1
         try:
             place = self.admission.reserve(
-                f"call-{self.served}", principal=session[0], session_id=session, provider=provider
+                f"call-{self.served}", principal=session[0], session_id=session, scope=scope
             )
         except QueueFull:
             waiting = [p for p in self.places if not p.is_granted]
@@ -151,8 +154,8 @@ class Admission(RuleBasedStateMachine):
         expected = Counter({"global": len(granted)})
         for place in granted:
             expected[f"session:{place.session.session_id}"] += 1
-            if place.provider:
-                expected[f"provider:{place.provider}"] += 1
+            if place.scope:
+                expected[place.scope] += 1
         for pool in self.admission.statistics().pools:
             assert pool.in_use == expected[pool.scope] <= pool.limit
 
@@ -163,19 +166,19 @@ class Admission(RuleBasedStateMachine):
             if place.is_granted:
                 continue
             needed = ["global", f"session:{place.session.session_id}"]
-            needed += [f"provider:{place.provider}"] if place.provider else []
+            needed += [place.scope] if place.scope else []
             assert any(free[scope] == 0 for scope in needed)
 
     @invariant()
     def whoever_waits_is_counted(self) -> None:
-        waiting = Counter(place.provider for place in self.places if not place.is_granted)
+        waiting = Counter(place.scope for place in self.places if not place.is_granted)
         assert +Counter(self.admission.statistics().waiting_count) == waiting
 
     @invariant()
     def a_line_is_served_in_the_order_of_arrival(self) -> None:
         lines: dict[tuple[str, str], list[bool]] = {}
         for place in self.places:
-            key = (place.session.session_id, place.provider)
+            key = (place.session.session_id, place.scope)
             lines.setdefault(key, []).append(place.is_granted)
         for grants in lines.values():
             assert grants == sorted(grants, reverse=True)

@@ -60,7 +60,7 @@ async def daemon(tmp_path: Path, gates: Gates) -> AsyncIterator[RunningDaemon]:
         ScriptedTool("gate", gates),
         ScriptedTool("safe_gate", gates, policy=IDEMPOTENT),
         ScriptedTool("quick_gate", gates, timeout_s=0.05),
-        ScriptedTool("kimi_gate", gates, provider="kimi"),
+        ScriptedTool("kimi_gate", gates, scope="provider:kimi"),
         ScriptedTool("tell", tell),
         ScriptedTool("fail", fail),
         ScriptedTool("break", break_down),

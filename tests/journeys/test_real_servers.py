@@ -118,19 +118,18 @@ async def test_a_killed_server_fails_its_calls_at_once_and_comes_back(
     daemon: RunningDaemon,
 ) -> None:
     async with open_wire(daemon.url, token=TOKEN) as wire:
-        await tools_of(wire, "everything")
-        await wire.say(
-            "call_tool",
-            name="everything__trigger-long-running-operation",
-            request_id="long",
-            arguments={"duration": 60, "steps": 100},
-        )
+        tools = await tools_of(wire, "everything")
+        name = "everything__trigger-long-running-operation"
+        arguments = {"duration": 60, "steps": 100}
+        await wire.say("call_tool", name=name, request_id="long", arguments=arguments)
         await wire.hear_op("progress", request_id="long")
         [started] = [e for e in daemon.events.of(UpstreamStarted) if e.upstream == "everything"]
         os.kill(started.pid, signal.SIGKILL)
         lost = await wire.result("long")
         assert lost["error"]["code"] == "UPSTREAM_ERROR"
-        assert lost["error"]["details"]["may_have_run"] is True
+        hints = tools[name]["annotations"]
+        may_run_twice = bool(hints.get("readOnlyHint") or hints.get("idempotentHint"))
+        assert lost["error"]["retryable"] is may_run_twice
         answer = await wire.call("everything__echo", "r2", arguments={"message": "again"})
         assert "again" in answer["text"]
 

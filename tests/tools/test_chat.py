@@ -115,8 +115,8 @@ async def test_what_cannot_be_asked_is_refused(
 
 
 async def test_capacity_is_that_of_the_models_provider(chat: ChatTool) -> None:
-    assert chat.capacity_of({"prompt": "hi"}) == "acme"
-    assert chat.capacity_of({"prompt": "hi", "model": "smollm2-135m"}) == "local"
+    assert chat.capacity_of({"prompt": "hi"}) == "provider:acme"
+    assert chat.capacity_of({"prompt": "hi", "model": "smollm2-135m"}) == "provider:local"
 
 
 async def test_before_it_waits_a_call_learns_that_its_model_cannot_be_asked(chat: ChatTool) -> None:

@@ -1,11 +1,11 @@
-"""Who may run now: session, provider and global permits, all at once or not at all.
+"""Who may run now: session, provider (or upstream) and global permits, together or not at all.
 
 A call waits in one place and holds nothing while it waits. Waiting calls stand in a lane
-per (session, provider), so that one provider's crowd never blocks another's; freed
-permits go round robin over providers, principals and sessions.
+per session and scope, so that one provider's crowd never blocks another's; freed permits
+go round robin over scopes, principals and sessions.
 
 Every change is one synchronous step over the present counts, and after each step no head
-of a lane waits whose permits are free. A step costs O(providers), not O(waiting).
+of a lane waits whose permits are free. A step costs O(scopes), not O(waiting).
 """
 
 import asyncio
@@ -21,12 +21,12 @@ from exai.calls.waiting import FairRing, Lane
 from exai.core.config import LimitsConfig
 from exai.core.errors import QueueFull
 
-NO_PROVIDER = ""
-"""Where calls stand that need no provider's permit."""
+NO_SCOPE = ""
+"""Where calls stand that need no permit but the session's and the daemon's."""
 
 
 class AdmissionStatistics(msgspec.Struct, frozen=True):
-    """What runs and what waits; `waiting_count` by provider."""
+    """What runs and what waits; `waiting_count` by scope."""
 
     pools: list[PermitStatistics]
     waiting_count: dict[str, int]
@@ -35,23 +35,21 @@ class AdmissionStatistics(msgspec.Struct, frozen=True):
 class AdmissionController:
     """The one gate in front of all work."""
 
-    def __init__(self, limits: LimitsConfig, provider_limits: Mapping[str, int]) -> None:
+    def __init__(self, limits: LimitsConfig, scope_limits: Mapping[str, int]) -> None:
         self._limits = limits
         self._session_limit = FixedLimit(limits.session_max_inflight)
         self._global = PermitPool("global", FixedLimit(limits.global_max_inflight))
-        self._providers = {
-            name: PermitPool(f"provider:{name}", FixedLimit(permit_count))
-            for name, permit_count in provider_limits.items()
+        self._scopes = {
+            scope: PermitPool(scope, FixedLimit(permit_count))
+            for scope, permit_count in scope_limits.items()
         }
         self._sessions: dict[str, _SessionGate] = {}
         self._rings: dict[str, FairRing[Place]] = {
-            name: FairRing() for name in (NO_PROVIDER, *provider_limits)
+            scope: FairRing() for scope in (NO_SCOPE, *scope_limits)
         }
         self._waiting_count = dict.fromkeys(self._rings, 0)
 
-    def reserve(
-        self, owner: str, *, principal: str, session_id: str, provider: str | None
-    ) -> "Place":
+    def reserve(self, owner: str, *, principal: str, session_id: str, scope: str | None) -> "Place":
         """Take a place, with its permits if they are free; never waits.
 
         Raises `QueueFull` where the session or the daemon has too many waiting; a session
@@ -61,8 +59,8 @@ class AdmissionController:
         if session is None:
             session = _SessionGate(principal, session_id, self._session_limit)
             self._sessions[session_id] = session
-        place = Place(self, owner, session, provider or NO_PROVIDER)
-        if session.pool.has_free and self._has_free(place.provider):
+        place = Place(self, owner, session, scope or NO_SCOPE)
+        if session.pool.has_free and self._has_free(place.scope):
             self._grant(place)
         else:
             self._check_room(session)
@@ -84,7 +82,7 @@ class AdmissionController:
 
     def statistics(self) -> AdmissionStatistics:
         """Return the numbers now."""
-        pools = [self._global, *self._providers.values()]
+        pools = [self._global, *self._scopes.values()]
         pools += [session.pool for session in self._sessions.values()]
         return AdmissionStatistics([p.statistics() for p in pools], dict(self._waiting_count))
 
@@ -98,61 +96,61 @@ class AdmissionController:
             raise QueueFull(f"{waiting_count} calls wait already", scope="global")
 
     def _line_up(self, place: "Place") -> None:
-        lane = place.session.lane(place.provider)
+        lane = place.session.lane(place.scope)
         lane.join(place)
         place.session.waiting_count += 1
-        self._waiting_count[place.provider] += 1
+        self._waiting_count[place.scope] += 1
         if place.session.pool.has_free:
-            self._rings[place.provider].add(lane)
+            self._rings[place.scope].add(lane)
 
     def _leave(self, place: "Place") -> None:
-        lane = place.session.lane(place.provider)
+        lane = place.session.lane(place.scope)
         lane.leave(place)
         self._left_the_line(place, lane)
 
     def _left_the_line(self, place: "Place", lane: "Lane[Place]") -> None:
         place.session.waiting_count -= 1
-        self._waiting_count[place.provider] -= 1
+        self._waiting_count[place.scope] -= 1
         if not lane:
-            self._rings[place.provider].remove(lane)
+            self._rings[place.scope].remove(lane)
 
     def _release(self, place: "Place") -> None:
         session = place.session
         session.pool.release(place.owner)
         self._global.release(place.owner)
-        if place.provider in self._providers:
-            self._providers[place.provider].release(place.owner)
-        for provider, lane in session.lanes.items():
+        if place.scope in self._scopes:
+            self._scopes[place.scope].release(place.owner)
+        for scope, lane in session.lanes.items():
             if lane:
-                self._rings[provider].add(lane)
+                self._rings[scope].add(lane)
         self._start_waiting()
 
     def _start_waiting(self) -> None:
-        """Serve one head of each provider in turn, until none could start."""
+        """Serve one head of each scope in turn, until none could start."""
         served = True
         while served:
             served = False
-            for provider, ring in self._rings.items():
-                if ring and self._has_free(provider):
+            for scope, ring in self._rings.items():
+                if ring and self._has_free(scope):
                     lane = ring.take_turn()
                     place = lane.pop_head()
                     self._left_the_line(place, lane)
                     self._grant(place)
                     served = True
 
-    def _has_free(self, provider: str) -> bool:
-        pool = self._providers.get(provider)
+    def _has_free(self, scope: str) -> bool:
+        pool = self._scopes.get(scope)
         return self._global.has_free and (pool is None or pool.has_free)
 
     def _grant(self, place: "Place") -> None:
         session = place.session
         session.pool.acquire_nowait(place.owner)
         self._global.acquire_nowait(place.owner)
-        if place.provider in self._providers:
-            self._providers[place.provider].acquire_nowait(place.owner)
+        if place.scope in self._scopes:
+            self._scopes[place.scope].acquire_nowait(place.owner)
         if not session.pool.has_free:
-            for provider, lane in session.lanes.items():
-                self._rings[provider].remove(lane)
+            for scope, lane in session.lanes.items():
+                self._rings[scope].remove(lane)
         place.grant()
 
 
@@ -160,11 +158,11 @@ class Place:
     """One call's place: waiting, then holding its permits. Leaving the context gives it up."""
 
     def __init__(
-        self, admission: AdmissionController, owner: str, session: "_SessionGate", provider: str
+        self, admission: AdmissionController, owner: str, session: "_SessionGate", scope: str
     ) -> None:
         self.owner = owner
         self.session = session
-        self.provider = provider
+        self.scope = scope
         self.is_granted = False
         self._admission = admission
         self._granted: asyncio.Future[None] | None = None
@@ -195,7 +193,7 @@ class Place:
 
 
 class _SessionGate:
-    """A session's permits and its lanes, one per provider."""
+    """A session's permits and its lanes, one per scope."""
 
     def __init__(self, principal: str, session_id: str, limit: Limit) -> None:
         self.session_id = session_id
@@ -208,7 +206,7 @@ class _SessionGate:
     def is_idle(self) -> bool:
         return self.waiting_count == 0 and self.pool.is_idle
 
-    def lane(self, provider: str) -> "Lane[Place]":
-        if provider not in self.lanes:
-            self.lanes[provider] = Lane(self._principal, self.session_id)
-        return self.lanes[provider]
+    def lane(self, scope: str) -> "Lane[Place]":
+        if scope not in self.lanes:
+            self.lanes[scope] = Lane(self._principal, self.session_id)
+        return self.lanes[scope]

@@ -45,7 +45,7 @@ class Pipeline:
             call.call_id,
             principal=peer.principal.name,
             session_id=peer.session_id,
-            provider=tool.capacity_of(arguments),
+            scope=tool.capacity_of(arguments),
         ) as place:
             await self._accept(call, tool.spec)
             await place.permits()

@@ -10,7 +10,7 @@ W = TypeVar("W")
 
 
 class Lane(Generic[W]):
-    """FIFO of one session's calls for one provider. Any of them may leave at any time."""
+    """FIFO of one session's calls for one scope. Any of them may leave at any time."""
 
     def __init__(self, principal: str, session_id: str) -> None:
         self.principal = principal
@@ -35,7 +35,7 @@ class Lane(Generic[W]):
 
 
 class FairRing(Generic[W]):
-    """The lanes of one provider that could be served, in the order of their turns."""
+    """The lanes of one scope that could be served, in the order of their turns."""
 
     def __init__(self) -> None:
         self._principals: OrderedDict[str, OrderedDict[str, Lane[W]]] = OrderedDict()

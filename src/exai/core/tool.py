@@ -60,6 +60,16 @@ class ToolSpec(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float | None = None
 
 
+def provider_scope(name: str) -> str:
+    """Name the permits of an LLM service."""
+    return f"provider:{name}"
+
+
+def upstream_scope(name: str) -> str:
+    """Name the permits of an MCP server."""
+    return f"upstream:{name}"
+
+
 class ToolRun(ABC):
     """One execution of a tool, as the tool sees it. A tool keeps no state between runs."""
 
@@ -102,9 +112,10 @@ class Tool(ABC):
         """
 
     def capacity_of(self, arguments: dict[str, Any]) -> str | None:
-        """Name the provider or upstream whose permit a call with these arguments needs.
+        """Name the scope whose permit a call with these arguments needs.
 
-        `None`: no permit but the session's and the daemon's. Raises `NotConfigured` or
+        It is a `provider_scope` or an `upstream_scope`; `None`: no permit but the
+        session's and the daemon's. Raises `NotConfigured` or
         `ArgumentsInvalid` where the arguments lead to no provider.
         """
         return None

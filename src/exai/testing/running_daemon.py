@@ -1,6 +1,7 @@
 """A whole daemon inside the test's own process, on ports of its own."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -75,7 +76,7 @@ async def running_daemon(
 ) -> AsyncIterator[RunningDaemon]:
     """Run a daemon while the context is open, with `tools` beside its own."""
     events = RecordedEvents()
-    daemon = build_daemon(config, events=events)
+    daemon = build_daemon(config, environment=os.environ, events=events)
     daemon.tools.replace("test", tools)
     stop = asyncio.Event()
     ready: asyncio.Future[DaemonAddress] = asyncio.get_running_loop().create_future()

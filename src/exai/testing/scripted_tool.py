@@ -20,7 +20,7 @@ class ScriptedTool(Tool):
         name: str,
         script: Script,
         *,
-        provider: str | None = None,
+        scope: str | None = None,
         policy: SharingPolicy | None = None,
         timeout_s: float | None = None,
     ) -> None:
@@ -32,14 +32,14 @@ class ScriptedTool(Tool):
             timeout_s=timeout_s,
         )
         self._script = script
-        self._provider = provider
+        self._scope = scope
 
     def check(self, arguments: dict[str, Any]) -> None:
         """Accept everything."""
 
     def capacity_of(self, arguments: dict[str, Any]) -> str | None:
-        """Return the provider that the test named."""
-        return self._provider
+        """Return the scope that the test named."""
+        return self._scope
 
     async def run(self, arguments: dict[str, Any], run: ToolRun) -> Completed:
         """Do what the test told."""

@@ -6,7 +6,7 @@ import msgspec
 
 from exai.core.errors import ArgumentsInvalid
 from exai.core.outcomes import Completed, ExecutionFacts, text_block
-from exai.core.tool import SharingPolicy, Tool, ToolRun, ToolSpec
+from exai.core.tool import SharingPolicy, Tool, ToolRun, ToolSpec, provider_scope
 from exai.providers.provider import ChatRequest, Message
 from exai.providers.registry import AUTO, ProviderRegistry
 from exai.tools.argument_schema import ArgumentSchema
@@ -94,9 +94,9 @@ class ChatTool(Tool):
         _parse(arguments)  # the schema lets pass what is too large to be checked cheaply
 
     def capacity_of(self, arguments: dict[str, Any]) -> str:
-        """Return the name of the model's provider."""
+        """Return the scope of the model's provider."""
         provider, _ = self._providers.resolve(_parse(arguments).model)
-        return provider.name
+        return provider_scope(provider.name)
 
     async def run(self, arguments: dict[str, Any], run: ToolRun) -> Completed:
         """Ask, stream, return the whole answer."""

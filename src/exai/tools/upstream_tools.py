@@ -14,7 +14,14 @@ import msgspec
 from exai.core.config import UpstreamConfig
 from exai.core.events import EventSink, ToolUnavailable
 from exai.core.outcomes import Completed
-from exai.core.tool import SharingPolicy, Tool, ToolRun, ToolSpec, policy_from_annotations
+from exai.core.tool import (
+    SharingPolicy,
+    Tool,
+    ToolRun,
+    ToolSpec,
+    policy_from_annotations,
+    upstream_scope,
+)
 from exai.tools.argument_schema import ArgumentSchema, SchemaUnusable
 from exai.tools.registry import ToolRegistry
 from exai.tools.schema_cost import MAX_DEPTH, measure
@@ -59,8 +66,8 @@ class UpstreamTool(Tool):
         self._schema.check(arguments)
 
     def capacity_of(self, arguments: dict[str, Any]) -> str:
-        """Name the server: it gets only so many calls at once."""
-        return self._server.name
+        """Name the server's scope: it gets only so many calls at once."""
+        return upstream_scope(self._server.name)
 
     async def run(self, arguments: dict[str, Any], run: ToolRun) -> Completed:
         """Let the server do it."""
