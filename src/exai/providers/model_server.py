@@ -46,9 +46,12 @@ _KEPT: list[Any] = []
 
 def main() -> None:
     """Serve until stdin ends."""
+    answer = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what native code prints is no answer
     line = sys.stdin.readline()
     if line:
-        print(json.dumps({"address": serve(json.loads(line))}), flush=True)  # noqa: T201
+        answer.write(json.dumps({"address": serve(json.loads(line))}) + "\n")
+        answer.flush()
         sys.stdin.read()
     os._exit(0)  # native threads may be busy; there is nothing to save
 

@@ -6,6 +6,7 @@ Imports `openai`: to be imported lazily, and in a thread.
 """
 
 import asyncio
+import io
 import ssl
 from collections.abc import AsyncIterator
 from typing import Any, cast
@@ -144,7 +145,7 @@ class _ReplyBuilder:
         self._provider = provider
         self._model = model
         self._max_bytes = max_bytes
-        self._pieces: list[str] = []
+        self._text = io.StringIO()
         self._size_bytes = 0
         self._finish_reason: str | None = None
         self._usage: Usage | None = None
@@ -171,12 +172,12 @@ class _ReplyBuilder:
                 may_have_run=True,
                 max_bytes=self._max_bytes,
             )
-        self._pieces.append(text)
+        self._text.write(text)
         return text
 
     def build(self) -> ChatReply:
         """Return the reply. Raises `ProviderFailed` where there is none, or only a part."""
-        text = "".join(self._pieces)
+        text = self._text.getvalue()
         if self._finish_reason is None:
             raise ProviderFailed(
                 f"{self._provider} ended its answer in the middle",

@@ -84,10 +84,9 @@ def from_error_event(provider: str, error: Any, *, secret: str | None) -> Provid
     """Return what callers are told of an error that a service streams instead of text."""
     code = error.get("code") if isinstance(error, dict) else None
     status = {"status": code} if isinstance(code, int) else {}
-    words = _quote(_message_in(error), secret)
     return ProviderFailed(
-        f"{provider} failed in the middle of its answer{words}",
-        retryable=True,
+        f"{provider} failed in the middle of its answer{_quote(_message_in(error), secret)}",
+        retryable=_meaning_of(status.get("status", 500))[1],
         provider=provider,
         **status,
     )
@@ -95,8 +94,7 @@ def from_error_event(provider: str, error: Any, *, secret: str | None) -> Provid
 
 def _from_status(provider: str, error: openai.APIStatusError, secret: str | None) -> ProviderFailed:
     status = error.status_code
-    otherwise = ("failed", True) if status >= 500 else ("gave an unexpected answer", False)
-    meaning, retryable = _BY_STATUS.get(status, otherwise)
+    meaning, retryable = _meaning_of(status)
     if status == 429 and {error.code, error.type} & _QUOTA_IS_SPENT:
         meaning, retryable = "has no quota left for this key", False
     return ProviderFailed(
@@ -106,6 +104,11 @@ def _from_status(provider: str, error: openai.APIStatusError, secret: str | None
         provider=provider,
         status=status,
     )
+
+
+def _meaning_of(status: int) -> tuple[str, bool]:
+    otherwise = ("failed", True) if status >= 500 else ("gave an unexpected answer", False)
+    return _BY_STATUS.get(status, otherwise)
 
 
 def _retry_after_s(headers: httpx2.Headers) -> float | None:

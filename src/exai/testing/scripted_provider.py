@@ -81,6 +81,7 @@ class Exchange:
             self._writer.write(_head(200, headers))
         self._writer.write(b"%x\r\n%b\r\n" % (len(body), body))
         await self._writer.drain()
+        await asyncio.sleep(0)  # draining does not wait, and a long answer is not to hold the loop
 
     async def end(self) -> None:
         """End the stream as HTTP wants it, whatever it holds."""
