@@ -171,6 +171,7 @@ def test_a_result_joins_its_text_blocks_and_keeps_all_others_untouched() -> None
         [text_block("a"), image, text_block("b")],
         structured={"n": 1},
         facts=ExecutionFacts(2, "kimi", "k2", Usage(3, 4)),
+        result_meta={"trace": 1},
     )
     frame = written(CallAnswered("r", outcome, CallMeta("c", queue_ms=5, run_ms=6)))
     assert frame == {
@@ -180,6 +181,7 @@ def test_a_result_joins_its_text_blocks_and_keeps_all_others_untouched() -> None
         "outputs": [{"type": "text", "text": "a"}, image, {"type": "text", "text": "b"}],
         "text": "a\nb",
         "structured": {"n": 1},
+        "_meta": {"trace": 1},
         "meta": {
             "call_id": "c",
             "cached": False,

@@ -149,6 +149,7 @@ class _CallToolRes(_Frame, frozen=True, tag="call_tool_res"):
     structured: dict[str, Any] | None = None
     meta: _ResultMeta | None = None
     error: ErrorInfo | None = None
+    result_meta: dict[str, Any] | None = msgspec.field(default=None, name="_meta")
 
 
 class _ToolListing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
@@ -236,6 +237,7 @@ def _result(reply: CallAnswered) -> _CallToolRes:
         text=text_of(outcome.outputs),
         structured=outcome.structured,
         error=outcome.error if isinstance(outcome, Failed) else None,
+        result_meta=outcome.result_meta if isinstance(outcome, Completed) else None,
         meta=None
         if meta is None
         else _ResultMeta(
