@@ -26,6 +26,7 @@ from exai.connections.connection import serve_connection
 from exai.connections.connection_manager import ConnectionManager
 from exai.connections.outbox import Outbox
 from exai.connections.session_handler import SessionHandler
+from exai.core.call_store import CallStore
 from exai.core.clock import Clock, SystemClock
 from exai.core.config import Config
 from exai.core.events import EventSink
@@ -61,7 +62,12 @@ class Daemon:
     """One daemon: its parts, and the one written sequence of its life."""
 
     def __init__(
-        self, config: Config, environment: Mapping[str, str], events: EventSink, clock: Clock
+        self,
+        config: Config,
+        environment: Mapping[str, str],
+        events: EventSink,
+        store: CallStore,
+        clock: Clock,
     ) -> None:
         self._config = config
         self._events = events
@@ -75,7 +81,7 @@ class Daemon:
         self._providers = self._build_providers()
         self._admission = AdmissionController(config.limits, self._scope_limits())
         self._in_flight = InFlight()
-        self._store = MemoryCallStore()
+        self._store = store
         self._ledger = Ledger(self._store, clock, owner=secrets.token_hex(8))
         self._health = self._build_health()
         self._router = self._build_router()
@@ -258,13 +264,14 @@ def build_daemon(
     *,
     environment: Mapping[str, str],
     events: EventSink,
+    store: CallStore | None = None,
     clock: Clock | None = None,
 ) -> Daemon:
     """Build a daemon from its configuration; nothing is opened yet.
 
     `environment` is what children may see a safe part of.
     """
-    return Daemon(config, environment, events, clock or SystemClock())
+    return Daemon(config, environment, events, store or MemoryCallStore(), clock or SystemClock())
 
 
 @asynccontextmanager

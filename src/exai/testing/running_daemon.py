@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from exai.core.call_store import CallStore
 from exai.core.config import Config, LocalModelConfig, PrincipalConfig, Secret, ServerConfig
 from exai.core.events import Event, EventSink
 from exai.core.tool import Tool
@@ -72,11 +73,11 @@ def daemon_config(state_dir: Path, **sections: Any) -> Config:
 
 @asynccontextmanager
 async def running_daemon(
-    config: Config, tools: Sequence[Tool] = ()
+    config: Config, tools: Sequence[Tool] = (), *, store: CallStore | None = None
 ) -> AsyncIterator[RunningDaemon]:
     """Run a daemon while the context is open, with `tools` beside its own."""
     events = RecordedEvents()
-    daemon = build_daemon(config, environment=os.environ, events=events)
+    daemon = build_daemon(config, environment=os.environ, events=events, store=store)
     daemon.tools.replace("test", tools)
     stop = asyncio.Event()
     ready: asyncio.Future[DaemonAddress] = asyncio.get_running_loop().create_future()

@@ -1,0 +1,141 @@
+"""A ledger that is slow or broken: what was done is still told, and nothing is told twice."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from exai.core.call_store import CallRecord, Settlement
+from exai.core.events import CallFailedInside
+from exai.stores.memory_store import MemoryCallStore
+from exai.testing.running_daemon import TOKEN, daemon_config, running_daemon
+from exai.testing.scripted_tool import Gates, ScriptedTool
+from tests.journeys.wire import open_wire
+
+
+class SlowStore(MemoryCallStore):
+    """Takes its time to accept, until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_asked = asyncio.Event()
+        self.go = asyncio.Event()
+
+    async def accept(self, record: CallRecord) -> CallRecord | None:
+        self.is_asked.set()
+        await self.go.wait()
+        return await super().accept(record)
+
+
+class BrokenStore(MemoryCallStore):
+    """Raises in the methods that it is told to."""
+
+    def __init__(self, *broken: str) -> None:
+        super().__init__()
+        self._broken = broken
+
+    async def accept(self, record: CallRecord) -> CallRecord | None:
+        self._break("accept")
+        return await super().accept(record)
+
+    async def settle(self, call_id: str, settlement: Settlement, now: float) -> bool:
+        self._break("settle")
+        return await super().settle(call_id, settlement, now)
+
+    async def find(self, session_id: str, request_id: str) -> CallRecord | None:
+        self._break("find")
+        return await super().find(session_id, request_id)
+
+    async def acknowledge(self, session_id: str, request_ids: list[str], now: float) -> int:
+        self._break("acknowledge")
+        return await super().acknowledge(session_id, request_ids, now)
+
+    def _break(self, method: str) -> None:
+        if method in self._broken:
+            raise OSError(28, f"no space left to {method}")
+
+
+async def test_nothing_is_acknowledged_before_it_is_stored(tmp_path: Path) -> None:
+    store = SlowStore()
+    async with (
+        running_daemon(daemon_config(tmp_path), store=store) as daemon,
+        open_wire(daemon.url, token=TOKEN) as wire,
+    ):
+        for _ in range(2):
+            await wire.say("call_tool", name="echo", request_id="r1", arguments={"text": "x"})
+        await store.is_asked.wait()
+        assert (await wire.ask("health", "health_res"))["op"] == "health_res"
+        store.go.set()
+        frames = [await wire.hear() for _ in range(3)]
+    assert [frame["op"] for frame in frames] == ["call_tool_ack", "call_tool_ack", "call_tool_res"]
+    assert [frame.get("joined") for frame in frames] == [None, True, None]
+
+
+async def test_a_call_cancelled_while_it_is_being_accepted_is_settled_and_never_runs(
+    tmp_path: Path,
+) -> None:
+    store, gates = SlowStore(), Gates()
+    tools = [ScriptedTool("gate", gates)]
+    async with (
+        running_daemon(daemon_config(tmp_path), tools, store=store) as daemon,
+        open_wire(daemon.url, token=TOKEN) as wire,
+    ):
+        await wire.say("call_tool", name="gate", request_id="r1")
+        await store.is_asked.wait()
+        await wire.say("cancel_tool", request_id="r1")
+        await wire.ask("health", "health_res")
+        store.go.set()
+        answer = await wire.result()
+        assert answer["error"]["code"] == "CANCELLED"
+        again = await wire.ask("get_result", "call_tool_res", request_id="r1")
+        assert again["error"] == answer["error"]
+    assert gates.runs == []
+
+
+async def test_a_call_that_cannot_be_stored_is_refused_and_does_not_run(tmp_path: Path) -> None:
+    gates = Gates()
+    async with (
+        running_daemon(
+            daemon_config(tmp_path), [ScriptedTool("gate", gates)], store=BrokenStore("accept")
+        ) as daemon,
+        open_wire(daemon.url, token=TOKEN) as wire,
+    ):
+        answer = await wire.call("gate")
+    assert answer["error"]["code"] == "INTERNAL_ERROR"
+    assert "meta" not in answer
+    assert gates.runs == []
+
+
+async def test_a_result_that_cannot_be_stored_still_reaches_its_caller(tmp_path: Path) -> None:
+    async with (
+        running_daemon(daemon_config(tmp_path), store=BrokenStore("settle")) as daemon,
+        open_wire(daemon.url, token=TOKEN) as wire,
+    ):
+        assert (await wire.call("echo", arguments={"text": "done"}))["text"] == "done"
+        again = await wire.call("echo", arguments={"text": "done"})
+        assert again["error"]["code"] == "RESULT_UNKNOWN"
+    assert "no space" in str(daemon.events.of(CallFailedInside)[0].exception)
+
+
+@pytest.mark.parametrize("op", ["get_result", "cancel_tool"])
+async def test_a_ledger_that_cannot_be_read_is_a_typed_failure(tmp_path: Path, op: str) -> None:
+    async with (
+        running_daemon(daemon_config(tmp_path), store=BrokenStore("find")) as daemon,
+        open_wire(daemon.url, token=TOKEN) as wire,
+    ):
+        answer = await wire.ask(op, "call_tool_res", request_id="r1")
+        assert answer["error"]["code"] == "INTERNAL_ERROR"
+        assert "no space" not in answer["error"]["message"]
+
+
+async def test_an_acknowledgement_that_fails_is_reported_and_harms_nothing(
+    tmp_path: Path,
+) -> None:
+    async with (
+        running_daemon(daemon_config(tmp_path), store=BrokenStore("acknowledge")) as daemon,
+        open_wire(daemon.url, token=TOKEN) as wire,
+    ):
+        await wire.call("echo", arguments={"text": "x"})
+        await wire.say("ack", request_ids=["r1"])
+        await daemon.events.first_of(CallFailedInside)
+        assert (await wire.call("echo", "r2", arguments={"text": "x"}))["ok"]
