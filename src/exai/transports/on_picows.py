@@ -1,13 +1,13 @@
 """WebSocket connections on the library `picows`, by its twin of the `websockets` API.
 
-Knows where this library must be held back: a peer that has not said who it is may send
-little, a message has a bounded number of fragments, and a peer that reads nothing cannot
-keep its connection by saying goodbye. Knows nothing of channels, and nothing of the other
-library.
+Knows where this library must be held back: its limits are kept here, where a peer that
+breaks them is told so before the connection ends, and a peer that has not said who it is
+may send little. Knows nothing of channels, and nothing of the other library.
 """
 
 import asyncio
 import socket
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar
 
@@ -22,6 +22,8 @@ from exai.transports.library_log import library_log
 from exai.transports.upgrade_rules import SHUTTING_DOWN, Refusal, Upgrade, UpgradeRules
 from exai.transports.websocket_channel import ENTRY_ALLOWANCE_BYTES, QUEUED_FRAMES
 
+_CLOSE = picows.WSMsgType.CLOSE
+_PONG = picows.WSMsgType.PONG
 _MESSAGE_TOO_BIG = 1009
 _MAX_FRAGMENTS = 4096  # as `websockets` has it: a fragment costs far more memory than bytes
 _READ_BUFFER_BYTES = 8192  # grows on demand, and stays grown
@@ -29,41 +31,37 @@ _WRITE_LIMIT_BYTES = 32_768
 _NOWHERE = memoryview(bytearray(65_536))
 
 
-class EntryGate(asyncio.BufferedProtocol):
-    """Stands between transport and library, and counts what comes until the peer is let in.
+class ByteGate(asyncio.BufferedProtocol):
+    """Stands between transport and library, and tells when more came than is allowed.
 
-    The library keeps an unfinished frame in a buffer that grows up to the limit for large
-    messages, which is the same for all connections.
+    The library keeps an unfinished frame in a buffer that grows with it, up to a limit that
+    is the same for all connections; and where it refuses a frame, it closes on unread bytes,
+    so that the peer is reset before it can read why.
     """
 
     def __init__(self, transport: asyncio.Transport, on_excess: Callable[[], None]) -> None:
+        self.left_bytes = ENTRY_ALLOWANCE_BYTES
+        self.is_discarding = False
         self._transport = transport
         self._on_excess = on_excess
         self._library: Any = transport.get_protocol()
-        self._left_bytes = ENTRY_ALLOWANCE_BYTES
-        self._is_discarding = False
         transport.set_protocol(self)
 
-    def lift(self) -> None:
-        """Step aside: the peer was let in."""
-        self._transport.set_protocol(self._library)
-        self._transport.resume_reading()
-
     def discard(self) -> None:
-        """Read on into nowhere: the peer was refused."""
-        self._is_discarding = True
+        """Read on into nowhere."""
+        self.is_discarding = True
         self._transport.resume_reading()
 
     def get_buffer(self, sizehint: int) -> Any:
         """Return where to put what comes."""
-        return _NOWHERE if self._is_discarding else self._library.get_buffer(sizehint)
+        return _NOWHERE if self.is_discarding else self._library.get_buffer(sizehint)
 
     def buffer_updated(self, nbytes: int) -> None:
         """Hand on what came, and count it."""
-        if not self._is_discarding:
-            self._left_bytes -= nbytes
+        if not self.is_discarding:
+            self.left_bytes -= nbytes
             self._library.buffer_updated(nbytes)
-            if self._left_bytes < 0:
+            if self.left_bytes < 0:
                 self._on_excess()
 
     def eof_received(self) -> bool | None:
@@ -84,7 +82,7 @@ class EntryGate(asyncio.BufferedProtocol):
 
 
 class PicowsConnection(ServerConnection):
-    """A connection of which little is read until its peer was let in."""
+    """A connection whose limits hold in memory, and of which little is read before entry."""
 
     closed_exception: ClassVar[type[Exception]] = ConnectionClosed
 
@@ -97,30 +95,34 @@ class PicowsConnection(ServerConnection):
             close_timeout=config.close_timeout_s,
             max_queue=QUEUED_FRAMES,
             write_limit=_WRITE_LIMIT_BYTES,
-            max_message_size=config.max_message_bytes,
-            max_frame_size=config.max_message_bytes,
+            max_message_size=None,
+            max_frame_size=None,
             **parts,
         )
         self.upgrade = upgrade
+        self._max_message_bytes = config.max_message_bytes
         self._close_timeout_s = config.close_timeout_s
+        self._has_entered = False
         self._first_message_is_in = False
+        self._message_bytes = 0
         self._fragment_count = 0
         self._end_of_patience: asyncio.TimerHandle | None = None
 
     def on_ws_connected(self, transport: picows.WSTransport) -> None:
         """Put the gate before the first frame comes."""
         self._wire = transport
-        self._gate: EntryGate | None = EntryGate(transport.underlying_transport, self._hold_back)
+        self._gate = ByteGate(transport.underlying_transport, self._hold_back)
         super().on_ws_connected(transport)
 
     def on_ws_frame(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
         """Take one frame; pings do not come here."""
         opcode = frame.msg_type
-        if opcode is picows.WSMsgType.CLOSE:
+        if opcode is _CLOSE:
             self._abort_soon()
-        elif opcode is not picows.WSMsgType.PONG:
-            self._count_fragment(frame)
-        super().on_ws_frame(transport, frame)
+        elif opcode is not _PONG:
+            self._count(frame)
+        if not self._gate.is_discarding:
+            super().on_ws_frame(transport, frame)
 
     def on_ws_disconnected(self, transport: picows.WSTransport) -> None:
         """Forget what waited for the end."""
@@ -130,47 +132,54 @@ class PicowsConnection(ServerConnection):
 
     def lift_entry_limit(self) -> None:
         """Read on: the peer was let in."""
-        if self._gate is not None:
-            self._gate.lift()
-            self._gate = None
+        self._has_entered = True
+        self._gate.left_bytes = self._max_message_bytes + ENTRY_ALLOWANCE_BYTES
+        self._wire.underlying_transport.resume_reading()
 
     async def finish(self, code: int, reason: str) -> None:
         """Send a close frame, behind what may wait unsent, and wait for the end."""
-        if self._gate is None:
+        if self._has_entered:
             self._wire.send_close(code, reason)  # type: ignore[arg-type]  # takes any number
         else:
-            self._refuse(self._gate, code, reason)
+            self._refuse(code, reason)
         await self.wait_closed()
 
     def abort(self) -> None:
         """Drop the connection at once."""
         self._wire.disconnect(graceful=False)
 
-    def _count_fragment(self, frame: picows.WSFrame) -> None:
-        if frame.fin:
-            self._fragment_count = 0
+    def _count(self, frame: picows.WSFrame) -> None:
+        """Count a message's bytes and fragments, and begin anew after its last one."""
+        self._message_bytes += frame.payload_size
+        self._fragment_count += 1
+        if self._message_bytes > self._max_message_bytes:
+            self._refuse(_MESSAGE_TOO_BIG, "message too long")
+        elif self._fragment_count > _MAX_FRAGMENTS:
+            self._refuse(_MESSAGE_TOO_BIG, "too many fragments")
+        elif frame.fin:
+            self._message_bytes = self._fragment_count = 0
             self._first_message_is_in = True
-        else:
-            self._fragment_count += 1
-            if self._fragment_count >= _MAX_FRAGMENTS:
-                raise picows.WSProtocolError(_MESSAGE_TOO_BIG, "too many fragments")
+            if self._has_entered:
+                self._gate.left_bytes = self._max_message_bytes + ENTRY_ALLOWANCE_BYTES
 
     def _hold_back(self) -> None:
         """Let the rest wait for the verdict on the first message, or refuse what is none."""
-        if self._first_message_is_in:
+        if self._has_entered:
+            self._refuse(_MESSAGE_TOO_BIG, "message too long")
+        elif self._first_message_is_in:
             self._wire.underlying_transport.pause_reading()
-        elif self._gate is not None:
-            self._refuse(self._gate, _MESSAGE_TOO_BIG, "first message too long")
+        else:
+            self._refuse(_MESSAGE_TOO_BIG, "first message too long")
 
-    def _refuse(self, gate: EntryGate, code: int, reason: str) -> None:
+    def _refuse(self, code: int, reason: str) -> None:
         """Say why and that nothing more comes, and read on into nowhere.
 
-        A peer that was not let in may be in the middle of anything: its goodbye is not
-        waited for, and to close on unread bytes would unsay ours.
+        A peer that is refused may be in the middle of anything: its goodbye is not waited
+        for, and to close on unread bytes would unsay ours.
         """
         self._wire.send_close(code, reason)  # type: ignore[arg-type]  # takes any number
         self._wire.underlying_transport.write_eof()
-        gate.discard()
+        self._gate.discard()
         self._abort_soon()
 
     def _abort_soon(self) -> None:
@@ -231,7 +240,7 @@ async def listen(
         sock=Listener(fileno=listener.detach()),
         backlog=BACKLOG,
         websocket_handshake_timeout=config.hello_timeout_s,
-        max_frame_size=config.max_message_bytes,
+        max_frame_size=sys.maxsize,  # the gate minds it
         read_buffer_init_size=_READ_BUFFER_BYTES,
         logger_name=log,
     )

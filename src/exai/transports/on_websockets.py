@@ -13,7 +13,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import DATA_OPCODES, CloseCode, Frame
 from websockets.http11 import Request, Response
-from websockets.protocol import OPEN, Event
+from websockets.protocol import CONNECTING, OPEN, Event
 
 from exai.core.config import ServerConfig
 from exai.transports.addresses import BACKLOG
@@ -35,18 +35,30 @@ class WebsocketsConnection(ServerConnection):
         self._end_of_patience: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, and count it while the peer has not been let in."""
+        """Parse what came, count it while the peer has not been let in, and notice the end."""
         super().data_received(data)
         if self._entry_left_bytes is not None:
             self._entry_left_bytes -= len(data)
             if self._entry_left_bytes < 0:
                 self._hold_back()
+        if self.protocol.close_expected() and self._end_of_patience is None:
+            # The library waits for the peer to leave, and minds the time only where it sends.
+            self._end_of_patience = self.loop.call_later(self.close_timeout or 0.0, self.abort)
 
     def process_event(self, event: Event) -> None:
         """Take the request or one frame; a data frame that ends a message is noted."""
         if isinstance(event, Frame) and event.fin and event.opcode in DATA_OPCODES:
             self._first_message_is_in = True
         super().process_event(event)
+
+    def eof_received(self) -> None:
+        """Drop the connection: no peer of a WebSocket leaves and reads on.
+
+        A transport of asyncio that writes its last bytes after the end of the input cannot
+        be aborted afterwards (python/cpython), which the library does in every late `send`.
+        """
+        super().eof_received()
+        self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget what waited for the end."""
@@ -75,6 +87,8 @@ class WebsocketsConnection(ServerConnection):
         """Let the rest wait for the verdict on the first message, or refuse what is none."""
         if self._first_message_is_in:
             self.transport.pause_reading()
+        elif self.state is CONNECTING:
+            self.abort()
         else:
             self._refuse(CloseCode.MESSAGE_TOO_BIG, "first message too long")
 
@@ -89,7 +103,6 @@ class WebsocketsConnection(ServerConnection):
             self.protocol.fail(code, reason)
             self.send_data()
             self.transport.resume_reading()
-            self._end_of_patience = self.loop.call_later(self.close_timeout or 0.0, self.abort)
 
 
 async def listen(
