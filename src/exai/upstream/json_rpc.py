@@ -103,17 +103,12 @@ class JsonRpcConnection(Requests):
         self._on_notification = on_notification
         self._ids = itertools.count(1)
         self._waiting: dict[int, _Waiting] = {}
-        self._end: str | None = None
+        self.is_over = False
 
     @property
     def received_bytes(self) -> int:
         """How much the server has written so far."""
         return self._process.received_bytes
-
-    @property
-    def waiting_count(self) -> int:
-        """How many requests have no answer yet."""
-        return len(self._waiting)
 
     async def run(self) -> str:
         """Take the server's messages until its end; return how it ended."""
@@ -122,10 +117,11 @@ class JsonRpcConnection(Requests):
                 self._drop_overlong(line)
             else:
                 await self._take_line(line)
-        self._end = await self._process.describe_end()
+        self.is_over = True
+        end = await self._process.describe_end()
         for waiting in self._waiting.values():
-            waiting.fail(ServerLost(self._end, was_written=True))
-        return self._end
+            waiting.fail(ServerLost(end, was_written=True))
+        return end
 
     async def request(
         self,
@@ -141,8 +137,8 @@ class JsonRpcConnection(Requests):
         end of its work for that long. Raises `ErrorAnswer`, `BrokenAnswer`, `ServerLost`,
         `ResultTooLarge`.
         """
-        if self._end is not None:
-            raise ServerLost(self._end, was_written=False)
+        if self.is_over:
+            raise ServerLost("has ended", was_written=False)
         request_id = next(self._ids)
         if on_progress is not None:
             meta = {**params.get("_meta", {}), "progressToken": request_id}

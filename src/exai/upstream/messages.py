@@ -12,6 +12,7 @@ import msgspec
 MAX_VALUES = 200_000
 """As many JSON values as can be decoded without holding the event loop for long."""
 
+_INDENT_BYTES = 64
 _SURELY_FEW_BYTES = 131_072
 _MENDED_BYTES = 1_048_576
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
@@ -38,14 +39,14 @@ class TooManyValues(Exception):
 
 async def decode_message(line: bytes | bytearray) -> dict[str, Any]:
     """Decode one line, without holding the loop; raises `Unreadable`, `TooManyValues`."""
+    if not line[:_INDENT_BYTES].lstrip().startswith(b"{"):
+        raise Unreadable("no JSON object")
     if len(line) > _SURELY_FEW_BYTES and _separators(line, 0, len(line)) > MAX_VALUES:
         await asyncio.to_thread(_check_value_count, line)
     try:
-        message = _decode(line)
+        message: dict[str, Any] = _decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Unreadable(f"no valid JSON ({error})") from None
-    if not isinstance(message, dict):
-        raise Unreadable("no JSON object")
     return message
 
 

@@ -145,15 +145,20 @@ class UpstreamServer:
         )
 
     async def _require_life(self) -> ServerLife:
-        if self._state in (ServerState.STARTING, ServerState.BACKING_OFF):
+        if (life := self._running_life()) is not None:
+            return life
+        if self._state not in (ServerState.GAVE_UP, ServerState.STOPPED):
             await self._start_over.wait()
-        if self._life is None:
-            raise UpstreamFailed(
-                f"{self.name} {self._last_end}",
-                retryable=True,
-                retry_after_s=self._retry_in_s() if self._state is ServerState.GAVE_UP else None,
-            )
-        return self._life
+        if (life := self._running_life()) is not None:
+            return life
+        raise UpstreamFailed(
+            f"{self.name} {self._last_end}",
+            retryable=True,
+            retry_after_s=self._retry_in_s() if self._state is ServerState.GAVE_UP else None,
+        )
+
+    def _running_life(self) -> ServerLife | None:
+        return None if self._life is None or self._life.is_over else self._life
 
     def _failed(self, how: str, idempotent: bool, was_written: bool = True) -> UpstreamFailed:
         may_have_run = {"may_have_run": True} if was_written and not idempotent else {}

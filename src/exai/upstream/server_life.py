@@ -45,6 +45,11 @@ class ServerLife:
         self._tasks = asyncio.TaskGroup()
         self._tools_changed = asyncio.Event()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the server can be asked nothing any more."""
+        return self._connection.is_over
+
     async def run(self, serve: Callable[[], Awaitable[None]]) -> str:
         """Hear the server while `serve` runs, then stop it; return how its life ended."""
         async with self._tasks as tasks:
@@ -73,7 +78,7 @@ class ServerLife:
         await self._tools_changed.wait()
         await asyncio.wait([self._hearing], timeout=_CHANGES_PAUSE_S)
         self._tools_changed.clear()
-        return not self._hearing.done()
+        return not self.is_over
 
     async def call_tool(
         self, tool: str, arguments: dict[str, Any], run: ToolRun, cancel_grace_s: float

@@ -6,6 +6,7 @@ Knows pipes and bounds; knows nothing of JSON-RPC, nor when a server is to be st
 import asyncio
 import signal
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 from exai.processes.process_guard import GuardedProcess
 from exai.upstream.line_splitter import LineSplitter, Overlong
@@ -41,20 +42,23 @@ class ServerProcess:
                 turn += 1
                 if turn % _LINES_A_TURN == 0:
                     await asyncio.sleep(0)
+                if self._fault is not None:
+                    return
                 if line:
                     yield line
 
     async def write_line(self, line: bytes) -> None:
-        """Write a line; waits while the server does not read."""
-        self._process.stdin.write(line + b"\n")
+        """Write a line; waits while the server does not read. Lost where it has ended."""
+        self._write(line)
         try:
             await self._process.stdin.drain()
         except ConnectionError:
-            self._break_off("closed its input")
+            if await self._exit_status() is None:
+                self._break_off("closed its input")
 
     def write_line_nowait(self, line: bytes) -> None:
         """Write a short line without waiting; a server that reads none of them is given up."""
-        self._process.stdin.write(line + b"\n")
+        self._write(line)
         if self._process.stdin.transport.get_write_buffer_size() > _MAX_UNREAD_BYTES:
             self._break_off("does not read its input")
 
@@ -77,11 +81,11 @@ class ServerProcess:
 
     async def describe_end(self) -> str:
         """Return how the process ended, once its stdout has."""
-        try:
-            async with asyncio.timeout(_EXIT_WAIT_S):
-                status = await self._process.wait()
-        except TimeoutError:
-            return self._fault or "closed its output"
+        if self._fault is not None:
+            return self._fault
+        status = await self._exit_status()
+        if status is None:
+            return "closed its output"
         if status < 0:
             return f"was killed by {_signal_name(-status)}"
         return f"exited with status {status}"
@@ -89,6 +93,17 @@ class ServerProcess:
     async def stop(self) -> None:
         """Close stdin, then SIGTERM, then SIGKILL; bounded."""
         await self._process.stop()
+
+    def _write(self, line: bytes) -> None:
+        if not self._process.stdin.is_closing():
+            self._process.stdin.write(line + b"\n")
+
+    async def _exit_status(self) -> int | None:
+        """Return the exit status; None where the process is not about to end."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_EXIT_WAIT_S):
+                return await self._process.wait()
+        return None
 
     def _break_off(self, fault: str) -> None:
         self._fault = self._fault or fault
