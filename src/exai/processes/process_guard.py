@@ -6,8 +6,10 @@ processes, pipes and signals; knows nothing of what a child is for.
 """
 
 import asyncio
+import errno
 import itertools
 import json
+import os
 import signal
 import socket
 import sys
@@ -22,6 +24,7 @@ from exai.processes.child_pipes import ChildPipes
 
 _GUARD_SCRIPT = Path(__file__).with_name("guard_main.py")
 _GUARD_ENDS_WITHIN_S = 5.0
+_MAX_REQUEST_BYTES = 131_072
 
 _Spawned = tuple[int, asyncio.Future[int]]
 """A child's pid, and its exit status to come."""
@@ -87,7 +90,7 @@ class ProcessGuard:
     """The daemon's side of the guard. The guard itself starts with the first child."""
 
     def __init__(self) -> None:
-        self._starting = asyncio.Lock()
+        self._turn = asyncio.Lock()
         self._process: Process | None = None
         self._socket: socket.socket | None = None
         self._unread = b""
@@ -119,19 +122,14 @@ class ProcessGuard:
         Raises `OSError`: there is no such program or directory, it may not be run, or the
         guard itself cannot.
         """
-        async with self._starting:
-            await self._require_guard()
+        request = {"args": [command, *args], "env": dict(env), "cwd": str(cwd) if cwd else None}
         with ExitStack() as child_ends:
             pipes, descriptors = await ChildPipes.open(child_ends)
             try:
-                pid, exited = await self._request(
-                    {
-                        "args": [command, *args],
-                        "env": dict(env),
-                        "cwd": None if cwd is None else str(cwd),
-                    },
-                    descriptors,
-                )
+                # One at a time, as the guard does them, so that the socket always has room.
+                async with self._turn:
+                    await self._require_guard()
+                    pid, exited = await self._request(request, descriptors)
             except BaseException:
                 pipes.close()
                 raise
@@ -140,7 +138,7 @@ class ProcessGuard:
     def send_signal(self, pid: int, number: int) -> None:
         """Send a signal to the group of a child that has not ended."""
         if pid in self._exits:
-            self._send({"signal": int(number), "pid": pid})
+            self._send(_encode({"signal": int(number), "pid": pid}))
 
     async def close(self) -> None:
         """Let the guard kill whatever still runs, and end."""
@@ -176,13 +174,15 @@ class ProcessGuard:
 
     async def _request(self, child: dict[str, Any], descriptors: Sequence[int]) -> _Spawned:
         spawn_id = next(self._spawn_ids)
+        line = _encode({"spawn": spawn_id, **child})
+        if len(line) > _MAX_REQUEST_BYTES:
+            raise OSError(errno.E2BIG, os.strerror(errno.E2BIG), child["args"][0])
         spawned: asyncio.Future[_Spawned] = asyncio.get_running_loop().create_future()
         self._spawning[spawn_id] = spawned
-        self._send({"spawn": spawn_id, **child}, descriptors)
+        self._send(line, descriptors)
         return await spawned
 
-    def _send(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
-        line = json.dumps(message).encode() + b"\n"
+    def _send(self, line: bytes, descriptors: Sequence[int] = ()) -> None:
         try:
             sent = socket.send_fds(self._require_socket(), [line], descriptors)
         except OSError:
@@ -242,3 +242,7 @@ class ProcessGuard:
             exited.set_result(-signal.SIGKILL)
         self._spawning.clear()
         self._exits.clear()
+
+
+def _encode(message: dict[str, Any]) -> bytes:
+    return json.dumps(message).encode() + b"\n"
