@@ -5,7 +5,7 @@ Nothing here is global: two daemons with different configurations live in one pr
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Set
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from importlib.metadata import version
@@ -44,11 +44,14 @@ from exai.tools.chat import ChatTool
 from exai.tools.list_models import ListModelsTool
 from exai.tools.registry import ToolRegistry
 from exai.tools.upstream_tools import UpstreamTools
+from exai.transports.health_routes import Readiness, health_routes
+from exai.transports.http_app import HttpServer
 from exai.transports.websocket import WebSocketServer
 from exai.upstream.pool import UpstreamPool
 
 SERVER = ServerName("exai", version("exai"))
 _RECONNECT_AFTER_S = 2.0
+_STARTING, _OK, _DRAINING = "starting", "ok", "draining"
 
 
 class DaemonAddress(NamedTuple):
@@ -72,7 +75,7 @@ class Daemon:
         self._config = config
         self._events = events
         self._clock = clock
-        self._status = "starting"
+        self._status = _STARTING
         self._tasks = asyncio.TaskGroup()
         self.tools = ToolRegistry()
         self._upstream_tools = UpstreamTools(self.tools, events)
@@ -86,7 +89,9 @@ class Daemon:
         self._health = self._build_health()
         self._router = self._build_router()
         self._sessions = self._build_sessions()
+        self._tokens = AuthTokenManager(config.auth, config.principals)
         self._websocket = self._build_websocket()
+        self._http = self._build_http()
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[DaemonAddress], object]) -> None:
         """Open, tell where, serve until `stop` is set, drain, close.
@@ -103,18 +108,24 @@ class Daemon:
                 self._tasks,
                 _open(self._providers),
                 self._upstreams,
+                self._http,
                 self._websocket,
-                _running(heartbeat.run(), retention.run()),
+                _running(heartbeat.run(), retention.run(), self._become_ready()),
             ):
                 on_ready(self._address())
-                self._status = "ok"
                 await stop.wait()
                 await self._drain()
         await self._store.close()
 
+    async def _become_ready(self) -> None:
+        """Be ready once each MCP server has had its first start, or enough time for it."""
+        await self._upstreams.wait_first_starts(self._config.server.ready_wait_s)
+        if self._status == _STARTING:
+            self._status = _OK
+
     async def _drain(self) -> None:
         """Take nothing new, finish what runs, tell every peer, and let them go."""
-        self._status = "draining"
+        self._status = _DRAINING
         self._sessions.drain(GoingAway("restart", _RECONNECT_AFTER_S))
         await self._router.drain(self._config.server.drain_s)
         self._sessions.close_all(close_codes.SERVICE_RESTART)
@@ -122,7 +133,13 @@ class Daemon:
     def _address(self) -> DaemonAddress:
         host = self._config.server.host
         shown = f"[{host}]" if ":" in host else host
-        return DaemonAddress(f"ws://{shown}:{self._websocket.port}/", "")
+        return DaemonAddress(
+            f"ws://{shown}:{self._websocket.port}/", f"http://{shown}:{self._http.port}/"
+        )
+
+    def _readiness(self) -> Readiness:
+        states = {server.upstream: server.state.value for server in self._upstreams.statistics()}
+        return Readiness(self._status == _OK, {"daemon": self._status, **states})
 
     def _scope_limits(self) -> dict[str, int]:
         providers = self._providers.capacities().items()
@@ -132,7 +149,7 @@ class Daemon:
         }
 
     def _offer_own_tools(self) -> None:
-        self.tools.on_change(lambda: self._sessions.tell_all(ToolsChanged()))
+        self.tools.on_change(self._tell_tools_changed)
         self.tools.replace(
             SERVER.name,
             [
@@ -142,6 +159,11 @@ class Daemon:
                 ChatTool(self._providers),
             ],
         )
+
+    def _tell_tools_changed(self, names: Set[str]) -> None:
+        for session in self._sessions:
+            if any(session.principal.may_use(name) for name in names):
+                session.send(ToolsChanged())
 
     def _build_upstreams(self, environment: Mapping[str, str]) -> UpstreamPool:
         return UpstreamPool(
@@ -168,11 +190,11 @@ class Daemon:
         facts = {
             "version": SERVER.version,
             "host": self._config.server.host,
-            "port": self._config.server.port,
             "auth": self._config.auth.mode,
             "global_capacity": self._config.limits.global_max_inflight,
         }
         counts = {
+            "port": lambda: self._websocket.port,
             "sessions": lambda: len(self._sessions),
             "global_inflight": lambda: len(self._admission.owners()),
             "tool_count": lambda: len(self.tools),
@@ -251,12 +273,21 @@ class Daemon:
                 serve_connection,
                 connection_manager=connections,
                 session_manager=self._sessions,
-                auth_token_manager=AuthTokenManager(config.auth, config.principals),
+                auth_token_manager=self._tokens,
                 message_handler=self._router.handle_message,
                 event_sink=self._events,
                 hello_timeout_s=config.server.hello_timeout_s,
             ),
         )
+
+    def _build_http(self) -> HttpServer:
+        def may_see_all(token: str | None) -> bool:
+            return self._tokens.authenticate(token) is not None
+
+        routes = health_routes(
+            readiness=self._readiness, health=self._health.report, may_see_all=may_see_all
+        )
+        return HttpServer(self._config.server, routes)
 
 
 def build_daemon(

@@ -450,6 +450,17 @@ async def test_sessions_are_told_when_the_tools_change(daemon: RunningDaemon) ->
         assert (await wire.ask("health", "health_res"))["op"] == "health_res"
 
 
+async def test_only_sessions_that_may_see_a_tool_are_told_of_its_change(tmp_path: Path) -> None:
+    narrow = PrincipalConfig(token=Secret(TOKEN), tools=("echo",))
+    async with (
+        running_daemon(daemon_config(tmp_path, principals={"narrow": narrow})) as daemon,
+        open_wire(daemon.url, token=TOKEN) as wire,
+    ):
+        daemon.daemon.tools.replace("test", [ScriptedTool("tell", tell)])
+        await wire.say("health")
+        assert (await wire.hear())["op"] == "health_res"
+
+
 async def test_every_call_leaves_one_event_of_its_end(daemon: RunningDaemon) -> None:
     async with open_wire(daemon.url, token=TOKEN) as wire:
         await wire.call("echo", "r1", arguments={"text": "x"})

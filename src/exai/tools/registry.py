@@ -1,6 +1,6 @@
 """Every tool that can be called now, by name, and who may see it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from difflib import get_close_matches
 
 from exai.core.errors import ToolNotFound
@@ -17,25 +17,27 @@ class ToolRegistry:
     def __init__(self) -> None:
         self._by_source: dict[str, dict[str, Tool]] = {}
         self._tools: dict[str, Tool] = {}
-        self._listeners: list[Callable[[], None]] = []
+        self._listeners: list[Callable[[Set[str]], None]] = []
 
     def __len__(self) -> int:
         """Return how many tools there are."""
         return len(self._tools)
 
-    def on_change(self, listener: Callable[[], None]) -> None:
-        """Call `listener` after every change of the set of tools or of their descriptions."""
+    def on_change(self, listener: Callable[[Set[str]], None]) -> None:
+        """Call `listener` with the names of tools that came, went or changed, whenever any do."""
         self._listeners.append(listener)
 
     def replace(self, source: str, tools: Sequence[Tool]) -> None:
         """Let `tools` be all that `source` offers from now on."""
         offered = {tool.spec.name: tool for tool in tools}
         before = self._by_source.get(source, {})
+        names = before.keys() | offered.keys()
+        changed = {name for name in names if _spec(before, name) != _spec(offered, name)}
         self._by_source[source] = offered
         self._tools = {name: t for ts in self._by_source.values() for name, t in ts.items()}
-        if _specs(before) != _specs(offered):
+        if changed:
             for listener in self._listeners:
-                listener()
+                listener(changed)
 
     def require_tool(self, name: str, principal: Principal) -> Tool:
         """Return the tool that `principal` means by `name`.
@@ -62,5 +64,6 @@ def _readings_of(name: str) -> list[str]:
     return [name, *(name.removesuffix(s) for s in _OLD_SUFFIXES if name.endswith(s))]
 
 
-def _specs(tools: dict[str, Tool]) -> dict[str, ToolSpec]:
-    return {name: tool.spec for name, tool in tools.items()}
+def _spec(tools: dict[str, Tool], name: str) -> ToolSpec | None:
+    tool = tools.get(name)
+    return None if tool is None else tool.spec

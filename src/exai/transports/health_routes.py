@@ -1,0 +1,61 @@
+"""What the HTTP port says of the daemon: alive, ready, and the whole picture.
+
+Knows paths, statuses and who may see what; asks others how the daemon fares.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from exai.transports.upgrade_rules import bearer_token_of
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    """Whether the daemon may take traffic, and the state of each part that it waits for."""
+
+    is_ready: bool
+    parts: dict[str, str]
+
+
+def health_routes(
+    *,
+    readiness: Callable[[], Readiness],
+    health: Callable[[], dict[str, Any]],
+    may_see_all: Callable[[str | None], bool],
+) -> list[BaseRoute]:
+    """Return `/livez`, `/readyz` and `/health`.
+
+    `may_see_all` judges the bearer token of a request, or its absence. Load is not ill
+    health: `/health` is 200 whenever the daemon can answer.
+    """
+
+    async def livez(request: Request) -> Response:
+        return _json({"status": "ok"})
+
+    async def readyz(request: Request) -> Response:
+        now = readiness()
+        body = {"status": "ok" if now.is_ready else "not ready", "parts": now.parts}
+        return _json(body, 200 if now.is_ready else 503)
+
+    async def whole_health(request: Request) -> Response:
+        report = health()
+        if not may_see_all(bearer_token_of(request.headers.items())):
+            report = {"status": report["status"]}
+        return _json(report)
+
+    return [Route("/livez", livez), Route("/readyz", readyz), Route("/health", whole_health)]
+
+
+def _json(body: dict[str, Any], status: int = 200) -> Response:
+    return Response(
+        _encode(body),
+        status,
+        headers={"cache-control": "no-store"},
+        media_type="application/json",
+    )

@@ -1,0 +1,122 @@
+"""The HTTP port: alive, ready, healthy, and closed to web pages."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from exai.core.config import ServerConfig
+from exai.transports.health_routes import Readiness, health_routes
+from exai.transports.http_app import HttpServer
+
+PICTURE: dict[str, Any] = {"status": "ok", "sessions": 3}
+TOKEN = "the-right-token"
+
+
+class Part:
+    """What the routes ask."""
+
+    is_ready = True
+
+
+@pytest.fixture
+def part() -> Part:
+    return Part()
+
+
+@pytest.fixture
+async def client(part: Part) -> AsyncIterator[httpx2.AsyncClient]:
+    config = ServerConfig(http_port=0, allowed_hosts=("box.lan",), allowed_origins=("http://ui",))
+    routes = health_routes(
+        readiness=lambda: Readiness(part.is_ready, {"upstreams": "starting: box"}),
+        health=lambda: PICTURE,
+        may_see_all=lambda token: token == TOKEN,
+    )
+    async with (
+        HttpServer(config, routes) as server,
+        httpx2.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", trust_env=False) as client,
+    ):
+        yield client
+
+
+async def test_livez_answers_without_a_token(client: httpx2.AsyncClient) -> None:
+    answer = await client.get("/livez")
+    assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+    assert answer.headers["content-type"] == "application/json"
+    assert "server" not in answer.headers
+
+
+async def test_readyz_names_the_parts(client: httpx2.AsyncClient, part: Part) -> None:
+    assert (await client.get("/readyz")).status_code == 200
+    part.is_ready = False
+    answer = await client.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json() == {"status": "not ready", "parts": {"upstreams": "starting: box"}}
+
+
+@pytest.mark.parametrize(
+    ("authorization", "seen"),
+    [
+        (None, {"status": "ok"}),
+        ("Bearer wrong", {"status": "ok"}),
+        (f"Basic {TOKEN}", {"status": "ok"}),
+        (f"Bearer {TOKEN}", PICTURE),
+        (f"bearer {TOKEN}", PICTURE),
+    ],
+)
+async def test_the_whole_picture_is_for_those_with_a_token(
+    client: httpx2.AsyncClient, authorization: str | None, seen: dict[str, Any]
+) -> None:
+    headers = {} if authorization is None else {"authorization": authorization}
+    answer = await client.get("/health", headers=headers)
+    assert (answer.status_code, answer.json()) == (200, seen)
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", ""])
+async def test_a_rebound_name_is_refused(client: httpx2.AsyncClient, host: str) -> None:
+    assert (await client.get("/livez", headers={"host": host})).status_code == 421
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "[::1]:8082", "box.lan"])
+async def test_loopback_and_configured_names_are_answered(
+    client: httpx2.AsyncClient, host: str
+) -> None:
+    assert (await client.get("/livez", headers={"host": host})).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"), [("http://evil.example", 403), ("null", 403), ("http://ui", 200)]
+)
+async def test_foreign_pages_are_refused(
+    client: httpx2.AsyncClient, origin: str, status: int
+) -> None:
+    answer = await client.get("/livez", headers={"origin": origin})
+    assert answer.status_code == status
+    assert not any(name.startswith("access-control") for name in answer.headers)
+
+
+async def test_other_paths_and_methods_are_refused_in_json(client: httpx2.AsyncClient) -> None:
+    missing = await client.get("/nothing-here")
+    assert (missing.status_code, missing.json()) == (404, {"error": "Not Found"})
+    posted = await client.post("/livez")
+    assert (posted.status_code, posted.json()) == (405, {"error": "Method Not Allowed"})
+    assert (await client.head("/livez")).status_code == 200
+
+
+async def test_headers_without_end_are_not_kept(client: httpx2.AsyncClient) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.base_url.port)
+    writer.write(b"GET /livez HTTP/1.1\r\nhost: localhost\r\nx-long: " + b"x" * 100_000)
+    async with asyncio.timeout(10):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 400")
+    writer.close()
+
+
+async def test_a_port_in_use_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        config = ServerConfig(http_port=taken.getsockname()[1])
+        with pytest.raises(OSError, match="in use"):
+            async with HttpServer(config, []):
+                pass
