@@ -1,0 +1,115 @@
+"""The log: one line per fact, on standard error, from events and from libraries alike.
+
+Knows which event has which name and how much it matters. Lines carry names, sizes and
+durations, as events do; a traceback stands only beside a defect. Hears, never acts.
+"""
+
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TextIO
+
+import msgspec
+
+from exai.core import events
+from exai.core.clock import Clock, SystemClock
+from exai.core.events import Event, EventSink
+from exai.observe.line_writer import LineWriter
+from exai.observe.log_lines import LogLine, Render, as_json, as_words
+
+
+class Fact(NamedTuple):
+    """An event's name in the log, `room.fact`, and its level."""
+
+    name: str
+    level: int
+
+
+FACTS: Mapping[type[Event], Fact] = {
+    events.CallAccepted: Fact("calls.accepted", logging.DEBUG),
+    events.CallRejected: Fact("calls.rejected", logging.DEBUG),
+    events.CallSettled: Fact("calls.settled", logging.DEBUG),
+    events.CallFailedInside: Fact("calls.failed_inside", logging.ERROR),
+    events.SessionOpened: Fact("connections.session_opened", logging.INFO),
+    events.SessionEnded: Fact("connections.session_ended", logging.INFO),
+    events.HelloRefused: Fact("connections.hello_refused", logging.WARNING),
+    events.UpstreamStarted: Fact("upstream.started", logging.INFO),
+    events.UpstreamDied: Fact("upstream.died", logging.WARNING),
+    events.UpstreamGaveUp: Fact("upstream.gave_up", logging.ERROR),
+    events.UpstreamSpoke: Fact("upstream.spoke", logging.INFO),
+    events.ToolUnavailable: Fact("upstream.tool_unavailable", logging.WARNING),
+    events.ProviderStarted: Fact("providers.started", logging.INFO),
+    events.ProviderDied: Fact("providers.died", logging.WARNING),
+}
+
+
+class LogSink(EventSink):
+    """Turns events into lines; one below the level costs a look into a table."""
+
+    def __init__(self, writer: LineWriter, render: Render, level: int, clock: Clock) -> None:
+        self._writer = writer
+        self._render = render
+        self._clock = clock
+        self._level = level
+
+    def emit(self, event: Event) -> None:
+        """Write one event as one line."""
+        fact = FACTS.get(type(event)) or Fact(f"unnamed.{type(event).__name__}", logging.INFO)
+        if fact.level < self._level:
+            return
+        fields = msgspec.structs.asdict(event)
+        exception = fields.pop("exception", None)
+        line = LogLine(self._clock.wall_s(), fact.level, fact.name, fields, exception)
+        self._writer.write(self._render(line))
+
+
+class LibraryHandler(logging.Handler):
+    """Writes what libraries have to say through `logging` into the same log."""
+
+    def __init__(self, writer: LineWriter, render: Render) -> None:
+        super().__init__(logging.WARNING)
+        self._writer = writer
+        self._render = render
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record as one line."""
+        name = record.name.removeprefix("exai.")
+        event = name if name != record.name else f"library.{name}"
+        exception = record.exc_info[1] if record.exc_info else None
+        fields = {"message": _message_of(record)}
+        self._writer.write(
+            self._render(LogLine(record.created, record.levelno, event, fields, exception))
+        )
+
+
+@contextmanager
+def configure_logging(
+    level: str = "info", stream: TextIO | None = None, clock: Clock | None = None
+) -> Iterator[LogSink]:
+    """Write the process's log to a stream (standard error) while the context is open.
+
+    JSON, or words where the stream is a terminal. `level` is a name of `logging`.
+    """
+    target = stream or sys.stderr
+    writer = LineWriter(target.fileno())
+    render = as_words if target.isatty() else as_json
+    root = logging.getLogger()
+    handler = LibraryHandler(writer, render)
+    root.addHandler(handler)
+    logging.captureWarnings(True)
+    try:
+        yield LogSink(
+            writer, render, logging.getLevelNamesMapping()[level.upper()], clock or SystemClock()
+        )
+    finally:
+        logging.captureWarnings(False)
+        root.removeHandler(handler)
+        writer.close()
+
+
+def _message_of(record: logging.LogRecord) -> Any:
+    try:
+        return record.getMessage()
+    except (TypeError, ValueError, KeyError):  # the library's arguments do not fit its format
+        return record.msg

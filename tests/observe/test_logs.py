@@ -1,0 +1,286 @@
+"""The log: what happened, one line each, whatever the peers and the terminal do."""
+
+import json
+import logging
+import os
+import pty
+import re
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import pytest
+
+from exai.core import events
+from exai.core.clock import Clock
+from exai.core.events import Event
+from exai.observe.line_writer import LineWriter
+from exai.observe.log_lines import LogLine, as_json, as_words
+from exai.observe.logs import FACTS, LibraryHandler, configure_logging
+
+OPENED = events.SessionOpened("s1", "default", "127.0.0.1", "my agent")
+
+
+class StoppedClock(Clock):
+    def wall_s(self) -> float:
+        return 1_760_000_000.25
+
+    def monotonic_s(self) -> float:
+        return 0.0
+
+
+class LogFile:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.stream: TextIO = path.open("w", encoding="utf-8")
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def log_file(tmp_path: Path) -> Iterator[LogFile]:
+    log = LogFile(tmp_path / "log")
+    yield log
+    log.stream.close()
+
+
+def test_an_event_is_one_line_of_json(log_file: LogFile) -> None:
+    with configure_logging("info", log_file.stream, StoppedClock()) as sink:
+        sink.emit(OPENED)
+    assert log_file.lines() == [
+        {
+            "time": "2025-10-09T08:53:20.250Z",
+            "level": "info",
+            "event": "connections.session_opened",
+            "session_id": "s1",
+            "principal": "default",
+            "remote_address": "127.0.0.1",
+            "client_name": "my agent",
+        }
+    ]
+
+
+def test_every_event_has_a_name_of_its_own_in_the_room_that_emits_it() -> None:
+    assert set(FACTS) == set(Event.__subclasses__())
+    names = [fact.name for fact in FACTS.values()]
+    assert len(names) == len(set(names))
+    rooms = {path.name for path in Path(events.__file__).parents[1].iterdir() if path.is_dir()}
+    for name in names:
+        room, _, fact = name.partition(".")
+        assert room in rooms
+        assert re.fullmatch(r"[a-z_]+", fact)
+
+
+def test_no_field_hides_what_every_line_has() -> None:
+    for event in FACTS:
+        assert not {"time", "level", "event", "traceback"} & set(event.__struct_fields__)
+
+
+def test_what_is_below_the_level_is_not_written(log_file: LogFile) -> None:
+    with configure_logging("warning", log_file.stream) as sink:
+        sink.emit(OPENED)
+        sink.emit(events.HelloRefused("192.0.2.1", "unauthorized"))
+    assert [line["event"] for line in log_file.lines()] == ["connections.hello_refused"]
+
+
+def test_calls_are_written_only_on_request(log_file: LogFile) -> None:
+    accepted = events.CallAccepted("c1", "r1", "s1", "default", "echo")
+    with configure_logging("info", log_file.stream) as sink:
+        sink.emit(accepted)
+    with configure_logging("debug", log_file.stream) as sink:
+        sink.emit(accepted)
+    (line,) = log_file.lines()
+    assert (line["event"], line["call_id"], line["request_id"]) == ("calls.accepted", "c1", "r1")
+
+
+def test_an_unknown_event_is_written_all_the_same(log_file: LogFile) -> None:
+    with configure_logging("info", log_file.stream) as sink:
+        sink.emit(Event())
+    assert log_file.lines()[0]["event"] == "unnamed.Event"
+
+
+def test_a_defect_comes_with_its_traceback(log_file: LogFile) -> None:
+    with configure_logging("info", log_file.stream) as sink:
+        sink.emit(events.CallFailedInside("e1", "calls.pipeline", caught(lambda: 1 // 0)))
+    (line,) = log_file.lines()
+    assert (line["level"], line["error_id"]) == ("error", "e1")
+    assert line["exception"].startswith("ZeroDivisionError")
+    assert "lambda: 1 // 0" in line["traceback"]
+
+
+def test_an_exception_that_cannot_be_shown_does_no_harm(log_file: LogFile) -> None:
+    class Unspeakable(Exception):
+        def __str__(self) -> str:
+            raise ValueError
+
+        __repr__ = __str__
+
+    with configure_logging("info", log_file.stream) as sink:
+        sink.emit(events.CallFailedInside("e1", "here", Unspeakable()))
+    assert "Unspeakable" in log_file.lines()[0]["exception"]
+
+
+@pytest.mark.parametrize(
+    "evil",
+    [
+        "\x1b[2J\x1b]0;owned\x07",
+        "\x9b2J",
+        "a\rb\x00c\x7f",
+        "user\u202egnp.exe",
+        "line\u2028break",
+        "\ud800 lone",
+    ],
+)
+def test_foreign_text_cannot_move_the_cursor(evil: str) -> None:
+    line = LogLine(0.0, logging.INFO, "upstream.spoke", {"line": evil}, ValueError(evil))
+    for written in (as_json(line).decode(), as_words(line).decode()):
+        assert not set(evil) - set("[]2J0;ownedabcusergnp.xlinebreak ") & set(written)
+    told = json.loads(as_json(line))["line"]
+    assert "\\" in told
+
+
+def test_foreign_text_cannot_fake_a_second_line() -> None:
+    line = LogLine(0.0, logging.INFO, "upstream.spoke", {"line": "one\n12:00:00Z info faked"})
+    assert as_json(line).count(b"\n") == 0
+    assert as_words(line).count(b"\n") == 0
+
+
+def test_a_long_text_is_cut() -> None:
+    line = LogLine(0.0, logging.INFO, "upstream.spoke", {"line": "x" * 1_000_000})
+    assert len(as_json(line)) < 10_000
+
+
+def test_a_person_reads_words(tmp_path: Path) -> None:
+    line = LogLine(
+        1_760_000_000.25,
+        logging.INFO,
+        "calls.settled",
+        {"tool": "a b", "run_s": 0.25, "code": "ok"},
+    )
+    assert as_words(line) == b'08:53:20Z info     calls.settled  tool="a b" run_s=0.25 code=ok'
+
+
+def test_a_terminal_gets_words_and_all_else_json() -> None:
+    master, slave = pty.openpty()
+    with os.fdopen(slave, "w") as terminal, configure_logging("info", terminal) as sink:
+        sink.emit(OPENED)
+    shown = os.read(master, 65_536)
+    os.close(master)
+    assert b"connections.session_opened  session_id=s1 principal=default" in shown
+
+
+def test_warnings_of_libraries_stand_in_the_same_log(log_file: LogFile) -> None:
+    with configure_logging("info", log_file.stream):
+        logging.getLogger("asyncio").warning("slow: %s", "callback")
+        logging.getLogger("httpx").info("chatter")
+        logging.getLogger("exai.transports.picows").error("broke", exc_info=caught(lambda: [][0]))
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
+    lines = log_file.lines()
+    assert [line["event"] for line in lines] == [
+        "library.asyncio",
+        "transports.picows",
+        "library.py.warnings",
+    ]
+    assert lines[0]["message"] == "slow: callback"
+    assert "IndexError" in lines[1]["traceback"]
+
+
+def test_a_library_whose_words_do_not_fit_its_format_is_heard_all_the_same(
+    log_file: LogFile,
+) -> None:
+    writer = LineWriter(log_file.stream.fileno())
+    record = logging.LogRecord("odd", logging.ERROR, "", 0, "%d apples", ("no number",), None)
+    LibraryHandler(writer, as_json).handle(record)
+    writer.close()
+    assert [line["message"] for line in log_file.lines()] == ["%d apples"]
+
+
+def test_logging_is_left_as_it_was_found(log_file: LogFile) -> None:
+    before = list(logging.getLogger().handlers)
+    with configure_logging("info", log_file.stream):
+        assert logging.getLogger().handlers != before
+    assert logging.getLogger().handlers == before
+
+
+# The writer
+
+
+def test_a_reader_that_stops_reading_stops_nobody() -> None:
+    read_end, write_end = os.pipe()
+    writer = LineWriter(write_end, max_waiting_lines=100)
+    line = b"x" * 10_000
+    for _ in range(1000):
+        writer.write(line)
+    assert writer.dropped_count >= 800
+    writer.close(patience_s=0.05)  # returns, though nobody reads
+    with os.fdopen(read_end, "rb") as pipe:
+        first = pipe.readline()
+        os.close(write_end)
+    assert first == line + b"\n"
+
+
+def test_a_terminal_that_somebody_made_non_blocking_gets_every_line() -> None:
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    writer = LineWriter(write_end)
+    for number in range(500):
+        writer.write(b"%d " % number + b"x" * 1000)
+    received: list[bytes] = []
+
+    def read() -> None:
+        with os.fdopen(read_end, "rb") as pipe:
+            received.extend(pipe.readlines())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    writer.close(patience_s=5.0)
+    os.close(write_end)
+    reader.join(5.0)
+    assert [int(line.split()[0]) for line in received] == list(range(500))
+    assert writer.dropped_count == 0
+
+
+def test_a_reader_that_went_away_does_no_harm() -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    writer = LineWriter(write_end)
+    writer.write(b"nobody hears this")
+    writer.close()
+    os.close(write_end)
+    assert writer.dropped_count == 1
+
+
+def test_a_process_that_ends_while_nobody_reads_its_log_ends() -> None:
+    script = """
+import sys
+from exai.core.events import HelloRefused
+from exai.observe.logs import configure_logging
+with configure_logging("info") as sink:
+    for _ in range(5000):
+        sink.emit(HelloRefused("192.0.2.1", "unauthorized"))
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE) as process:
+        assert process.wait(timeout=10) == 0
+
+
+def test_the_log_costs_no_heavy_import() -> None:
+    script = (
+        "import sys, exai.observe.logs; print('rich' in sys.modules, 'structlog' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=10, check=True
+    )
+    assert done.stdout.split() == ["False", "False"]
+
+
+def caught(fail: Callable[[], object]) -> Exception:
+    try:
+        fail()
+    except (ArithmeticError, LookupError) as exception:
+        return exception
+    raise AssertionError("did not fail")
