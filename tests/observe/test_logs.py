@@ -179,7 +179,9 @@ def test_warnings_of_libraries_stand_in_the_same_log(log_file: LogFile) -> None:
         logging.getLogger("asyncio").warning("slow: %s", "callback")
         logging.getLogger("httpx").info("chatter")
         logging.getLogger("exai.transports.picows").error("broke", exc_info=caught(lambda: [][0]))
-        warnings.warn("old", DeprecationWarning, stacklevel=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("old", DeprecationWarning, stacklevel=1)
     lines = log_file.lines()
     assert [line["event"] for line in lines] == [
         "library.asyncio",
@@ -220,7 +222,8 @@ def test_a_reader_that_stops_reading_stops_nobody() -> None:
     writer.close(patience_s=0.05)  # returns, though nobody reads
     with os.fdopen(read_end, "rb") as pipe:
         first = pipe.readline()
-        os.close(write_end)
+    writer.close(patience_s=5.0)
+    os.close(write_end)
     assert first == line + b"\n"
 
 
