@@ -1,6 +1,9 @@
 """From a model's name to the provider that serves it."""
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,7 +11,7 @@ import pytest
 
 from exai.core.config import KNOWN_PROVIDERS, LocalModelConfig, ProviderConfig, Secret
 from exai.core.errors import ArgumentsInvalid, NotConfigured
-from exai.core.events import Event
+from exai.core.events import Event, ProviderStarted
 from exai.providers.provider import ChatRequest, Message
 from exai.providers.registry import ProviderRegistry, ProvidersInvalid
 from exai.testing.recorded_run import RecordedRun
@@ -17,9 +20,15 @@ from exai.testing.scripted_provider import ScriptedProvider
 ABSENT = LocalModelConfig(enabled=False)
 
 
-class Deaf:
+CAPITAL = "What is the capital of France?"
+
+
+class Heard:
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
     def emit(self, event: Event) -> None:
-        pass
+        self.events.append(event)
 
 
 def service(*models: str, key: str | None = "a-key", required: bool = True) -> ProviderConfig:
@@ -34,7 +43,7 @@ def registry(
     default_model: str | None = None,
 ) -> ProviderRegistry:
     return ProviderRegistry(
-        providers, local, default_model=default_model, events=Deaf(), max_reply_bytes=1000
+        providers, local, default_model=default_model, events=Heard(), max_reply_bytes=1000
     )
 
 
@@ -182,6 +191,47 @@ async def test_two_registries_of_one_process_share_nothing() -> None:
             await provider.complete(request, RecordedRun())
             await providers.close()
         assert len(one.requests) == len(two.requests) == 1
+
+
+async def test_closing_stops_the_local_model_without_calling_it_dead() -> None:
+    heard = Heard()
+    providers = ProviderRegistry({}, LocalModelConfig(), events=heard, max_reply_bytes=1000)
+    provider, model = providers.resolve(None)
+    async with asyncio.timeout(20):
+        await provider.complete(
+            ChatRequest(model=model, messages=(Message("user", CAPITAL),)), RecordedRun()
+        )
+        await providers.close()
+    (started,) = heard.events
+    assert isinstance(started, ProviderStarted)
+    with pytest.raises(ProcessLookupError):
+        os.kill(started.pid, 0)
+
+
+def test_the_sdk_is_loaded_at_the_start_only_where_a_service_is_configured() -> None:
+    script = """
+import asyncio, sys
+from exai.core.config import LocalModelConfig, ProviderConfig
+from exai.providers.registry import ProviderRegistry
+
+async def main():
+    for config in (
+        ProviderConfig(base_url="http://acme.invalid", key_required=True),
+        ProviderConfig(base_url="http://acme.invalid"),
+    ):
+        providers = ProviderRegistry(
+            {"acme": config}, LocalModelConfig(), events=None, max_reply_bytes=1
+        )
+        await providers.open()
+        print("openai" in sys.modules or "httpx2" in sys.modules)
+        await providers.close()
+
+asyncio.run(main())
+"""
+    printed = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True
+    ).stdout
+    assert printed.split() == ["False", "True"]
 
 
 async def test_a_registry_that_was_never_used_closes() -> None:
