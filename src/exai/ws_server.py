@@ -85,7 +85,7 @@ class Daemon:
         self._admission = AdmissionController(config.limits, self._scope_limits())
         self._in_flight = InFlight()
         self._store = store
-        self._ledger = Ledger(self._store, clock, owner=secrets.token_hex(8))
+        self._ledger = Ledger(store, config.limits, clock, owner=secrets.token_hex(8))
         self._health = self._build_health()
         self._router = self._build_router()
         self._sessions = self._build_sessions()

@@ -142,6 +142,25 @@ async def test_results_expire_and_their_tombstones_are_forgotten(store: CallStor
     assert store.statistics().record_count == 1
 
 
+async def test_a_sessions_oldest_results_make_room(store: CallStore) -> None:
+    for n in range(4):
+        await store.accept(record(f"c{n}"))
+        await store.settle(f"c{n}", ANSWER, now=1000.0 + n)
+    await store.accept(record("other", session_id="s2"))
+    await store.settle("other", ANSWER, now=999.0)
+    one = store.statistics().result_bytes // 5
+    assert await store.trim("s1", max_count=3, max_bytes=10 * one, now=1010.0) == 1
+    assert await store.trim("s1", max_count=3, max_bytes=2 * one, now=1010.0) == 1
+    assert await store.trim("s1", max_count=3, max_bytes=2 * one, now=1010.0) == 0
+    assert await store.trim("s-unknown", max_count=1, max_bytes=1, now=1010.0) == 0
+    found = [await store.find("s1", f"r-c{n}") for n in range(4)]
+    states = [one.state for one in found if one is not None]
+    assert states == [CallState.ERASED, CallState.ERASED, CallState.SETTLED, CallState.SETTLED]
+    other = await store.find("s2", "r-other")
+    assert other is not None
+    assert other.state is CallState.SETTLED
+
+
 async def test_what_has_not_settled_never_expires(store: CallStore) -> None:
     await store.accept(record())
     assert await store.expire(now=1e12, result_ttl_s=1.0) == 0

@@ -221,6 +221,16 @@ async def test_an_acknowledged_result_is_erased_and_its_id_remembered(
     assert gates.runs == ["g"]
 
 
+async def test_only_so_many_results_are_kept_for_a_session(tmp_path: Path) -> None:
+    config = daemon_config(tmp_path, limits=LimitsConfig(session_max_unacked=2))
+    async with running_daemon(config) as daemon, open_wire(daemon.url, token=TOKEN) as wire:
+        for n in range(3):
+            await wire.call("echo", f"r{n}", arguments={"text": f"t{n}"})
+        gone = await wire.ask("get_result", "call_tool_res", request_id="r0")
+        assert gone["error"]["details"] == {"reason": "expired", "ok": True}
+        assert (await wire.ask("get_result", "call_tool_res", request_id="r2"))["text"] == "t2"
+
+
 async def test_a_result_expires(tmp_path: Path) -> None:
     config = daemon_config(tmp_path, limits=LimitsConfig(result_ttl_s=0.2))
     async with running_daemon(config) as daemon, open_wire(daemon.url, token=TOKEN) as wire:

@@ -7,6 +7,7 @@ outlive it.
 from exai.calls.call import Call
 from exai.core.call_store import CallRecord, CallState, CallStore, Settlement
 from exai.core.clock import Clock
+from exai.core.config import LimitsConfig
 from exai.core.errors import RequestIdConflict, ResultUnknown
 from exai.core.outcomes import Failed
 from exai.core.replies import CallAnswered, CallMeta
@@ -15,8 +16,9 @@ from exai.core.replies import CallAnswered, CallMeta
 class Ledger:
     """The store, in the words of calls. `owner` is this process's boot id."""
 
-    def __init__(self, store: CallStore, clock: Clock, owner: str) -> None:
+    def __init__(self, store: CallStore, limits: LimitsConfig, clock: Clock, owner: str) -> None:
         self._store = store
+        self._limits = limits
         self._clock = clock
         self._owner = owner
 
@@ -55,10 +57,14 @@ class Ledger:
         await self._store.start(call.call_id, self._owner, attempt=1)
 
     async def settle(self, call: Call) -> None:
-        """Store the outcome that the call was given."""
+        """Store the outcome that the call was given, among a bounded number of its session."""
         assert call.outcome is not None
+        now, limits = self._clock.wall_s(), self._limits
         settlement = Settlement(call.outcome, call.queue_s, call.run_s)
-        await self._store.settle(call.call_id, settlement, self._clock.wall_s())
+        await self._store.settle(call.call_id, settlement, now)
+        await self._store.trim(
+            call.peer.session_id, limits.session_max_unacked, limits.session_max_unacked_bytes, now
+        )
 
     async def acknowledge(self, session_id: str, request_ids: list[str]) -> None:
         """Erase what the client has."""
@@ -68,9 +74,9 @@ class Ledger:
         """Forget a session's calls."""
         await self._store.end_session(session_id)
 
-    async def expire(self, result_ttl_s: float) -> int:
-        """Erase results older than `result_ttl_s`; return how many."""
-        return await self._store.expire(self._clock.wall_s(), result_ttl_s)
+    async def expire(self) -> int:
+        """Erase results that are too old; return how many."""
+        return await self._store.expire(self._clock.wall_s(), self._limits.result_ttl_s)
 
 
 def conflict(request_id: str) -> RequestIdConflict:

@@ -13,11 +13,10 @@ class Retention:
 
     def __init__(self, ledger: Ledger, result_ttl_s: float) -> None:
         self._ledger = ledger
-        self._result_ttl_s = result_ttl_s
         self._pause_s = min(result_ttl_s / _SWEEPS_PER_TTL, _LONGEST_PAUSE_S)
 
     async def run(self) -> None:
         """Sweep until cancelled."""
         while True:
             await asyncio.sleep(self._pause_s)
-            await self._ledger.expire(self._result_ttl_s)
+            await self._ledger.expire()

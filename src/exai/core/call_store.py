@@ -101,6 +101,13 @@ class CallStore(ABC):
         """SETTLED -> ERASED for those of `request_ids` that are settled; return how many."""
 
     @abstractmethod
+    async def trim(self, session_id: str, max_count: int, max_bytes: int, now: float) -> int:
+        """Erase a session's oldest results until it has at most so many, of at most that size.
+
+        Returns how many results were erased.
+        """
+
+    @abstractmethod
     async def expire(self, now: float, result_ttl_s: float) -> int:
         """Erase results that settled, and forget what was erased, `result_ttl_s` ago.
 

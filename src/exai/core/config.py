@@ -59,6 +59,7 @@ class ServerConfig(Section, frozen=True, kw_only=True):
     slow_consumer_s: PositiveSeconds = 60.0
     drain_s: Seconds = 30.0
     ready_wait_s: Seconds = 10.0
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
 class AuthConfig(Section, frozen=True, kw_only=True):
@@ -89,6 +90,7 @@ class LimitsConfig(Section, frozen=True, kw_only=True):
     result_ttl_s: PositiveSeconds = 600.0
     max_result_bytes: PositiveCount = 16_777_216
     session_max_unacked: PositiveCount = 1000
+    session_max_unacked_bytes: PositiveCount = 33_554_432
 
 
 class ToolsConfig(Section, frozen=True, kw_only=True):

@@ -34,8 +34,7 @@ class MemoryCallStore(CallStore):
         self._by_idempotency_key: dict[tuple[str, str], str] = {}
         self._settled_at: dict[str, float] = {}
         self._erased_at: dict[str, float] = {}
-        self._result_bytes: dict[str, int] = {}
-        self._total_bytes = 0
+        self._results: defaultdict[str, _Results] = defaultdict(_Results)
 
     async def accept(self, record: CallRecord) -> CallRecord | None:
         """Insert `record` unless its id is known."""
@@ -73,8 +72,7 @@ class MemoryCallStore(CallStore):
             succeeded=isinstance(settlement.outcome, Completed),
         )
         self._settled_at[call_id] = now
-        self._result_bytes[call_id] = len(_encode(settlement))
-        self._total_bytes += self._result_bytes[call_id]
+        self._results[record.session_id].add(call_id, len(_encode(settlement)))
         return True
 
     async def find(self, session_id: str, request_id: str) -> CallRecord | None:
@@ -89,6 +87,14 @@ class MemoryCallStore(CallStore):
         for call_id in settled:
             self._erase(call_id, "acknowledged", now)
         return len(settled)
+
+    async def trim(self, session_id: str, max_count: int, max_bytes: int, now: float) -> int:
+        """Erase a session's oldest results while it has too many, or too large ones."""
+        results, erased = self._results.get(session_id, _Results()), 0
+        while len(results.sizes) > max_count or results.total_bytes > max_bytes:
+            self._erase(next(iter(results.sizes)), "expired", now)
+            erased += 1
+        return erased
 
     async def expire(self, now: float, result_ttl_s: float) -> int:
         """Erase old results, forget old tombstones."""
@@ -108,7 +114,10 @@ class MemoryCallStore(CallStore):
 
     def statistics(self) -> StoreStatistics:
         """Return the numbers now."""
-        return StoreStatistics(record_count=len(self._records), result_bytes=self._total_bytes)
+        return StoreStatistics(
+            record_count=len(self._records),
+            result_bytes=sum(results.total_bytes for results in self._results.values()),
+        )
 
     async def close(self) -> None:
         """Nothing to flush."""
@@ -121,20 +130,39 @@ class MemoryCallStore(CallStore):
             erased_because=because,
             erased_at=now,
         )
-        self._drop_result(call_id)
+        self._drop_result(self._records[call_id])
         self._erased_at[call_id] = now
 
     def _forget(self, call_id: str) -> None:
         record = self._records.pop(call_id)
-        self._drop_result(call_id)
+        self._drop_result(record)
         self._erased_at.pop(call_id, None)
         self._by_session.get(record.session_id, {}).pop(record.request_id, None)
         if record.idempotency_key is not None:
             del self._by_idempotency_key[record.principal, record.idempotency_key]
 
-    def _drop_result(self, call_id: str) -> None:
-        if self._settled_at.pop(call_id, None) is not None:
-            self._total_bytes -= self._result_bytes.pop(call_id)
+    def _drop_result(self, record: CallRecord) -> None:
+        if self._settled_at.pop(record.call_id, None) is None:
+            return
+        results = self._results[record.session_id]
+        results.remove(record.call_id)
+        if not results.sizes:
+            del self._results[record.session_id]
+
+
+class _Results:
+    """How large the results of one session are, oldest first."""
+
+    def __init__(self) -> None:
+        self.sizes: dict[str, int] = {}
+        self.total_bytes = 0
+
+    def add(self, call_id: str, size_bytes: int) -> None:
+        self.sizes[call_id] = size_bytes
+        self.total_bytes += size_bytes
+
+    def remove(self, call_id: str) -> None:
+        self.total_bytes -= self.sizes.pop(call_id)
 
 
 def _until(times: dict[str, float], horizon: float) -> list[str]:
