@@ -30,6 +30,7 @@ def serve(settings: dict[str, Any]) -> str:
     params.use_jinja = settings["use_jinja"]
     for name, value in settings["sampling"].items():
         setattr(params.sampling, name, value)
+    params.fit_params = False  # half a second, to find out that another context might fit better
     params.cache_ram_mib = 64
     params.endpoint_slots = False
     params.ui = False
