@@ -145,11 +145,13 @@ async def test_a_services_refusal_says_when_to_come_back(
 
 
 async def test_without_a_key_or_a_local_model_chat_says_what_to_do(tmp_path: Path) -> None:
-    async with running_daemon(daemon_config(tmp_path)) as daemon:
-        async with open_wire(daemon.url, token=TOKEN) as wire:
-            nothing = await wire.call("chat", "r1", arguments={"prompt": "x"})
-            kimi = await wire.call("chat", "r2", arguments={"prompt": "x", "model": "kimi-latest"})
-            wrong = await wire.call("chat", "r3", arguments={"prompt": "x", "model": "gpt-0"})
+    async with (
+        running_daemon(daemon_config(tmp_path)) as daemon,
+        open_wire(daemon.url, token=TOKEN) as wire,
+    ):
+        nothing = await wire.call("chat", "r1", arguments={"prompt": "x"})
+        kimi = await wire.call("chat", "r2", arguments={"prompt": "x", "model": "kimi-latest"})
+        wrong = await wire.call("chat", "r3", arguments={"prompt": "x", "model": "gpt-0"})
     assert nothing["error"]["code"] == kimi["error"]["code"] == "NOT_CONFIGURED"
     assert "KIMI_API_KEY" in kimi["error"]["message"]
     assert wrong["error"]["details"]["path"] == "/model"

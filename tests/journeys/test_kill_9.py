@@ -50,10 +50,8 @@ async def test_kill_9_leaves_no_child_and_no_grandchild(tmp_path: Path) -> None:
             await until_all_serve(wire)
             answer = await wire.call("chat", arguments={"prompt": "Say hi."}, timeout_s=60)
             assert answer["meta"]["provider"] == "local", answer
-            commands = [
-                Path(f"/proc/{pid}/cmdline").read_bytes() for pid in descendants_of(daemon.pid)
-            ]
             below = descendants_of(daemon.pid)
+            commands = [command_of(pid) for pid in below]
             for part in (b"mcp_server_time", b"mcp-server-everything", b"npm", b"model_server"):
                 assert any(part in command for command in commands), commands
             daemon.kill()
@@ -62,6 +60,10 @@ async def test_kill_9_leaves_no_child_and_no_grandchild(tmp_path: Path) -> None:
         if daemon.returncode is None:
             daemon.kill()
         await daemon.wait()
+
+
+def command_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 async def until_all_serve(wire: Wire) -> None:

@@ -29,7 +29,8 @@ UPSTREAMS = {"time": TIME, "git": GIT, "everything": EVERYTHING, "dead": DEAD, "
 
 @pytest.fixture
 async def daemon(tmp_path: Path) -> AsyncIterator[RunningDaemon]:
-    async with running_daemon(daemon_config(tmp_path, upstreams=UPSTREAMS)) as running:
+    config = daemon_config(tmp_path, upstreams=UPSTREAMS)
+    async with running_daemon(config, environment=os.environ) as running:
         yield running
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from exai.core.events import Event, EventSink
 from exai.core.tool import Tool
 from exai.ws_server import Daemon, DaemonAddress, build_daemon
 
-TOKEN = "token-of-the-tests-0123456789"  # noqa: S105 - opens nothing but a test's daemon
+TOKEN = "token-of-the-tests-0123456789"
 _PATIENCE_S = 30.0
 
 
@@ -73,11 +73,17 @@ def daemon_config(state_dir: Path, **sections: Any) -> Config:
 
 @asynccontextmanager
 async def running_daemon(
-    config: Config, tools: Sequence[Tool] = (), *, store: CallStore | None = None
+    config: Config,
+    tools: Sequence[Tool] = (),
+    *,
+    environment: Mapping[str, str] | None = None,
+    store: CallStore | None = None,
 ) -> AsyncIterator[RunningDaemon]:
     """Run a daemon while the context is open, with `tools` beside its own."""
     events = RecordedEvents()
-    daemon = build_daemon(config, environment=os.environ, events=events, store=store)
+    daemon = build_daemon(
+        config, environment=environment or {"PATH": os.defpath}, events=events, store=store
+    )
     daemon.tools.replace("test", tools)
     stop = asyncio.Event()
     ready: asyncio.Future[DaemonAddress] = asyncio.get_running_loop().create_future()
