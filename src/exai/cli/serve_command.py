@@ -9,13 +9,21 @@ from importlib.metadata import version
 import msgspec
 
 from exai.cli.config_faults import refuse_config, show_warnings
-from exai.cli.config_file import CommandLine, ConfigProblems, LoadedConfig, load_config
+from exai.cli.config_file import (
+    CommandLine,
+    ConfigProblems,
+    LoadedConfig,
+    load_config,
+    process_environment,
+)
 from exai.cli.daemon_door import leave_address, remove_address
 from exai.cli.exit_codes import ExitCode
 from exai.cli.secret_references import SecretUnreadable
 from exai.cli.state_token import make_state_dir, make_state_token, token_path
 from exai.cli.terminal import complain, write
 from exai.core.config import Config, PrincipalConfig, Secret
+from exai.core.events import EventSink
+from exai.observe.logs import configure_logging
 from exai.stores.instance_lock import AlreadyRunning
 from exai.ws_server import DaemonAddress, build_daemon
 
@@ -28,8 +36,11 @@ def run_serve(command_line: CommandLine) -> ExitCode:
         loaded = load_config(command_line)
         show_warnings(loaded.warnings)
         config = _with_token(loaded)
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(config, _whereabouts_of_token(loaded)))
+        with (
+            configure_logging(config.server.log_level) as events,
+            asyncio.Runner(loop_factory=_loop_factory()) as runner,
+        ):
+            runner.run(_serve(config, events, _whereabouts_of_token(loaded)))
     except ConfigProblems as wrong:
         return refuse_config(wrong)
     except AlreadyRunning as other:
@@ -74,7 +85,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _serve(config: Config, token_whereabouts: str) -> None:
+async def _serve(config: Config, events: EventSink, token_whereabouts: str) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in _STOP_SIGNALS:
@@ -88,7 +99,8 @@ async def _serve(config: Config, token_whereabouts: str) -> None:
         )
 
     try:
-        await build_daemon(config).run(stop, tell_ready)
+        daemon = build_daemon(config, environment=process_environment(), events=events)
+        await daemon.run(stop, tell_ready)
     finally:
         remove_address(config.state_dir)
 

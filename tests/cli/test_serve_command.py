@@ -1,0 +1,209 @@
+"""`exai serve` and the commands that call it, as processes of their own."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from exai.cli.exit_codes import ExitCode
+from exai.client.daemon_client import DaemonClient
+from tests.cli.exai_process import PATIENCE_S, Shell, ended
+
+READY = re.compile(r"exai \S+ is ready: (ws://\S+), (http://\S+); (.*)\n")
+ANY_PORTS = ("--port", "0", "--http-port", "0")
+
+
+@pytest.fixture
+def shell(home: Path) -> Shell:
+    shell = Shell(home)
+    shell.environ["EXAI_LOCAL_ENABLED"] = "false"
+    return shell
+
+
+@asynccontextmanager
+async def serving(shell: Shell, *arguments: str) -> AsyncIterator[tuple[Process, re.Match[str]]]:
+    """Run a daemon on free ports; yield its process and the line that says it is ready."""
+    process = await shell.start("serve", *ANY_PORTS, *arguments)
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(PATIENCE_S):
+            line = (await process.stdout.readline()).decode()
+        ready = READY.fullmatch(line)
+        if ready is None:
+            raise AssertionError(line + str(await ended(process)))
+        yield process, ready
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def answers(ready: re.Match[str], state_dir: Path) -> bool:
+    """Tell whether the daemon there takes the token of its state directory."""
+    token = (state_dir / "token").read_text().strip()
+    async with asyncio.timeout(PATIENCE_S), DaemonClient(ready[1], token=token) as client:
+        return (await client.call("echo", {"text": "x"})).ok
+
+
+async def test_a_daemon_is_found_called_and_stopped(shell: Shell) -> None:
+    async with serving(shell) as (process, ready):
+        token_path = shell.home / ".local/state/exai/token"
+        assert ready[3] == f"token in {token_path}"
+        answer, tools, misfit, unknown = await asyncio.gather(
+            shell.run("call", "echo", "text=hello"),
+            shell.run("tools", "-o", "json"),
+            shell.run("call", "echo", "text:=5"),
+            shell.run("call", "ecko"),
+        )
+        assert answer == (ExitCode.OK, "hello\n", "")
+        assert "echo" in [tool["name"] for tool in json.loads(tools.out)]
+        assert misfit.status == ExitCode.REFUSED
+        assert "at /text" in misfit.err
+        assert unknown.status == ExitCode.REFUSED
+        assert "echo" in unknown.err
+        process.send_signal(signal.SIGTERM)
+        end = await ended(process)
+        assert (end.status, end.out) == (ExitCode.OK, "")
+        assert token_path.read_text().strip() not in ready[0] + end.err
+    assert sorted(os.listdir(token_path.parent)) == ["daemon.lock", "token"]
+
+
+async def test_a_second_daemon_on_one_state_directory_is_refused(shell: Shell) -> None:
+    async with serving(shell) as (process, ready):
+        second = await shell.run("serve", *ANY_PORTS)
+        assert second.status == ExitCode.ALREADY_RUNNING
+        assert f"pid {process.pid}" in second.err
+        assert second.out == ""
+        assert await answers(ready, shell.home / ".local/state/exai")
+
+
+async def test_daemons_on_two_state_directories_live_side_by_side(shell: Shell) -> None:
+    async with (
+        serving(shell, "--state-dir", "a") as (_, a),
+        serving(shell, "--state-dir", "b") as (_, b),
+    ):
+        assert await answers(a, shell.home / "a")
+        assert await answers(b, shell.home / "b")
+
+
+async def test_a_daemon_that_was_killed_can_be_started_again(shell: Shell) -> None:
+    async with serving(shell) as (process, _):
+        process.kill()
+        await process.wait()
+        stale = await shell.run("tools")
+        assert stale.status == ExitCode.CANNOT_CONNECT
+        assert "exai serve" in stale.err
+    async with serving(shell) as (_, ready):
+        assert await answers(ready, shell.home / ".local/state/exai")
+
+
+async def test_a_port_in_use_is_told_in_one_line(shell: Shell) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        end = await shell.run("serve", "--port", port, "--http-port", "0")
+    assert (end.status, end.out) == (ExitCode.CANNOT_SERVE, "")
+    assert port in end.err
+    assert end.err.count("\n") == 1
+
+
+async def test_an_http_port_in_use_is_told_in_one_line(shell: Shell) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        end = await shell.run("serve", "--port", "0", "--http-port", port)
+    assert (end.status, end.out) == (ExitCode.CANNOT_SERVE, "")
+    assert port in end.err
+    assert "Traceback" not in end.err
+
+
+async def test_a_state_directory_that_cannot_be_is_told(shell: Shell) -> None:
+    (shell.home / "file").write_text("")
+    end = await shell.run("serve", "--state-dir", "file/state")
+    assert end.status == ExitCode.CANNOT_SERVE
+    assert str(shell.home / "file") in end.err
+    (shell.home / "open").mkdir()
+    (shell.home / "open").chmod(0o777)
+    end = await shell.run("serve", "--state-dir", "open")
+    assert end.status == ExitCode.CANNOT_SERVE
+    assert "chmod 700" in end.err
+
+
+async def test_all_that_is_wrong_with_the_configuration_is_told_at_once(shell: Shell) -> None:
+    (shell.home / "exai.toml").write_text("[server]\nprot = 1\nport = 'x'\n")
+    shell.environ["EXAI_WS_PROT"] = "1"
+    end = await shell.run("serve", "--config", "exai.toml", "--mcp-config", "nowhere.json")
+    assert (end.status, end.out) == (ExitCode.USAGE, "")
+    assert end.err.splitlines() == [
+        "exai: warning: EXAI_WS_PROT has no effect: no such variable; did you mean EXAI_WS_PORT?",
+        f"exai: {shell.home}/exai.toml: server.prot is not a setting; did you mean server.port?",
+        f"exai: {shell.home}/exai.toml: server.port: "
+        "expected a whole number from 0 to 65535, got 'x'",
+        f"exai: {shell.home}/nowhere.json: cannot be read: No such file or directory",
+    ]
+
+
+async def test_the_token_of_the_environment_is_named_and_needed(shell: Shell) -> None:
+    shell.environ["EXAI_WS_TOKEN"] = "a-token-of-some-length"
+    async with serving(shell) as (_, ready):
+        assert ready[3] == "tokens from EXAI_WS_TOKEN"
+        async with DaemonClient(ready[1], token="a-token-of-some-length") as client:
+            assert await client.list_tools()
+        del shell.environ["EXAI_WS_TOKEN"]
+        assert (await shell.run("tools")).status == ExitCode.UNAUTHORIZED
+    assert not (shell.home / ".local/state/exai/token").exists()
+
+
+async def test_open_access_asks_for_no_token(shell: Shell) -> None:
+    shell.environ["EXAI_AUTH"] = "none"
+    async with serving(shell) as (_, ready):
+        assert ready[3] == "no token is asked for"
+        async with DaemonClient(ready[1]) as client:
+            assert await client.list_tools()
+    assert not (shell.home / ".local/state/exai/token").exists()
+
+
+async def test_principals_call_by_their_names(shell: Shell) -> None:
+    config = shell.home / "exai.toml"
+    config.write_text(
+        '[principals.a]\ntoken = "token-of-a-0123456789"\n'
+        '[principals.b]\ntoken = "token-of-b-0123456789"\ntools = ["version"]\n'
+    )
+    config.chmod(0o600)
+    async with serving(shell, "--config", "exai.toml"):
+        tools, nobody = await asyncio.gather(
+            shell.run("tools", "--config", "exai.toml", "--as", "b", "-o", "json"),
+            shell.run("tools", "--config", "exai.toml"),
+        )
+        assert [tool["name"] for tool in json.loads(tools.out)] == ["version"]
+        assert (nobody.status, nobody.err) == (
+            ExitCode.USAGE,
+            "exai: choose a principal with --as: a, b\n",
+        )
+
+
+async def test_ctrl_c_stops_the_daemon_calmly(shell: Shell) -> None:
+    async with serving(shell) as (process, _):
+        process.send_signal(signal.SIGINT)
+        assert (await ended(process)).status == ExitCode.OK
+
+
+async def test_a_daemon_that_listens_everywhere_is_reached_on_this_machine(shell: Shell) -> None:
+    async with serving(shell, "--host", "0.0.0.0"):
+        assert (await shell.run("call", "echo", "text=x")).status == ExitCode.OK
+
+
+async def test_the_log_goes_to_stderr_line_by_line(shell: Shell) -> None:
+    async with serving(shell) as (process, ready):
+        assert await answers(ready, shell.home / ".local/state/exai")
+        process.send_signal(signal.SIGTERM)
+        end = await ended(process)
+    assert {"connections.session_opened"} <= {
+        json.loads(line)["event"] for line in end.err.splitlines()
+    }
