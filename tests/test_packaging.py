@@ -1,11 +1,12 @@
 """What an installation stands on: lock files, the version, a setup that knows when it is done."""
 
+import ast
 import json
 import re
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 import pytest
@@ -18,18 +19,28 @@ LOCK = (ROOT / "requirements.lock").read_text("utf-8")
 PIN = re.compile(r"^(?P<name>[a-z0-9-]+)==(?P<version>[^\s;]+)", re.MULTILINE)
 
 
-def wanted() -> list[Requirement]:
-    """Return every requirement that the project names, for itself or for its developers."""
-    project = PYPROJECT["project"]
-    groups = [
-        project["dependencies"],
-        *project["optional-dependencies"].values(),
-        *PYPROJECT["dependency-groups"].values(),
-    ]
-    return [Requirement(line) for group in groups for line in group if isinstance(line, str)]
+def needed_to_run() -> list[Requirement]:
+    return [Requirement(line) for line in PYPROJECT["project"]["dependencies"]]
 
 
-@pytest.mark.parametrize("requirement", wanted(), ids=lambda requirement: requirement.name)
+def needed_besides() -> list[Requirement]:
+    extras = PYPROJECT["project"]["optional-dependencies"].values()
+    groups = PYPROJECT["dependency-groups"].values()
+    lines = [line for group in (*extras, *groups) for line in group]
+    return [Requirement(line) for line in lines if isinstance(line, str)]
+
+
+def imported_names(node: ast.AST) -> list[str]:
+    match node:
+        case ast.Import():
+            return [alias.name for alias in node.names]
+        case ast.ImportFrom():
+            return [node.module or ""]
+        case _:
+            return []
+
+
+@pytest.mark.parametrize("requirement", [*needed_to_run(), *needed_besides()], ids=str)
 def test_the_lock_pins_what_the_project_asks_for(requirement: Requirement) -> None:
     pinned = {found["name"]: found["version"] for found in PIN.finditer(LOCK)}
 
@@ -57,6 +68,20 @@ def test_the_installed_version_is_the_one_of_the_project() -> None:
 
 def test_the_changelog_knows_the_version() -> None:
     assert f"## [{version('exai')}]" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_the_project_asks_for_what_it_imports_and_nothing_else() -> None:
+    modules = {
+        name.partition(".")[0]
+        for path in (ROOT / "src").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        for name in imported_names(node)
+    }
+    foreign = modules - set(sys.stdlib_module_names) - {"exai"}
+    providers = packages_distributions()
+    imported = {canonicalize_name(providers[module][0]) for module in foreign}
+
+    assert imported == {canonicalize_name(requirement.name) for requirement in needed_to_run()}
 
 
 @pytest.mark.skipif(

@@ -48,10 +48,11 @@ def wait_for_first_starts(url: str) -> None:
     for _ in range(PATIENCE_S * 10):
         try:
             urlopen(f"{url}/readyz", timeout=PATIENCE_S).close()
-            return
         except HTTPError as refusal:
             refusal.close()
             time.sleep(0.1)
+        else:
+            return
     raise TimeoutError(url)
 
 
