@@ -1,12 +1,17 @@
 """The HTTP port: alive, ready, healthy, and closed to web pages."""
 
 import asyncio
+import logging
+import signal
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx2
 import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from exai.core.config import ServerConfig
 from exai.transports.health_routes import Readiness, health_routes
@@ -120,3 +125,77 @@ async def test_a_port_in_use_is_told() -> None:
         with pytest.raises(OSError, match="in use"):
             async with HttpServer(config, []):
                 pass
+
+
+async def test_two_tokens_are_none(client: httpx2.AsyncClient) -> None:
+    twice = [("authorization", f"Bearer {TOKEN}")] * 2
+    assert (await client.get("/health", headers=twice)).json() == {"status": "ok"}
+
+
+async def test_a_slash_too_many_is_another_path(client: httpx2.AsyncClient) -> None:
+    assert (await client.get("/livez/")).status_code == 404
+
+
+async def test_scanners_leave_nothing_in_the_log(
+    client: httpx2.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "uvicorn")
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.base_url.port)
+    writer.write(b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n")
+    async with asyncio.timeout(10):
+        assert (await reader.read()).startswith(b"HTTP/1.1 400")
+    writer.close()
+    assert (await client.get("/livez")).status_code == 200
+    assert caplog.records == []
+
+
+async def test_a_defect_is_told_without_its_details_and_logged_with_them(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def break_down(request: Request) -> Response:
+        raise ZeroDivisionError("a defect")
+
+    async with (
+        HttpServer(ServerConfig(http_port=0), [Route("/", break_down)]) as server,
+        httpx2.AsyncClient(trust_env=False) as client,
+    ):
+        answer = await client.get(f"http://127.0.0.1:{server.port}/")
+    assert (answer.status_code, answer.json()) == (500, {"error": "internal error"})
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    assert record.exc_info[0] is ZeroDivisionError
+
+
+async def test_an_answer_under_way_is_finished_before_the_end() -> None:
+    asked, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def answer_late(request: Request) -> Response:
+        asked.set()
+        await may_answer.wait()
+        return Response("done")
+
+    server = HttpServer(ServerConfig(http_port=0), [Route("/", answer_late)])
+    async with httpx2.AsyncClient(trust_env=False) as client, asyncio.TaskGroup() as tasks:
+        await server.open()
+        answer = tasks.create_task(client.get(f"http://127.0.0.1:{server.port}/"))
+        await asked.wait()
+        closing = tasks.create_task(server.close())
+        await asyncio.wait([closing], timeout=0.05)
+        assert not closing.done()
+        may_answer.set()
+    assert answer.result().text == "done"
+
+
+async def test_signals_stay_with_the_daemon() -> None:
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in signals]
+    async with HttpServer(ServerConfig(http_port=0), []):
+        assert [signal.getsignal(number) for number in signals] == before
+
+
+async def test_an_inherited_socket_is_served() -> None:
+    server = HttpServer(ServerConfig(http_port=1), [])
+    await server.open(socket.create_server(("127.0.0.1", 0)))
+    async with httpx2.AsyncClient(trust_env=False) as client:
+        assert (await client.get(f"http://127.0.0.1:{server.port}/")).status_code == 404
+    await server.close()

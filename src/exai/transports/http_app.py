@@ -3,11 +3,9 @@
 Knows Starlette and uvicorn; knows nothing of what the routes say.
 """
 
-import asyncio
 import logging
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -28,27 +26,41 @@ _MAX_HEADER_BYTES = 32_768
 
 
 class HttpServer:
-    """Serves HTTP while its context is open."""
+    """Serves HTTP between `open` and `close`; signals and tasks stay the daemon's own."""
 
     def __init__(self, config: ServerConfig, routes: Sequence[BaseRoute]) -> None:
         self._config = config
         self._app = Starlette(
             routes=routes,
             middleware=[Middleware(_OriginGuard, rules=OriginRules(config))],
-            exception_handlers={HTTPException: _say_status},
+            exception_handlers={HTTPException: _say_status, Exception: _say_defect},
         )
-        self._tasks = asyncio.TaskGroup()
-        self._server: _EmbeddedServer | None = None
+        self._app.router.redirect_slashes = False
+        self._server = uvicorn.Server(self._uvicorn_config())
+        self._listener: socket.socket | None = None
         self.port = 0
 
+    async def open(self, listener: socket.socket | None = None) -> None:
+        """Begin to serve, on a socket that is already bound or on the configured address.
+
+        Raises `OSError`.
+        """
+        self._listener = listener or listening_socket(self._config.host, self._config.http_port)
+        self.port = int(self._listener.getsockname()[1])
+        # `Server.serve` would take the signals, and look ten times a second if it should end.
+        config = self._server.config
+        config.load()
+        self._server.lifespan = config.lifespan_class(config)
+        await self._server.startup(sockets=[self._listener])
+
+    async def close(self) -> None:
+        """Finish the requests under way, for a bounded time, and close."""
+        if self._listener is not None:
+            await self._server.shutdown(sockets=[self._listener])
+            self._listener = None
+
     async def __aenter__(self) -> Self:
-        """Bind and serve; raises `OSError` where the address cannot be had."""
-        listener = listening_socket(self._config.host, self._config.http_port)
-        self.port = int(listener.getsockname()[1])
-        self._server = _EmbeddedServer(self._uvicorn_config())
-        await self._tasks.__aenter__()
-        self._tasks.create_task(self._server.serve(sockets=[listener]))
-        await self._server.has_started.wait()
+        await self.open()
         return self
 
     async def __aexit__(
@@ -57,11 +69,7 @@ class HttpServer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Finish the requests under way, for a bounded time, and close."""
-        if self._server is not None:
-            self._server.should_exit = True
-        # Whatever ends the context, uvicorn is let end by itself: it closes its sockets so.
-        await self._tasks.__aexit__(None, None, None)
+        await self.close()
 
     def _uvicorn_config(self) -> uvicorn.Config:
         return uvicorn.Config(
@@ -72,29 +80,13 @@ class HttpServer:
             lifespan="off",
             interface="asgi3",
             log_config=None,
-            log_level=logging.WARNING,
+            log_level=logging.ERROR,  # its warnings are what any scanner can cause at any rate
             access_log=False,
             server_header=False,
             proxy_headers=False,
             h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
             timeout_graceful_shutdown=max(1, round(self._config.close_timeout_s)),
         )
-
-
-class _EmbeddedServer(uvicorn.Server):
-    """A server that leaves signals to the daemon, and tells when it has started."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.has_started = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.has_started.set()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 class _OriginGuard:
@@ -115,3 +107,7 @@ class _OriginGuard:
 async def _say_status(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
+
+
+async def _say_defect(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"error": "internal error"}, 500)
