@@ -5,8 +5,8 @@ Nothing here is global: two daemons with different configurations live in one pr
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Set
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Set
+from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 from typing import NamedTuple
@@ -25,17 +25,18 @@ from exai.connections.auth_token_manager import AuthTokenManager
 from exai.connections.connection import serve_connection
 from exai.connections.connection_manager import ConnectionManager
 from exai.connections.outbox import Outbox
-from exai.connections.session_handler import SessionHandler
+from exai.connections.session_handler import SessionHandler, greeting_of
 from exai.core.call_store import CallStore
 from exai.core.clock import Clock, SystemClock
 from exai.core.config import Config
 from exai.core.events import EventSink
+from exai.core.lifecycle import lone_cause, running
 from exai.core.replies import GoingAway, ToolsChanged
 from exai.core.tool import provider_scope, upstream_scope
 from exai.observe.health_report import HealthReport
 from exai.processes.process_guard import ProcessGuard
 from exai.protocols import close_codes
-from exai.protocols.hello import PROTOCOL, HelloAck, Limits, ServerName
+from exai.protocols.hello import PROTOCOL, ServerName
 from exai.providers.registry import ProviderRegistry
 from exai.stores.instance_lock import InstanceLock
 from exai.stores.memory_store import MemoryCallStore
@@ -102,7 +103,7 @@ class Daemon:
         heartbeat = Heartbeat(self._in_flight, self._clock, server.progress_interval_s)
         retention = Retention(self._ledger, self._config.limits.result_ttl_s)
         self._offer_own_tools()
-        with InstanceLock(self._config.state_dir), _lone_cause():
+        with InstanceLock(self._config.state_dir), lone_cause():
             async with (
                 self._guard,
                 self._tasks,
@@ -110,7 +111,7 @@ class Daemon:
                 self._upstreams,
                 self._http,
                 self._websocket,
-                _running(heartbeat.run(), retention.run(), self._become_ready()),
+                running(heartbeat.run(), retention.run(), self._become_ready()),
             ):
                 on_ready(self._address())
                 await stop.wait()
@@ -236,27 +237,8 @@ class Daemon:
         )
 
     def _build_sessions(self) -> SessionHandler:
-        server, limits = self._config.server, self._config.limits
-        greeting = HelloAck(
-            ok=True,
-            protocol=PROTOCOL,
-            session_id="",
-            resume_token="",
-            resumed=False,
-            durable=self._store.durable,
-            server=SERVER,
-            limits=Limits(
-                max_message_bytes=server.max_message_bytes,
-                session_max_inflight=limits.session_max_inflight,
-                call_timeout_s=limits.call_timeout_s,
-                progress_interval_s=server.progress_interval_s,
-                result_ttl_s=limits.result_ttl_s,
-                resume_window_s=0.0,
-                idempotency_ttl_s=0.0,
-                session_max_unacked=limits.session_max_unacked,
-            ),
-            pending=[],
-        )
+        server = self._config.server
+        greeting = greeting_of(SERVER, server, self._config.limits, durable=self._store.durable)
         make_outbox = partial(Outbox, server.outbox_bytes, server.slow_consumer_s)
         return SessionHandler(greeting, make_outbox, self._router.end_session, self._events)
 
@@ -312,25 +294,3 @@ async def _open(providers: ProviderRegistry) -> AsyncIterator[None]:
         yield
     finally:
         await providers.close()
-
-
-@asynccontextmanager
-async def _running(*background: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    """Run coroutines beside the context; whichever fails ends it, and its end ends them."""
-    async with asyncio.TaskGroup() as tasks:
-        started = [tasks.create_task(coroutine) for coroutine in background]
-        yield
-        for task in started:
-            task.cancel()
-
-
-@contextmanager
-def _lone_cause() -> Iterator[None]:
-    """Let an exception that task groups have wrapped out as itself, if it is the only one."""
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        cause: BaseException = group
-        while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
-            cause = cause.exceptions[0]
-        raise cause from None

@@ -1,6 +1,8 @@
 """What happens to an exception that nobody expected: it is logged under an id, and told as such."""
 
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from exai.core.errors import ErrorCode, ErrorInfo
 from exai.core.events import CallFailedInside, EventSink
@@ -22,3 +24,11 @@ class Defects:
             retryable=False,
             details={"error_id": error_id},
         )
+
+    @contextmanager
+    def contained(self, where: str) -> Iterator[None]:
+        """Report an exception of the context, and go on: for work that owes nobody an answer."""
+        try:
+            yield
+        except Exception as exception:  # noqa: BLE001 - part of the router's boundary
+            self.report(where, exception)

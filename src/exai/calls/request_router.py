@@ -174,10 +174,8 @@ class RequestRouter:
         self._tasks.create_task(self._erase(peer, request.request_ids))
 
     async def _erase(self, peer: Peer, request_ids: list[str]) -> None:
-        try:
+        with self._defects.contained("ack"):
             await self._ledger.acknowledge(peer.session_id, request_ids)
-        except Exception as error:  # noqa: BLE001 - a store may fail in its own ways
-            self._defects.report("ack", error)
 
     def _list_tools(self, peer: Peer, request: ListTools) -> None:
         peer.send(ToolsListed(request.request_id, self._tools.visible_to(peer.principal)))

@@ -63,16 +63,12 @@ class Settling:
 
     async def _deliver(self, call: Call, outcome: Outcome) -> None:
         if call.is_accepted:
-            await self._store(call)
+            # What cannot be stored is still told: the work is done, and its caller waits.
+            with self._defects.contained("settling"):
+                await self._ledger.settle(call)
         self._in_flight.unregister(call)
         call.peer.send(CallAnswered(call.request_id, outcome, call.meta()))
         self._emit(call, outcome)
-
-    async def _store(self, call: Call) -> None:
-        try:
-            await self._ledger.settle(call)
-        except Exception as error:  # noqa: BLE001 - the work is done: its caller gets the answer
-            self._defects.report("settling", error)
 
     def _emit(self, call: Call, outcome: Outcome) -> None:
         code = outcome.error.code.value if isinstance(outcome, Failed) else "ok"

@@ -11,12 +11,21 @@ import msgspec
 
 from exai.connections.outbox import Outbox
 from exai.connections.session import Session
+from exai.core.config import LimitsConfig, ServerConfig
 from exai.core.events import EventSink, SessionEnded, SessionOpened
 from exai.core.identity import Principal
 from exai.core.replies import Reply
 from exai.protocols import close_codes, exai_v1
 from exai.protocols.close_codes import Close
-from exai.protocols.hello import Hello, HelloAck, HelloRefused, encode_hello_ack
+from exai.protocols.hello import (
+    PROTOCOL,
+    Hello,
+    HelloAck,
+    HelloRefused,
+    Limits,
+    ServerName,
+    encode_hello_ack,
+)
 
 
 class SessionHandler:
@@ -84,3 +93,29 @@ class SessionHandler:
         """Have every connection closed once it has sent what it owes."""
         for session in self:
             session.outbox.finish(close)
+
+
+def greeting_of(
+    name: ServerName, server: ServerConfig, limits: LimitsConfig, *, durable: bool
+) -> HelloAck:
+    """Return what every `hello_ack` of a daemon says alike; the session's own fields are empty."""
+    return HelloAck(
+        ok=True,
+        protocol=PROTOCOL,
+        session_id="",
+        resume_token="",
+        resumed=False,
+        durable=durable,
+        server=name,
+        limits=Limits(
+            max_message_bytes=server.max_message_bytes,
+            session_max_inflight=limits.session_max_inflight,
+            call_timeout_s=limits.call_timeout_s,
+            progress_interval_s=server.progress_interval_s,
+            result_ttl_s=limits.result_ttl_s,
+            resume_window_s=0.0,
+            idempotency_ttl_s=0.0,
+            session_max_unacked=limits.session_max_unacked,
+        ),
+        pending=[],
+    )
