@@ -15,9 +15,8 @@ async def main() -> None:
     async with ProcessGuard() as guard:
         for command, *args in commands:
             process = await guard.spawn(command, args, env=env, cwd=Path(sys.argv[2]))
-            if sys.argv[3:] == ["at once"]:
-                break
-            await process.stderr.readline()
+            if sys.argv[3:] != ["silent"]:
+                await process.stderr.readline()
         print("started", flush=True)  # noqa: T201
         await asyncio.sleep(600)
 

@@ -260,7 +260,7 @@ async def test_kill_9_of_the_daemon_leaves_nobody(
 
 
 async def test_kill_9_in_the_moment_of_a_start_leaves_nobody(tmp_path: Path) -> None:
-    await _kill_daemon_and_look([["sleep", "600"]], tmp_path, "at once")
+    await _kill_daemon_and_look([["sleep", "600"]], tmp_path, "silent")
 
 
 async def _kill_daemon_and_look(commands: list[list[str]], cwd: Path, *mode: str) -> None:

@@ -16,9 +16,10 @@ from exai.core.identity import Principal
 from exai.core.outcomes import Completed, text_of
 from exai.core.tool import LogLevel, ToolRun
 from exai.processes.process_guard import ProcessGuard
+from exai.upstream.handshake import Handshake
 from exai.upstream.pool import UpstreamPool
 from exai.upstream.restart_policy import RestartPolicy
-from exai.upstream.server import UpstreamServer
+from exai.upstream.server import Surroundings, UpstreamServer
 
 BOUND_S = 20.0
 """No wait in a test is longer."""
@@ -102,6 +103,19 @@ class Running:
     async def say(self, tool: str, /, **arguments: Any) -> str:
         """Call and return the text."""
         return text_of((await self.call(tool, **arguments)).outputs)
+
+
+def surroundings(events: Recorder) -> Surroundings:
+    """Return what a server needs that is never started."""
+    return Surroundings(
+        guard=ProcessGuard(),
+        handshake=Handshake("1"),
+        base_environment={},
+        limits=LimitsConfig(),
+        restart=EAGER,
+        events=events,
+        clock=SystemClock(),
+    )
 
 
 @asynccontextmanager

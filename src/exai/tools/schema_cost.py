@@ -73,13 +73,15 @@ class SchemaCost:
     def allows(self, document: Any) -> bool:
         """Tell whether checking `document` is surely cheap."""
         size = measure(document)
-        if size is None:
-            return False
-        steps = self._steps[size.depth] + self._comparisons[size.depth] * _STEPS_OF_UNIQUE_ITEMS
-        return (
-            size.parts * steps <= _MAX_STEPS
+        return size is not None and (
+            self.most_steps(size) <= _MAX_STEPS
             and size.text_length * self._scans[size.depth] <= _MAX_SCANNED
         )
+
+    def most_steps(self, size: Measure) -> int:
+        """Return how many steps a check of a document of this size takes at most."""
+        comparisons = self._comparisons[size.depth] * _STEPS_OF_UNIQUE_ITEMS
+        return size.parts * (self._steps[size.depth] + comparisons)
 
     def allows_explaining(self, document: Any) -> bool:
         """Tell whether collecting what each branch holds against `document` is cheap, too."""

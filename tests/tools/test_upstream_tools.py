@@ -1,0 +1,207 @@
+"""A server's listing becomes tools of ours, untouched; what is too much is left out, with why."""
+
+from typing import Any
+
+import pytest
+
+from exai.core.config import UpstreamConfig
+from exai.core.errors import ArgumentsInvalid, UpstreamFailed
+from exai.core.events import ToolUnavailable
+from exai.core.identity import Principal
+from exai.core.outcomes import text_of
+from exai.core.tool import SharingPolicy, Tool, ToolSpec, upstream_scope
+from exai.tools.registry import ToolRegistry
+from exai.tools.upstream_tools import UpstreamTools
+from exai.upstream.server import UpstreamServer
+from tests.upstream.running_server import Recorder, Run, running, scripted, surroundings
+
+ANYONE = Principal("anyone")
+OBJECT = {"type": "object"}
+FULL = {
+    "name": "search",
+    "title": "Search",
+    "description": "Finds things.",
+    "inputSchema": {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "properties": {"q": {"type": "string", "x-own": {"kept": [1, 2.0]}}},
+        "required": ["q"],
+    },
+    "outputSchema": {"type": "object", "properties": {"n": {"type": "integer"}}},
+    "annotations": {"readOnlyHint": True, "title": "Suche", "x": 1},
+    "icons": [{"src": "data:,", "sizes": ["48x48"]}],
+    "_meta": {"com.example/ui": {"a": None}},
+    "unheard": "of",
+}
+
+
+class Offering:
+    """A registry, and what servers offered to it."""
+
+    def __init__(self) -> None:
+        self.registry = ToolRegistry()
+        self.events = Recorder()
+        self.tools = UpstreamTools(self.registry, self.events)
+
+    async def offer(self, *listing: dict[str, Any], **settings: Any) -> None:
+        config = UpstreamConfig(command="unused", **settings)
+        server = UpstreamServer("srv", config, surroundings(self.events), self.tools.offer)
+        await self.tools.offer(server, listing)
+
+    def spec(self, name: str) -> ToolSpec:
+        return self.tool(name).spec
+
+    def tool(self, name: str) -> Tool:
+        return self.registry.require_tool(f"srv__{name}", ANYONE)
+
+    @property
+    def names(self) -> list[str]:
+        return [spec.name.removeprefix("srv__") for spec in self.registry.visible_to(ANYONE)]
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        return {event.tool: event.reason for event in self.events.of(ToolUnavailable)}
+
+
+def listed(name: str, **fields: Any) -> dict[str, Any]:
+    return {"name": name, "inputSchema": OBJECT, **fields}
+
+
+async def test_a_description_is_passed_on_untouched() -> None:
+    offering = Offering()
+    await offering.offer(FULL, timeout_s=7.0)
+    spec = offering.spec("search")
+    assert spec.name == "srv__search"
+    assert (spec.title, spec.description) == ("Search", "Finds things.")
+    assert spec.input_schema == FULL["inputSchema"]
+    assert spec.output_schema == FULL["outputSchema"]
+    assert spec.annotations == FULL["annotations"]
+    assert spec.icons == FULL["icons"]
+    assert spec.meta == FULL["_meta"]
+    assert (spec.provider, spec.timeout_s) == ("srv", 7.0)
+    assert offering.tool("search").capacity_of({}) == upstream_scope("srv")
+
+
+async def test_the_least_description_is_enough() -> None:
+    offering = Offering()
+    await offering.offer(listed("t"))
+    assert offering.spec("t").description == ""
+    assert offering.spec("t").policy == SharingPolicy()
+
+
+async def test_annotations_decide_where_they_are_trusted_and_the_operator_over_them() -> None:
+    reading, own = {"annotations": {"readOnlyHint": True}}, {"share": "all", "cache_ttl_s": 60.0}
+    trusted, distrusted, overruled = Offering(), Offering(), Offering()
+    await trusted.offer(listed("t", **reading))
+    await distrusted.offer(listed("t", **reading), trust_annotations=False)
+    await overruled.offer(listed("t", **reading), tools={"t": own, "other": {"share": "none"}})
+    assert trusted.spec("t").policy == SharingPolicy("principal", 0.0, True, True)
+    assert distrusted.spec("t").policy == SharingPolicy()
+    assert overruled.spec("t").policy == SharingPolicy("all", 60.0, True, True)
+
+
+async def test_another_description_is_another_version() -> None:
+    offering = Offering()
+    await offering.offer(listed("t"))
+    first = offering.spec("t").version
+    await offering.offer(listed("t"))
+    assert offering.spec("t").version == first
+    await offering.offer(listed("t", description="New."))
+    assert offering.spec("t").version != first
+
+
+async def test_a_tool_that_did_not_change_stays_the_same_object() -> None:
+    offering = Offering()
+    await offering.offer(listed("a"), listed("b"))
+    a, b = offering.tool("a"), offering.tool("b")
+    await offering.offer(listed("b", title="B"), listed("a"), listed("c"))
+    assert offering.names == ["a", "b", "c"]
+    assert offering.tool("a") is a
+    assert offering.tool("b") is not b
+
+
+def deep(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(levels):
+        schema = {"not": schema}
+    return schema
+
+
+TOO_MUCH: dict[str, tuple[dict[str, Any], str]] = {
+    "reference": (listed("bad", inputSchema={"$ref": "http://x/y"}), "http://x/y, which is not"),
+    "no schema": (listed("bad", inputSchema={"type": "obj"}), "no JSON Schema"),
+    "deep": (listed("bad", inputSchema=deep(70)), "deeper than 64 levels"),
+    "abyss": (listed("bad", inputSchema=deep(900)), "deeper than 64 levels"),
+    "deep output": (listed("bad", outputSchema=deep(70)), "deeper than 64 levels"),
+    "long": (listed("bad", description="x" * 300_000), "more than 262,144 bytes"),
+    "large": (listed("bad", inputSchema={"enum": [0] * 200_000}), "more than 262,144 bytes"),
+    "no input": ({"name": "bad"}, "inputSchema"),
+    "input": (listed("bad", inputSchema=[]), "inputSchema"),
+    "title": (listed("bad", title=7), "title"),
+    "meta": (listed("bad", _meta="x"), "_meta"),
+}
+
+
+@pytest.mark.parametrize("what", TOO_MUCH)
+async def test_a_tool_that_is_too_much_is_left_out_and_the_reason_told(what: str) -> None:
+    description, reason = TOO_MUCH[what]
+    offering = Offering()
+    await offering.offer(listed("good"), description, listed("better"))
+    assert offering.names == ["better", "good"]
+    assert reason in offering.reasons["bad"]
+    assert offering.tools.unavailable() == {"srv": offering.reasons}
+
+
+@pytest.mark.parametrize("name", ["", 7, None, "x" * 200])
+async def test_a_tool_without_a_usable_name_is_left_out(name: Any) -> None:
+    offering = Offering()
+    await offering.offer(listed(name), listed("good"))
+    assert offering.names == ["good"]
+    assert len(offering.reasons) == 1
+    assert all(len(tool) <= 128 for tool in offering.reasons)
+
+
+async def test_the_first_of_two_tools_with_one_name_is_kept() -> None:
+    offering = Offering()
+    await offering.offer(listed("t", title="first"), listed("t", title="second"))
+    assert offering.spec("t").title == "first"
+    assert "another tool of this name" in offering.reasons["t"]
+
+
+async def test_a_thousand_tools_are_offered_and_not_one_more() -> None:
+    offering = Offering()
+    await offering.offer(*(listed(f"t{n}") for n in range(1001)))
+    assert len(offering.names) == 1000
+    assert offering.reasons == {"t1000": "its server has more than 1,000 tools"}
+
+
+async def test_a_reason_is_told_once_and_forgotten_when_it_is_gone() -> None:
+    offering = Offering()
+    bad = listed("t", inputSchema={"type": "obj"})
+    await offering.offer(bad)
+    await offering.offer(bad)
+    assert len(offering.events.of(ToolUnavailable)) == 1
+    await offering.offer(listed("t"))
+    assert offering.names == ["t"]
+    assert offering.tools.unavailable() == {"srv": {}}
+
+
+async def test_a_tool_runs_on_its_server_once_its_arguments_are_checked() -> None:
+    schema = {**OBJECT, "properties": {"text": {"type": "string"}}}
+    idempotent = {"annotations": {"idempotentHint": True}}
+    listing = [
+        listed("echo", inputSchema=schema),
+        listed("be_killed"),
+        listed("exit", **idempotent),
+    ]
+    offering = Offering()
+    async with running(scripted()) as srv:
+        await offering.tools.offer(srv.server, listing)
+        echo = offering.tool("echo")
+        assert text_of((await echo.run({"text": "hi"}, Run())).outputs) == "hi"
+        with pytest.raises(ArgumentsInvalid, match="/text"):
+            echo.check({"text": 7})
+        for name, may_be_retried in (("be_killed", False), ("exit", True)):
+            with pytest.raises(UpstreamFailed) as failed:
+                await offering.tool(name).run({}, Run())
+            assert failed.value.describe().retryable is may_be_retried

@@ -1,0 +1,104 @@
+"""Several servers behind one daemon: real ones, of both eras, and those that fail."""
+
+import asyncio
+import json
+import sys
+import time
+from asyncio.subprocess import PIPE
+from pathlib import Path
+
+import pytest
+
+from exai.core.config import UpstreamConfig
+from exai.core.errors import ToolFailed
+from exai.core.outcomes import text_of
+from exai.upstream.server import ServerState
+from tests.processes.process_tree import descendants_of
+from tests.upstream.running_server import Run, is_alive, running, scripted, until
+
+TESTS = Path(__file__).parent.parent
+TIME = UpstreamConfig(
+    command=sys.executable, args=("-m", "mcp_server_time", "--local-timezone", "UTC")
+)
+GIT = UpstreamConfig(command=sys.executable, args=("-m", "mcp_server_git"))
+EVERYTHING = UpstreamConfig(
+    command="npx", args=("--no-install", "mcp-server-everything", "stdio"), cwd=TESTS
+)
+DAEMON = Path(__file__).parent.parent / "processes" / "daemon_with_children.py"
+
+
+@pytest.mark.slow
+async def test_real_servers_of_both_eras_answer(tmp_path: Path) -> None:
+    async with running({"time": TIME, "git": GIT, "everything": EVERYTHING}) as three:
+        servers = three.pool.servers
+        assert {s.upstream: (s.state, s.protocol_version) for s in three.pool.statistics()} == {
+            "time": (ServerState.READY, "2026-07-28"),
+            "git": (ServerState.READY, "2026-07-28"),
+            "everything": (ServerState.READY, "2025-11-25"),
+        }
+        now = await servers["time"].call("get_current_time", {"timezone": "UTC"}, Run())
+        assert now.structured is not None
+        assert now.structured["timezone"] == "UTC"
+        with pytest.raises(ToolFailed, match="No/Where"):
+            await servers["time"].call("get_current_time", {"timezone": "No/Where"}, Run())
+
+        await (await asyncio.create_subprocess_exec("git", "init", "-q", str(tmp_path))).wait()
+        status = await servers["git"].call("git_status", {"repo_path": str(tmp_path)}, Run())
+        assert "No commits yet" in text_of(status.outputs)
+
+        image = await servers["everything"].call("get-tiny-image", {}, Run())
+        assert [block["type"] for block in image.outputs] == ["text", "image", "text"]
+        run = Run()
+        await servers["everything"].call(
+            "trigger-long-running-operation", {"duration": 0.2, "steps": 4}, run
+        )
+        assert [(done, total) for _, done, total in run.reports] == [(n, 4) for n in (1, 2, 3, 4)]
+
+
+async def test_a_slow_and_a_dead_server_delay_no_other() -> None:
+    servers = {
+        "well": scripted(),
+        "mute": scripted("--mute"),
+        "dead": scripted("--crash", "1"),
+        "gone": UpstreamConfig(command="no-such-program"),
+    }
+    async with running(servers, wait=False) as four:
+        well = await four.pool.servers["well"].call("echo", {"text": "well"}, Run())
+        assert text_of(well.outputs) == "well"
+        started_s = time.monotonic()
+        await four.pool.wait_first_starts(0.2)
+        assert time.monotonic() - started_s < 2
+        states = {s.upstream: s.state for s in four.pool.statistics()}
+        assert states["mute"] is ServerState.STARTING
+        assert states["well"] is ServerState.READY
+        assert list(four.listings) == ["well"]
+
+
+async def test_a_server_that_is_disabled_is_not_started() -> None:
+    async with running({"off": scripted(disabled=True), "on": scripted()}) as one:
+        assert list(one.pool.servers) == ["on"]
+
+
+async def test_closing_stops_all_servers_at_the_same_time() -> None:
+    servers = {f"s{n}": scripted("--deaf") for n in range(5)}
+    async with running(servers) as five:
+        pids = [s.pid for s in five.pool.statistics()]
+        started_s = time.monotonic()
+    assert time.monotonic() - started_s < 4
+    assert not any(pid is None or is_alive(pid) for pid in pids)
+
+
+@pytest.mark.slow
+async def test_kill_9_of_the_daemon_leaves_no_real_server_behind() -> None:
+    commands = [[c.command, *c.args] for c in (TIME, EVERYTHING, GIT)]
+    daemon = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(DAEMON), json.dumps(commands), str(TESTS), "silent"), stdout=PIPE
+    )
+    assert daemon.stdout is not None
+    assert await daemon.stdout.readline() == b"started\n"
+    # npx starts a shell, which starts the server.
+    await until(lambda: len(descendants_of(daemon.pid)) >= 6)
+    below = descendants_of(daemon.pid)
+    daemon.kill()
+    await until(lambda: not any(is_alive(pid) for pid in below))
+    await daemon.wait()

@@ -1,0 +1,103 @@
+"""Both eras of MCP are spoken with whoever speaks them, and refusals are said in words."""
+
+from typing import Any
+
+import pytest
+
+from exai.upstream.handshake import HandshakeFailed, Terms
+from exai.upstream.json_rpc import BrokenAnswer, ErrorAnswer, Requests, ServerLost
+from exai.upstream.sdk_handshake import negotiate
+
+UNSUPPORTED = ErrorAnswer(-32022, "unsupported", {"supported": ["2026-07-28"], "requested": "x"})
+DISCOVERED = {
+    "supportedVersions": ["2026-07-28"],
+    "capabilities": {"tools": {"listChanged": True}},
+    "resultType": "complete",
+    "ttlMs": 0,
+    "cacheScope": "public",
+    "_meta": {"io.modelcontextprotocol/serverInfo": {"name": "new", "version": "2"}},
+}
+INITIALIZED = {
+    "protocolVersion": "2025-11-25",
+    "capabilities": {"tools": {}},
+    "serverInfo": {"name": "old", "version": "1"},
+}
+
+
+class Server(Requests):
+    """Answers requests in their order, and keeps what it was sent."""
+
+    def __init__(self, *answers: dict[str, Any] | Exception) -> None:
+        self._answers = list(answers)
+        self.sent: list[tuple[str, dict[str, Any]]] = []
+
+    async def request(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        self.sent.append((method, params))
+        answer = self._answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def notify(self, method: str, params: dict[str, Any]) -> None:
+        self.sent.append((method, params))
+
+
+async def agree(*answers: dict[str, Any] | Exception) -> tuple[Terms, list[str]]:
+    server = Server(*answers)
+    terms = await negotiate(server, "1.2")
+    return terms, [method for method, _ in server.sent]
+
+
+async def test_a_server_of_2026_is_discovered_and_each_request_introduces_us() -> None:
+    terms, methods = await agree(DISCOVERED)
+    assert methods == ["server/discover"]
+    assert (terms.protocol_version, terms.server_version) == ("2026-07-28", "2")
+    assert terms.must_subscribe
+    assert terms.request_meta == {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientInfo": {"name": "exai", "version": "1.2"},
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        ErrorAnswer(-32601, "Method not found"),
+        ErrorAnswer(-32000, "Server not initialized"),
+        ErrorAnswer(-32001, "no answer in time"),
+        BrokenAnswer("the answer has no result"),
+        {"hello": "world"},
+        {**DISCOVERED, "supportedVersions": ["2025-11-25"]},
+    ],
+    ids=str,
+)
+async def test_whatever_else_answers_is_initialized_as_before(
+    first: dict[str, Any] | Exception,
+) -> None:
+    terms, methods = await agree(first, INITIALIZED)
+    assert methods == ["server/discover", "initialize", "notifications/initialized"]
+    assert terms == Terms(protocol_version="2025-11-25", server_version="1")
+
+
+async def test_a_server_of_2026_that_was_too_slow_at_first_is_asked_again() -> None:
+    late = ErrorAnswer(-32001, "no answer in time")
+    terms, methods = await agree(late, UNSUPPORTED, DISCOVERED)
+    assert methods == ["server/discover", "initialize", "server/discover"]
+    assert terms.protocol_version == "2026-07-28"
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason"),
+    [
+        ([ErrorAnswer(-32601, "no"), ErrorAnswer(-32603, "out of order")], "out of order"),
+        ([ErrorAnswer(-32601, "no"), {**INITIALIZED, "protocolVersion": "1999"}], "1999"),
+        ([ErrorAnswer(-32601, "no"), {}], "InitializeResult"),
+        ([ServerLost("exited with status 1", was_written=True)], "exited with status 1"),
+        ([ErrorAnswer(-32601, "no"), ServerLost("closed its output", was_written=True)], "closed"),
+    ],
+    ids=["error", "version", "nonsense", "lost", "lost later"],
+)
+async def test_a_refusal_says_why(answers: list[dict[str, Any] | Exception], reason: str) -> None:
+    with pytest.raises(HandshakeFailed, match=reason):
+        await agree(*answers)
