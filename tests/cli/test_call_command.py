@@ -232,6 +232,8 @@ async def test_without_any_token_it_says_where_it_looked(
         ("echo", "text=x", "--json", "{}"),
         ("echo", "--json", "[]"),
         ("echo", "--timeout", "soon"),
+        ("echo", "--timeout", "0"),
+        ("echo", "--timeout", "nan"),
         ("echo", "--as", "nobody"),
         (),
     ],

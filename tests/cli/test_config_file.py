@@ -297,6 +297,7 @@ def test_a_secret_may_stand_in_a_private_file_beside_the_configuration(
     [
         ("env:NOPE", "the variable 'NOPE' is not set"),
         ("env:EMPTY", "the variable 'EMPTY' is empty"),
+        ("env:ENV", "another reference"),
         ("file:nope", "No such file"),
         ("file:.", "Is a directory"),
         ("file:empty", "is empty"),
@@ -311,7 +312,7 @@ def test_a_reference_that_leads_nowhere_is_a_fault(
     for name, content in (("empty", b"\n"), ("binary", b"\xff" * 20), ("lines", b"a\nb" * 20)):
         (tmp_path / name).write_bytes(content)
         (tmp_path / name).chmod(0o600)
-    text = problems(load, f"[principals.a]\ntoken = '{reference}'", EMPTY="")
+    text = problems(load, f"[principals.a]\ntoken = '{reference}'", EMPTY="", ENV="env:ENV")
     assert "principals.a.token: " in text
     assert said in text
 
@@ -332,3 +333,11 @@ def test_a_client_needs_none_of_the_daemons_secrets(load: Load) -> None:
 
 def test_no_secret_shows_in_the_loaded_configuration(load: Load) -> None:
     assert TOKEN not in repr(load(EXAI_WS_TOKEN=TOKEN))
+
+
+def test_without_a_home_the_state_directory_must_be_named(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platformdirs.user_state_path", lambda *_, **__: Path("~/state/exai"))
+    assert "set --state-dir" in problems(load)
+    assert load(EXAI_STATE_DIR="/somewhere").config.state_dir == Path("/somewhere")

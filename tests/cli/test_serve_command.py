@@ -6,15 +6,16 @@ import os
 import re
 import signal
 import socket
-from asyncio.subprocess import Process
-from collections.abc import AsyncIterator
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from exai.cli.daemon_door import Address, find_address
 from exai.cli.exit_codes import ExitCode
-from exai.client.daemon_client import DaemonClient
+from exai.client.daemon_client import CallResult, ConnectionLost, DaemonClient
 from tests.cli.exai_process import PATIENCE_S, Shell, ended
 
 READY = re.compile(r"exai \S+ is ready: (ws://\S+), (http://\S+); (.*)\n")
@@ -207,3 +208,64 @@ async def test_the_log_goes_to_stderr_line_by_line(shell: Shell) -> None:
     assert {"connections.session_opened"} <= {
         json.loads(line)["event"] for line in end.err.splitlines()
     }
+
+
+async def test_a_second_signal_does_not_wait_for_what_runs(shell: Shell) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        base_url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        (shell.home / "exai.toml").write_text(
+            f'[providers.silent]\nbase_url = "{base_url}"\nmodels = ["silent"]\n'
+        )
+        async with serving(shell, "--config", "exai.toml") as (process, ready):
+            token = (shell.home / ".local/state/exai/token").read_text().strip()
+            async with asyncio.timeout(PATIENCE_S), DaemonClient(ready[1], token=token) as client:
+                prompt = {"prompt": "hello", "model": "silent"}
+                async with asyncio.TaskGroup() as tasks:
+                    call = tasks.create_task(lost(client.call("chat", prompt)))
+                    connection, _ = await asyncio.to_thread(silent.accept)
+                    with connection:
+                        process.send_signal(signal.SIGTERM)
+                        await drains(client)
+                        assert not call.done()
+                        process.send_signal(signal.SIGTERM)
+                        await call
+            assert (await ended(process)).status == ExitCode.TERMINATED
+
+
+async def lost(call: Awaitable[CallResult]) -> None:
+    """Wait for a call that never gets its answer."""
+    with pytest.raises(ConnectionLost):
+        await call
+
+
+async def drains(client: DaemonClient) -> None:
+    """Wait until the daemon takes no new calls."""
+    while (await client.call("echo", {"text": "x"})).ok:
+        pass
+
+
+@pytest.mark.parametrize("redirection", [">&-", "| :"])
+async def test_a_daemon_whose_output_nobody_reads_serves_all_the_same(
+    shell: Shell, redirection: str
+) -> None:
+    command = f"{shell.python} -m exai serve {' '.join(ANY_PORTS)} {redirection}"
+    process = await asyncio.create_subprocess_exec(
+        *("bash", "-c", f"set -m; {command}"), env=shell.environ, cwd=shell.home, stderr=PIPE
+    )
+    state_dir = shell.home / ".local/state/exai"
+    address = await address_of(state_dir)
+    try:
+        token = (state_dir / "token").read_text().strip()
+        async with asyncio.timeout(PATIENCE_S), DaemonClient(address.websocket_url, token=token):
+            pass
+    finally:
+        os.kill(address.pid, signal.SIGTERM)
+    assert "Traceback" not in (await ended(process)).err
+
+
+async def address_of(state_dir: Path) -> Address:
+    """Wait until a daemon has left its address there."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not (address := find_address(state_dir)):  # noqa: ASYNC110 - a file tells no event
+            await asyncio.sleep(0.01)
+    return address

@@ -9,7 +9,7 @@ from exai.cli.call_arguments import ArgumentsUnreadable, CallArguments, read_obj
 from exai.cli.config_file import CommandLine
 from exai.cli.daemon_session import run_in_session
 from exai.cli.exit_codes import ExitCode
-from exai.cli.terminal import complain, say, write, write_json
+from exai.cli.terminal import complain, is_terminal, say, write, write_json
 from exai.client.daemon_client import CallResult, DaemonClient, Progress
 
 
@@ -49,6 +49,8 @@ def run_call(
 
 
 def _written_arguments(order: CallOrder) -> CallArguments:
+    if order.timeout_s is not None and not order.timeout_s > 0:
+        raise ArgumentsUnreadable("--timeout: expected a number of seconds, more than 0")
     if order.json_text is None:
         return CallArguments(order.pairs)
     if order.pairs:
@@ -100,8 +102,8 @@ class AnswerPrinter:
 
     def _end_line(self) -> None:
         """Keep what people are told off the line of an unfinished answer on a terminal."""
-        if self._streamed and not self._streamed.endswith("\n") and sys.stdout.isatty():
-            sys.stderr.write("\n")
+        if self._streamed and not self._streamed.endswith("\n") and is_terminal(sys.stdout):
+            say("")
 
     def show_result(self, result: CallResult) -> None:
         """Show the answer, or why there is none."""

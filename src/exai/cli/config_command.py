@@ -1,10 +1,9 @@
 """`exai config`: the effective tree, and where each value came from, secrets masked."""
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
-
-import msgspec
 
 from exai.cli.config_faults import refuse_config, show_warnings
 from exai.cli.config_file import CommandLine, ConfigProblems, LoadedConfig, load_config
@@ -35,7 +34,7 @@ def run_config(command_line: CommandLine, *, as_json: bool) -> ExitCode:
 
 def _lines(loaded: LoadedConfig, shown: dict[str, Any]) -> Iterator[str]:
     for key, value in shown.items():
-        text = msgspec.json.encode(value).decode()
+        text = json.dumps(value, ensure_ascii=False)
         yield f"{key} = {text}  # {loaded.source_of(key)}\n"
     if loaded.config.auth.mode == "token" and not loaded.config.principals:
         yield f"# the first start makes a token in {token_path(loaded.config.state_dir)}\n"

@@ -133,7 +133,7 @@ def _input_file(
 
 def _default_file(name: str) -> Path | None:
     path = platformdirs.user_config_path("exai", appauthor=False) / name
-    return path if path.exists() else None
+    return path if os.path.exists(path) else None  # also where its directory is closed to us
 
 
 class _Origin(msgspec.Struct, frozen=True):
@@ -239,6 +239,8 @@ class _Draft:
             upstreams=self._upstreams,
             **sections,
         )
+        if not config.state_dir.is_absolute():
+            self.problems.append("no home directory is known here: set --state-dir")
         self.problems += problems_of(config, self._sources)
         if self.problems:
             raise ConfigProblems(self.problems, self.warnings)

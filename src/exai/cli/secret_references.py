@@ -31,6 +31,8 @@ def reveal(text: str, environ: Mapping[str, str], directory: Path) -> str:
         secret = read_secret(directory / Path(text.removeprefix("file:")).expanduser())
     else:
         secret = text
+    if secret is not text and is_reference(secret):
+        raise SecretUnreadable("it leads to another reference, not to a secret")
     if not secret.isprintable():
         raise SecretUnreadable("the secret holds control characters")
     return secret

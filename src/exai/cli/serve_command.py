@@ -92,11 +92,14 @@ async def _serve(config: Config, events: EventSink, token_whereabouts: str) -> N
         loop.add_signal_handler(number, _stop_or_die, stop, number)
 
     def tell_ready(address: DaemonAddress) -> None:
-        leave_address(config.state_dir, address.websocket_url, address.http_url)
-        write(
-            f"exai {version('exai')} is ready: {address.websocket_url}, "
-            f"{address.http_url}; {token_whereabouts}\n"
-        )
+        try:
+            leave_address(config.state_dir, address.websocket_url, address.http_url)
+            write(
+                f"exai {version('exai')} is ready: {address.websocket_url}, "
+                f"{address.http_url}; {token_whereabouts}\n"
+            )
+        except OSError as error:  # it serves all the same, whoever wanted to know
+            complain(f"warning: cannot say that the daemon is ready: {error}")
 
     try:
         daemon = build_daemon(config, environment=process_environment(), events=events)

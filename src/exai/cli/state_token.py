@@ -21,8 +21,12 @@ def token_path(state_dir: Path) -> Path:
 def find_state_token(state_dir: Path) -> str | None:
     """Return the token, or None before the first start. Raises `SecretUnreadable`."""
     path = token_path(state_dir)
-    if not path.exists():
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise SecretUnreadable(f"cannot read {path}: {error.strerror}") from None
     token = read_secret(path)
     if len(token) < TOKEN_MIN_LENGTH or not token.isascii() or not token.isprintable():
         raise SecretUnreadable(f"{path} holds no token; remove it, and the next start makes one")

@@ -21,26 +21,30 @@ def escape(text: str) -> str:
 
 def write(text: str) -> None:
     """Write part of the answer; a pipe gets it as it is, a terminal escaped."""
-    sys.stdout.write(escape(text) if sys.stdout.isatty() else text)
-    sys.stdout.flush()
+    _write(escape(text) if is_terminal(sys.stdout) else text, sys.stdout)
 
 
 def write_json(value: Any) -> None:
     """Write the whole answer as one line of JSON."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=sys.stdout.isatty()) + "\n")
-    sys.stdout.flush()
+    _write(json.dumps(value, ensure_ascii=is_terminal(sys.stdout)) + "\n", sys.stdout)
 
 
 def say(text: str) -> None:
     """Tell people one line, which is no part of the answer."""
-    _say(text, sys.stderr)
+    _write(escape(text) + "\n", sys.stderr)
 
 
 def complain(text: str) -> None:
     """Tell people what went wrong."""
-    _say(f"exai: {text}", sys.stderr)
+    say(f"exai: {text}")
 
 
-def _say(text: str, stream: TextIO) -> None:
-    stream.write(escape(text) + "\n")
-    stream.flush()
+def is_terminal(stream: TextIO | None) -> bool:
+    """Tell whether people read this stream as it is; a process may be started without it."""
+    return stream is not None and stream.isatty()
+
+
+def _write(text: str, stream: TextIO | None) -> None:
+    if stream is not None:
+        stream.write(text)
+        stream.flush()
