@@ -86,77 +86,20 @@ async def test_streamed_text_appears_as_it_comes_and_once(
     assert end == (ExitCode.OK, "two three\n", "thinks (1/2)\n")
 
 
-async def test_a_new_attempt_starts_over(shell: Shell, daemon: ScriptedDaemon) -> None:
-    async def stream(peer: Peer, call: Frame) -> None:
-        await peer.ack(call)
-        await peer.progress(call, delta="wro", offset=0, attempt=1)
-        await peer.progress(call, delta="rig", offset=0, attempt=2)
-        await peer.answer(call, "right")
-
-    daemon.tools["stream"] = stream
-    end = await shell.run("call", "stream")
-    assert end == (ExitCode.OK, "wroright\n", "attempt 2 begins anew:\n")
-
-
-async def test_what_is_no_text_is_named(shell: Shell, daemon: ScriptedDaemon) -> None:
-    async def draw(peer: Peer, call: Frame) -> None:
-        blocks = [
-            {"type": "image", "mimeType": "image/png", "data": "AA=="},
-            {"type": "resource", "resource": {"uri": "test://a", "text": "x"}},
-        ]
-        await peer.ack(call)
-        await peer.say(
-            "call_tool_res", request_id=call["request_id"], ok=True, outputs=blocks, text=""
-        )
-
-    daemon.tools["draw"] = draw
-    end = await shell.run("call", "draw")
-    assert end.out == ""
-    assert end.err.splitlines() == [
-        "(image image/png; -o json shows it)",
-        "(resource test://a; -o json shows it)",
-    ]
-
-
-async def test_a_structured_answer_without_text_is_printed_as_json(
-    shell: Shell, daemon: ScriptedDaemon
-) -> None:
-    async def answer(peer: Peer, call: Frame) -> None:
-        await peer.ack(call)
-        await peer.answer(call, "", structured={"n": 1})
-
-    daemon.tools["count"] = answer
-    assert (await shell.run("call", "count")).out == '{"n": 1}\n'
-
-
 async def test_a_failure_and_a_refusal_end_with_their_own_status(
     shell: Shell, daemon: ScriptedDaemon
 ) -> None:
     async def fail(peer: Peer, call: Frame) -> None:
         await peer.ack(call)
-        await peer.fail(call, "TOOL_EXECUTION_ERROR", "it \x1b[31m broke")
+        await peer.fail(call, "TOOL_EXECUTION_ERROR", "it broke")
 
     async def refuse(peer: Peer, call: Frame) -> None:
-        await peer.fail(call, "OVER_CAPACITY", "full", retryable=True, retry_after_s=1.5)
+        await peer.fail(call, "OVER_CAPACITY", "full")
 
-    async def misfit(peer: Peer, call: Frame) -> None:
-        await peer.fail(call, "VALIDATION_ERROR", "no text", details={"path": "/text"})
-
-    daemon.tools |= {"fail": fail, "refuse": refuse, "misfit": misfit}
-    failed, refused, unfit = await asyncio.gather(
-        *(shell.run("call", name) for name in ("fail", "refuse", "misfit"))
-    )
-    assert failed == (
-        ExitCode.CALL_FAILED,
-        "",
-        "exai: TOOL_EXECUTION_ERROR: it \\x1b[31m broke\n",
-    )
-    assert refused == (
-        ExitCode.REFUSED,
-        "",
-        "exai: OVER_CAPACITY: full\n  it may be tried again in 1.5 s\n",
-    )
-    assert unfit == (ExitCode.REFUSED, "", "exai: VALIDATION_ERROR: no text\n  at /text\n")
+    daemon.tools |= {"fail": fail, "refuse": refuse}
+    failed, refused = await asyncio.gather(shell.run("call", "fail"), shell.run("call", "refuse"))
+    assert failed == (ExitCode.CALL_FAILED, "", "exai: TOOL_EXECUTION_ERROR: it broke\n")
+    assert refused == (ExitCode.REFUSED, "", "exai: OVER_CAPACITY: full\n")
 
 
 @pytest.mark.parametrize(
@@ -225,25 +168,21 @@ async def test_without_any_token_it_says_where_it_looked(
     assert str(shell.home / "here" / "token") in end.err
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("echo", "text"),
-        ("echo", "text=x", "--json", "{}"),
-        ("echo", "--json", "[]"),
-        ("echo", "--timeout", "soon"),
-        ("echo", "--timeout", "0"),
-        ("echo", "--timeout", "nan"),
-        ("echo", "--as", "nobody"),
-        (),
-    ],
+WRONG_COMMAND_LINES = (
+    (),
+    ("echo", "text=x", "--json", "{}"),
+    ("echo", "--timeout", "nan"),
+    ("echo", "--as", "nobody"),
 )
+
+
 async def test_a_wrong_command_line_is_told_without_a_call(
-    shell: Shell, daemon: ScriptedDaemon, arguments: tuple[str, ...]
+    shell: Shell, daemon: ScriptedDaemon
 ) -> None:
-    end = await shell.run("call", *arguments)
-    assert end.status == ExitCode.USAGE
-    assert end.err != ""
+    ends = await asyncio.gather(*(shell.run("call", *line) for line in WRONG_COMMAND_LINES))
+    for line, end in zip(WRONG_COMMAND_LINES, ends, strict=True):
+        assert (end.status, end.out) == (ExitCode.USAGE, ""), line
+        assert end.err != "", line
     assert daemon.heard == []
 
 
@@ -316,7 +255,7 @@ async def test_tools_are_listed_for_programs(shell: Shell) -> None:
     assert [tool["name"] for tool in json.loads(end.out)] == ["echo", "hang"]
 
 
-async def test_python_m_exai_call_times_out_when_the_daemon_says_so(
+async def test_the_time_a_call_may_take_is_for_the_daemon_to_keep(
     shell: Shell, daemon: ScriptedDaemon
 ) -> None:
     await shell.run("call", "echo", "text=x", "--timeout", "2.5")
