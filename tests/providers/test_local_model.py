@@ -21,7 +21,8 @@ from exai.providers.openai_sdk import OpenAISdk
 from exai.providers.provider import ChatReply, ChatRequest, Message
 from exai.testing.recorded_run import RecordedRun
 
-PATIENCE_S = 20
+pytestmark = pytest.mark.slow  # a real model
+PATIENCE_S = 40
 CAPITAL = "What is the capital of France?"
 LONG_STORY = "Tell me a very long story about the sea."
 

@@ -193,11 +193,12 @@ async def test_two_registries_of_one_process_share_nothing() -> None:
         assert len(one.requests) == len(two.requests) == 1
 
 
+@pytest.mark.slow
 async def test_closing_stops_the_local_model_without_calling_it_dead() -> None:
     heard = Heard()
     providers = ProviderRegistry({}, LocalModelConfig(), events=heard, max_reply_bytes=1000)
     provider, model = providers.resolve(None)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(40):
         await provider.complete(
             ChatRequest(model=model, messages=(Message("user", CAPITAL),)), RecordedRun()
         )
@@ -208,6 +209,7 @@ async def test_closing_stops_the_local_model_without_calling_it_dead() -> None:
         os.kill(started.pid, 0)
 
 
+@pytest.mark.slow
 def test_the_sdk_is_loaded_at_the_start_only_where_a_service_is_configured() -> None:
     script = """
 import asyncio, sys

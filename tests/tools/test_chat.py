@@ -50,7 +50,7 @@ async def chat(service: ScriptedProvider) -> AsyncIterator[ChatTool]:
 
 async def call(chat: ChatTool, run: RecordedRun | None = None, **arguments: object) -> Completed:
     chat.check(arguments)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(40):
         return await chat.run(arguments, run or RecordedRun())
 
 
@@ -143,6 +143,7 @@ async def test_cancelling_the_call_cancels_the_request(
     await service.wait_for_disconnects(1)
 
 
+@pytest.mark.slow
 async def test_the_local_model_answers(chat: ChatTool) -> None:
     completed = await call(
         chat, prompt="What is the capital of France?", model="smollm2-135m", temperature=0
