@@ -117,7 +117,7 @@ class OpenAIChat:
 
     def _require_stream(self, headers: httpx2.Headers) -> None:
         kind = headers.get("content-type", "nothing")
-        if not kind.startswith("text/event-stream"):
+        if not kind.lower().startswith("text/event-stream"):
             raise ProviderFailed(
                 f"{self._provider} answered with {kind[:64]!r}, not with a stream of events",
                 provider=self._provider,
