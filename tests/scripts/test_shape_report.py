@@ -49,3 +49,13 @@ def test_silenced_checks_are_counted_and_placed(tmp_path: Path) -> None:
     assert "except Exception: 1\n  src/room.py:3\n" in report.stdout
     assert "# type: ignore: 1\n  src/room.py:2\n" in report.stdout
     assert "# noqa: 0\n" in report.stdout
+
+
+def test_handlers_that_look_and_phrases_in_strings_count_for_nothing(tmp_path: Path) -> None:
+    report = report_on(
+        'try:\n    x = "# noqa"\nexcept OSError:\n    pass\nexcept BaseException:\n    raise\n',
+        tmp_path,
+    )
+
+    assert "except Exception: 0\n" in report.stdout
+    assert "# noqa: 0\n" in report.stdout
