@@ -150,6 +150,7 @@ def test_any_provider_may_be_named(load: Load) -> None:
         ("[server]\nport = '1'", "got '1'"),
         ("[server]\nport = true", "got true"),
         ("[server]\nport = 70000", "got 70000"),
+        ('state_dir = "a\\u0000b"', "state_dir: expected a path, got"),
         ("[server]\nhost = ''", "server.host: expected a text, got nothing"),
         ("[limits]\ncall_timeout_s = '3m'", "expected a number of seconds, more than 0, got '3m'"),
         ("[limits]\ncall_timeout_s = inf", "limits.call_timeout_s: expected"),
@@ -341,3 +342,9 @@ def test_without_a_home_the_state_directory_must_be_named(
     monkeypatch.setattr("platformdirs.user_state_path", lambda *_, **__: Path("~/state/exai"))
     assert "set --state-dir" in problems(load)
     assert load(EXAI_STATE_DIR="/somewhere").config.state_dir == Path("/somewhere")
+
+
+def test_a_home_that_is_not_there_is_a_name_like_any_other(load: Load, tmp_path: Path) -> None:
+    assert load("state_dir = '~nobody-of-that-name/x'").config.state_dir == (
+        tmp_path / "~nobody-of-that-name/x"
+    )

@@ -26,6 +26,7 @@ from exai.cli.config_keys import (
     dotted,
     is_secret,
     is_table,
+    path_from,
     pattern_of,
 )
 from exai.cli.mcp_config import McpConfigFile
@@ -127,8 +128,8 @@ def load_config(
 def _input_file(
     given: Path | None, variable: str, environ: Mapping[str, str], cwd: Path
 ) -> Path | None:
-    named = given or (Path(environ[variable]) if environ.get(variable) else None)
-    return named and cwd / named.expanduser()
+    named = str(given) if given else environ.get(variable)
+    return path_from(named, cwd) if named else None
 
 
 def _default_file(name: str) -> Path | None:

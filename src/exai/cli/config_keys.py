@@ -5,6 +5,7 @@ does not know where values come from or which of two wins.
 """
 
 import difflib
+import os
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -116,16 +117,21 @@ def convert(
     def convert_own_types(kind: type, value: Any) -> Any:
         if not isinstance(value, str):
             raise TypeError
-        return directory / Path(value).expanduser() if kind is Path else Secret(reveal(value))
+        return path_from(value, directory) if kind is Path else Secret(reveal(value))
 
     if is_text and isinstance(inspect.type_info(key.type), inspect.VarTupleType):
         raw = [part.strip() for part in raw.split(",") if part.strip()]
     try:
-        if raw != "":
+        if raw != "" and not (isinstance(raw, str) and "\0" in raw):
             return msgspec.convert(raw, key.type, strict=not is_text, dec_hook=convert_own_types)
     except msgspec.ValidationError:
         pass
     raise Misfit(f"expected {type_in_words(key.type)}, got {_value_in_words(raw, key)}")
+
+
+def path_from(text: str, directory: Path) -> Path:
+    """Return the path that `text` names from `directory`; `~` is a home, where there is one."""
+    return directory / os.path.expanduser(text)
 
 
 def type_in_words(kind: Any) -> str:

@@ -28,7 +28,7 @@ def reveal(text: str, environ: Mapping[str, str], directory: Path) -> str:
     if text.startswith("env:"):
         secret = _from_variable(text.removeprefix("env:"), environ)
     elif text.startswith("file:"):
-        secret = read_secret(directory / Path(text.removeprefix("file:")).expanduser())
+        secret = read_secret(directory / os.path.expanduser(text.removeprefix("file:")))
     else:
         secret = text
     if secret is not text and is_reference(secret):
