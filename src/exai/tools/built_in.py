@@ -3,14 +3,14 @@
 from typing import Any
 
 from exai.core.outcomes import Completed, text_block
-from exai.core.tool import SharingPolicy, Tool, ToolRun, ToolSpec
-from exai.tools.argument_schema import ArgumentSchema
+from exai.core.tool import SharingPolicy, ToolRun, ToolSpec
+from exai.tools.own_tool import OwnTool
 
 _PURE = SharingPolicy(share="principal", idempotent=True, read_only=True)
 _PURE_HINTS = {"readOnlyHint": True, "idempotentHint": True, "openWorldHint": False}
 
 
-class EchoTool(Tool):
+class EchoTool(OwnTool):
     """Says back what it is told: the shortest walk there and back."""
 
     spec = ToolSpec(
@@ -27,19 +27,12 @@ class EchoTool(Tool):
         policy=_PURE,
     )
 
-    def __init__(self) -> None:
-        self._schema = ArgumentSchema(self.spec.input_schema)
-
-    def check(self, arguments: dict[str, Any]) -> None:
-        """Raise `ArgumentsInvalid` for anything but a text."""
-        self._schema.check(arguments)
-
     async def run(self, arguments: dict[str, Any], run: ToolRun) -> Completed:
         """Return the text."""
         return Completed([text_block(arguments["text"])])
 
 
-class VersionTool(Tool):
+class VersionTool(OwnTool):
     """Says which EXAI this is."""
 
     spec = ToolSpec(
@@ -61,12 +54,8 @@ class VersionTool(Tool):
     )
 
     def __init__(self, name: str, version: str, protocol: str) -> None:
-        self._schema = ArgumentSchema(self.spec.input_schema)
+        super().__init__()
         self._facts = {"name": name, "version": version, "protocol": protocol}
-
-    def check(self, arguments: dict[str, Any]) -> None:
-        """Raise `ArgumentsInvalid` for any argument."""
-        self._schema.check(arguments)
 
     async def run(self, arguments: dict[str, Any], run: ToolRun) -> Completed:
         """Return name, version and protocol, as text and structured."""

@@ -2,19 +2,23 @@
 
 from typing import Any
 
-import msgspec
-
-from exai.core.errors import ArgumentsInvalid
 from exai.core.outcomes import Completed, ExecutionFacts, text_block
-from exai.core.tool import SharingPolicy, Tool, ToolRun, ToolSpec, provider_scope
+from exai.core.tool import SharingPolicy, ToolRun, ToolSpec, provider_scope
 from exai.providers.provider import ChatRequest, Message
 from exai.providers.registry import AUTO, ProviderRegistry
-from exai.tools.argument_schema import ArgumentSchema
+from exai.tools.own_tool import OwnTool
+
+_MAX_PROMPT_LENGTH = 4_000_000  # some million tokens: more than any model reads
 
 _INPUT_SCHEMA = {
     "type": "object",
     "properties": {
-        "prompt": {"type": "string", "minLength": 1, "description": "What to ask the model."},
+        "prompt": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": _MAX_PROMPT_LENGTH,
+            "description": "What to ask the model.",
+        },
         "model": {
             "type": "string",
             "minLength": 1,
@@ -24,6 +28,7 @@ _INPUT_SCHEMA = {
         },
         "system_prompt": {
             "type": "string",
+            "maxLength": _MAX_PROMPT_LENGTH,
             "description": "How the model is to behave: its role, its tone, its limits.",
         },
         "temperature": {
@@ -50,21 +55,7 @@ _OUTPUT_SCHEMA = {
 }
 
 
-_MESSAGE_LENGTH = 200
-
-
-class _Arguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    prompt: str
-    model: str = AUTO
-    system_prompt: str = ""
-    temperature: float | None = None
-
-    def messages(self) -> tuple[Message, ...]:
-        prompt = Message("user", self.prompt)
-        return (Message("system", self.system_prompt), prompt) if self.system_prompt else (prompt,)
-
-
-class ChatTool(Tool):
+class ChatTool(OwnTool):
     """Asks a model.
 
     Asking again changes nothing but the bill, and after a crash that one repetition is what
@@ -85,24 +76,20 @@ class ChatTool(Tool):
     )
 
     def __init__(self, providers: ProviderRegistry) -> None:
+        super().__init__()
         self._providers = providers
-        self._schema = ArgumentSchema(self.spec.input_schema)
-
-    def check(self, arguments: dict[str, Any]) -> None:
-        """Raise `ArgumentsInvalid` for what no model could be asked."""
-        self._schema.check(arguments)
-        _parse(arguments)  # the schema lets pass what is too large to be checked cheaply
 
     def capacity_of(self, arguments: dict[str, Any]) -> str:
         """Return the scope of the model's provider."""
-        provider, _ = self._providers.resolve(_parse(arguments).model)
+        provider, _ = self._providers.resolve(arguments.get("model"))
         return provider_scope(provider.name)
 
     async def run(self, arguments: dict[str, Any], run: ToolRun) -> Completed:
         """Ask, stream, return the whole answer."""
-        asked = _parse(arguments)
-        provider, model = self._providers.resolve(asked.model)
-        request = ChatRequest(model=model, messages=asked.messages(), temperature=asked.temperature)
+        provider, model = self._providers.resolve(arguments.get("model"))
+        request = ChatRequest(
+            model=model, messages=_messages(arguments), temperature=arguments.get("temperature")
+        )
         reply = await provider.complete(request, run)
         return Completed(
             [text_block(reply.text)],
@@ -115,8 +102,7 @@ class ChatTool(Tool):
         )
 
 
-def _parse(arguments: dict[str, Any]) -> _Arguments:
-    try:
-        return msgspec.convert(arguments, _Arguments)
-    except msgspec.ValidationError as error:
-        raise ArgumentsInvalid(str(error)[:_MESSAGE_LENGTH], path="") from None
+def _messages(arguments: dict[str, Any]) -> tuple[Message, ...]:
+    prompt = Message("user", arguments["prompt"])
+    system_prompt = arguments.get("system_prompt")
+    return (Message("system", system_prompt), prompt) if system_prompt else (prompt,)

@@ -3,9 +3,9 @@
 from typing import Any
 
 from exai.core.outcomes import Completed, text_block
-from exai.core.tool import SharingPolicy, Tool, ToolRun, ToolSpec
+from exai.core.tool import SharingPolicy, ToolRun, ToolSpec
 from exai.providers.registry import ListedModel, ProviderRegistry
-from exai.tools.argument_schema import ArgumentSchema
+from exai.tools.own_tool import OwnTool
 
 _OUTPUT_SCHEMA = {
     "type": "object",
@@ -31,7 +31,7 @@ _OUTPUT_SCHEMA = {
 }
 
 
-class ListModelsTool(Tool):
+class ListModelsTool(OwnTool):
     """Lists every model that a provider is configured for."""
 
     spec = ToolSpec(
@@ -45,12 +45,8 @@ class ListModelsTool(Tool):
     )
 
     def __init__(self, providers: ProviderRegistry) -> None:
+        super().__init__()
         self._providers = providers
-        self._schema = ArgumentSchema(self.spec.input_schema)
-
-    def check(self, arguments: dict[str, Any]) -> None:
-        """Raise `ArgumentsInvalid` for any argument."""
-        self._schema.check(arguments)
 
     async def run(self, arguments: dict[str, Any], run: ToolRun) -> Completed:
         """Return the list, as text and structured."""
