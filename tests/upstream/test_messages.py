@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exai.upstream.messages import (
@@ -25,10 +25,11 @@ JSON = st.recursive(
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=10,
+    max_leaves=6,
 )
 
 
+@settings(max_examples=30)
 @given(st.dictionaries(st.text(), JSON))
 async def test_any_json_object_is_decoded_as_it_is(message: dict[str, Any]) -> None:
     assert await decode_message(json.dumps(message).encode()) == message

@@ -42,9 +42,11 @@ class Server(Requests):
         self.sent.append((method, params))
 
 
-async def agree(*answers: dict[str, Any] | Exception) -> tuple[Terms, list[str]]:
+async def agree(
+    *answers: dict[str, Any] | Exception, discover: bool = True
+) -> tuple[Terms, list[str]]:
     server = Server(*answers)
-    terms = await negotiate(server, "1.2")
+    terms = await negotiate(server, "1.2", discover)
     return terms, [method for method, _ in server.sent]
 
 
@@ -85,6 +87,11 @@ async def test_a_server_of_2026_that_was_too_slow_at_first_is_asked_again() -> N
     terms, methods = await agree(late, UNSUPPORTED, DISCOVERED)
     assert methods == ["server/discover", "initialize", "server/discover"]
     assert terms.protocol_version == "2026-07-28"
+
+
+async def test_a_server_that_must_not_be_discovered_is_initialized() -> None:
+    _, methods = await agree(INITIALIZED, discover=False)
+    assert methods == ["initialize", "notifications/initialized"]
 
 
 @pytest.mark.parametrize(

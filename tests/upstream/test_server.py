@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Awaitable
@@ -382,6 +383,44 @@ async def test_a_new_tool_is_listed_when_the_server_says_so() -> None:
         await srv.call("add_tool", tool=tool)
         await until(lambda: "new" in srv.listings["srv"][-1])
         assert srv.server.statistics().tool_count == len(srv.listings["srv"][-1])
+
+
+async def test_a_new_listing_that_cannot_be_used_changes_nothing() -> None:
+    async with running(scripted()) as srv:
+        await srv.call("break_listings")
+        while await srv.say("count_listings") != "2":
+            pass
+        assert await srv.say("echo", text="unmoved") == "unmoved"
+        assert len(srv.listings["srv"]) == 1
+        assert srv.server.statistics().start_count == 1
+
+
+async def test_a_server_that_dies_of_being_discovered_is_not_discovered_again() -> None:
+    async with running(scripted("--old")) as srv:
+        await srv.events.wait_for(UpstreamStarted)
+        assert await srv.say("echo", text="as ever") == "as ever"
+        assert srv.server.statistics().start_count == 2
+
+
+async def test_nothing_piles_up_before_a_server_that_does_not_read() -> None:
+    async with running(scripted("--deaf"), cancel_grace_s=0.01) as srv:
+        before_kib = _resident_kib()
+        for _ in range(20):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.02):
+                    await srv.call("echo", text="x" * 5_000_000)
+        assert _resident_kib() - before_kib < 32 * 1024
+
+
+async def test_a_request_that_was_never_written_may_be_tried_again() -> None:
+    async with running(scripted("--deaf")) as srv, asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(_failure_of(srv.call("echo", text="x" * 5_000_000)))
+        second = tasks.create_task(_failure_of(srv.call("echo")))
+        await until(lambda: srv.server.statistics().running_count == 2)
+        os.kill(srv.server.statistics().pid or 0, signal.SIGKILL)
+        await asyncio.wait([first, second])
+        assert not first.result().describe().retryable
+        assert second.result().describe().retryable
 
 
 async def test_a_server_gets_a_safe_environment_and_its_own_variables() -> None:

@@ -37,14 +37,17 @@ class Handshake:
     def __init__(self, client_version: str) -> None:
         self._client_version = client_version
         self._importing = asyncio.Lock()
-        self._negotiate: Callable[[Requests, str], Awaitable[Terms]] | None = None
+        self._negotiate: Callable[[Requests, str, bool], Awaitable[Terms]] | None = None
 
-    async def negotiate(self, connection: Requests) -> Terms:
-        """Return what was agreed with the server; raises `HandshakeFailed`."""
+    async def negotiate(self, connection: Requests, *, discover: bool = True) -> Terms:
+        """Return what was agreed with the server; raises `HandshakeFailed`.
+
+        Without `discover`, only the handshake of before 2026 is tried.
+        """
         async with self._importing:
             if self._negotiate is None:
                 sdk_handshake = await asyncio.to_thread(
                     import_module, "exai.upstream.sdk_handshake"
                 )
                 self._negotiate = sdk_handshake.negotiate
-        return await self._negotiate(connection, self._client_version)
+        return await self._negotiate(connection, self._client_version, discover)

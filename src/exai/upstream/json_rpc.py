@@ -59,6 +59,10 @@ class ServerLost(Exception):
         self.was_written = was_written
 
 
+FAULTS = (ErrorAnswer, BrokenAnswer, ServerLost, ResultTooLarge)
+"""All that a request may raise."""
+
+
 class Requests(Protocol):
     """What a handshake needs of a connection."""
 
@@ -75,6 +79,7 @@ class _Waiting:
     def __init__(self, on_progress: OnProgress | None) -> None:
         self.answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self.on_progress = on_progress
+        self.was_written = False
 
     def succeed(self, result: dict[str, Any]) -> None:
         if not self.answer.done():
@@ -120,7 +125,7 @@ class JsonRpcConnection(Requests):
         self.is_over = True
         end = await self._process.describe_end()
         for waiting in self._waiting.values():
-            waiting.fail(ServerLost(end, was_written=True))
+            waiting.fail(ServerLost(end, was_written=waiting.was_written))
         return end
 
     async def request(
@@ -146,10 +151,12 @@ class JsonRpcConnection(Requests):
         waiting = self._waiting[request_id] = _Waiting(on_progress)
         try:
             await self._process.write_line(_encode_message(method, params, id=request_id))
+            waiting.was_written = True
             await asyncio.wait([waiting.answer])
             return waiting.answer.result()
         except asyncio.CancelledError:
-            if cancel_grace_s is not None and not waiting.answer.done():
+            is_running = waiting.was_written and not waiting.answer.done()
+            if is_running and cancel_grace_s is not None:
                 self.notify("notifications/cancelled", {"requestId": request_id})
                 await asyncio.wait([waiting.answer], timeout=cancel_grace_s)
             raise

@@ -32,20 +32,22 @@ from exai.upstream.handshake import HandshakeFailed, Terms
 from exai.upstream.json_rpc import BrokenAnswer, ErrorAnswer, Requests, ServerLost
 
 
-async def negotiate(connection: Requests, client_version: str) -> Terms:
+async def negotiate(connection: Requests, client_version: str, discover: bool) -> Terms:
     """Return what was agreed with the server; raises `HandshakeFailed`."""
     client = Implementation(name="exai", version=client_version)
     async with ClientSession(dispatcher=_SdkDispatcher(connection), client_info=client) as session:
         # A failure leaves the session as a value: an exception would be wrapped in a group.
-        agreed = await _agree(session, client)
+        agreed = await _agree(session, client, discover)
     if isinstance(agreed, HandshakeFailed):
         raise agreed
     return agreed
 
 
-async def _agree(session: ClientSession, client: Implementation) -> Terms | HandshakeFailed:
+async def _agree(
+    session: ClientSession, client: Implementation, discover: bool
+) -> Terms | HandshakeFailed:
     try:
-        await _discover_or_initialize(session)
+        await (_discover_or_initialize(session) if discover else _initialize(session))
     except (MCPError, ValidationError, RuntimeError, ServerLost) as error:
         return HandshakeFailed(str(error))
     return _terms_of(session, client)

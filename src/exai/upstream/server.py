@@ -9,6 +9,7 @@ are, nor of who may call them.
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -23,8 +24,8 @@ from exai.core.outcomes import Completed
 from exai.core.tool import ToolRun
 from exai.processes.environment import child_environment
 from exai.processes.process_guard import ProcessGuard
-from exai.upstream.handshake import Handshake
-from exai.upstream.json_rpc import BrokenAnswer, ServerLost
+from exai.upstream.handshake import Handshake, HandshakeFailed
+from exai.upstream.json_rpc import FAULTS, BrokenAnswer, ServerLost
 from exai.upstream.restart_policy import RestartPolicy
 from exai.upstream.server_life import ServerLife
 from exai.upstream.server_process import ServerProcess
@@ -81,6 +82,7 @@ class UpstreamServer:
         self._speech = Speech(name, around.events, around.clock)
         self._state = ServerState.STARTING
         self._life: ServerLife | None = None
+        self._discovers = True
         self._start_over = asyncio.Event()
         self._first_start_over = asyncio.Event()
         self._retry_at: float | None = None
@@ -172,7 +174,7 @@ class UpstreamServer:
         try:
             life = await self._begin_life()
         except OSError as error:
-            return f"cannot be started: {error.strerror or error}: {error.filename}", 0.0
+            return f"cannot be started: {_reason_of(error)}", 0.0
         try:
             end = await life.run(lambda: self._serve(life, started_at))
         finally:
@@ -194,13 +196,22 @@ class UpstreamServer:
 
     async def _serve(self, life: ServerLife, started_at: float) -> None:
         async with asyncio.timeout(self.config.start_timeout_s):
-            await life.shake_hands(self._around.handshake)
+            await self._shake_hands(life)
             tools = await life.list_tools()
         self._life = life
         await self._offer(tools)
         self._become_ready(life, started_at)
         while await life.wait_tools_changed():
-            await self._offer(await life.list_tools())
+            with suppress(*FAULTS):  # it keeps the tools it had
+                await self._offer(await life.list_tools())
+
+    async def _shake_hands(self, life: ServerLife) -> None:
+        try:
+            await life.shake_hands(self._around.handshake, discover=self._discovers)
+        except HandshakeFailed:
+            # Some servers of before 2026 end at a request that they do not know.
+            self._discovers = not (self._discovers and life.is_over)
+            raise
 
     async def _offer(self, tools: list[dict[str, Any]]) -> None:
         self._tool_count = len(tools)
@@ -241,6 +252,11 @@ class UpstreamServer:
         if self._retry_at is None:
             return None
         return max(0.0, self._retry_at - self._around.clock.monotonic_s())
+
+
+def _reason_of(error: OSError) -> str:
+    named = f": {error.filename}" if error.filename else ""
+    return f"{error.strerror or error}{named}"
 
 
 OnTools = Callable[[UpstreamServer, list[dict[str, Any]]], Awaitable[None]]

@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
-from exai.core.errors import ResultTooLarge, ToolFailed
+from exai.core.errors import ToolFailed
 from exai.core.outcomes import Completed
 from exai.core.tool import ToolRun
 from exai.upstream.handshake import Handshake, HandshakeFailed, Terms
-from exai.upstream.json_rpc import BrokenAnswer, ErrorAnswer, JsonRpcConnection, ServerLost
+from exai.upstream.json_rpc import FAULTS, ErrorAnswer, JsonRpcConnection, ServerLost
 from exai.upstream.server_process import ServerProcess
 from exai.upstream.speech import Speech
 from exai.upstream.tool_listing import list_tools
@@ -54,18 +54,19 @@ class ServerLife:
         """Hear the server while `serve` runs, then stop it; return how its life ended."""
         async with self._tasks as tasks:
             tasks.create_task(self._process.read_stderr())
-            tasks.create_task(self._process.close_after_exit())
+            closing = tasks.create_task(self._process.close_after_exit())
             self._hearing = tasks.create_task(self._connection.run())
             self._hearing.add_done_callback(lambda _: self._tools_changed.set())
             try:
                 fault = await _fault_in(serve)
             finally:
                 await self._process.stop()
+                closing.cancel()
         return fault or self._hearing.result()
 
-    async def shake_hands(self, handshake: Handshake) -> None:
+    async def shake_hands(self, handshake: Handshake, *, discover: bool) -> None:
         """Agree on how to speak; raises `HandshakeFailed`."""
-        self.terms = await handshake.negotiate(self._connection)
+        self.terms = await handshake.negotiate(self._connection, discover=discover)
         if self.terms.must_subscribe:
             self._tasks.create_task(self._subscribe())
 
@@ -106,7 +107,7 @@ class ServerLife:
     async def _subscribe(self) -> None:
         """Ask to be told of changed tools; a server that refuses keeps those it has."""
         wish = {"notifications": {"toolsListChanged": True}, "_meta": self.terms.request_meta}
-        with suppress(ErrorAnswer, BrokenAnswer, ServerLost, ResultTooLarge):
+        with suppress(*FAULTS):
             await self._connection.request("subscriptions/listen", wish)
 
 
@@ -118,7 +119,7 @@ async def _fault_in(serve: Callable[[], Awaitable[None]]) -> str | None:
         return "did not become ready in time"
     except ServerLost as lost:
         return str(lost)
-    except (HandshakeFailed, ErrorAnswer, BrokenAnswer, ResultTooLarge) as fault:
+    except (HandshakeFailed, *FAULTS) as fault:
         return f"cannot be used: {fault}"
     return None
 

@@ -31,6 +31,7 @@ class ServerProcess:
         self._process = process
         self._speech = speech
         self._splitter = LineSplitter(max_line_bytes)
+        self._writing = asyncio.Lock()
         self._fault: str | None = None
 
     async def lines(self) -> AsyncIterator[bytearray | Overlong]:
@@ -48,13 +49,18 @@ class ServerProcess:
                     yield line
 
     async def write_line(self, line: bytes) -> None:
-        """Write a line; waits while the server does not read. Lost where it has ended."""
-        self._write(line)
-        try:
-            await self._process.stdin.drain()
-        except ConnectionError:
-            if await self._exit_status() is None:
-                self._break_off("closed its input")
+        """Write a line once there is room; lost where the server has ended.
+
+        Only one line at a time is on its way, so that nothing piles up before a server that
+        does not read.
+        """
+        async with self._writing:
+            try:
+                await self._process.stdin.drain()
+            except ConnectionError:
+                if await self._exit_status() is None:
+                    self._break_off("closed its input")
+            self._write(line)
 
     def write_line_nowait(self, line: bytes) -> None:
         """Write a short line without waiting; a server that reads none of them is given up."""

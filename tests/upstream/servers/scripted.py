@@ -3,7 +3,7 @@
 Each tool is one misdeed. Options for what happens before any tool can be called:
 --mute (never answers), --deaf (reads nothing after the handshake), --crash STATUS,
 --stubborn (ignores SIGTERM and the end of stdin), --tools FILE (lists these tools too),
---page-size N, --endless (a listing without an end).
+--page-size N, --endless (a listing without an end), --old (ends at what it does not know).
 """
 
 import argparse
@@ -21,12 +21,15 @@ options.add_argument("--deaf", action="store_true")
 options.add_argument("--stubborn", action="store_true")
 options.add_argument("--endless", action="store_true")
 options.add_argument("--crash", type=int)
+options.add_argument("--old", action="store_true")
 options.add_argument("--tools")
 options.add_argument("--page-size", type=int, default=1000)
 args = options.parse_args()
 
 waiting: dict[Any, dict[str, Any]] = {}
 own_requests: dict[str, Any] = {}
+listings: list[dict[str, Any]] = []
+broken_after = 1_000_000
 extra_tools: list[dict[str, Any]] = json.loads(Path(args.tools).read_text()) if args.tools else []
 
 
@@ -49,10 +52,12 @@ def list_tools(request_id: Any, params: dict[str, Any]) -> None:
     tools = [{"name": name, "inputSchema": {"type": "object"}} for name in names] + extra_tools
     if args.endless:
         tools = [{"name": f"t{time.monotonic_ns()}", "inputSchema": {"type": "object"}}] * 7
+    listings.append(params)
     start = int(params.get("cursor", 0))
     end = start + args.page_size
     more = {"nextCursor": str(end)} if end < len(tools) or args.endless else {}
-    send(id=request_id, result={"tools": tools if args.endless else tools[start:end], **more})
+    page = tools if args.endless else tools[start:end]
+    send(id=request_id, result={"tools": 7 if len(listings) > broken_after else page, **more})
 
 
 def do_echo(request_id: Any, arguments: dict[str, Any]) -> None:
@@ -159,6 +164,17 @@ def do_leave_orphan(request_id: Any, arguments: dict[str, Any]) -> None:
     answer(request_id, os.read(told, 100).decode())
 
 
+def do_break_listings(request_id: Any, arguments: dict[str, Any]) -> None:
+    global broken_after
+    broken_after = len(listings)
+    send(method="notifications/tools/list_changed")
+    answer(request_id)
+
+
+def do_count_listings(request_id: Any, arguments: dict[str, Any]) -> None:
+    answer(request_id, str(len(listings)))
+
+
 def do_add_tool(request_id: Any, arguments: dict[str, Any]) -> None:
     extra_tools.append(arguments["tool"])
     send(method="notifications/tools/list_changed")
@@ -192,6 +208,8 @@ def take(message: dict[str, Any]) -> None:
     elif method is None and message["id"] in own_requests:
         reply = {key: message[key] for key in ("result", "error") if key in message}
         answer(own_requests.pop(message["id"]), json.dumps(reply))
+    elif args.old and "id" in message:
+        sys.exit(f"expected initialize, not {method}")
     elif "id" in message:
         send(id=message["id"], error={"code": -32601, "message": "Method not found"})
 
