@@ -110,8 +110,8 @@ def load_config(
     cwd = Path.cwd() if cwd is None else cwd
     draft = _Draft(environ, for_client=for_client)
     draft.warnings += environment.warnings_about(environ)
-    config_path = _input_file(command_line.config, environment.CONFIG_VARIABLE, environ, cwd)
-    if config_path := config_path or _default_file("exai.toml"):
+    config = command_line.config or environ.get(environment.CONFIG_VARIABLE)
+    if config_path := _find_file(config, "exai.toml", cwd):
         draft.read_toml(config_path)
     for name, path, text in environment.settings_in(environ):
         draft.set(path, text, _Origin(name, cwd, is_text=True))
@@ -119,22 +119,18 @@ def load_config(
         value = getattr(command_line, field)
         if value is not None:
             draft.set(path, str(value), _Origin(flag, cwd, is_text=True))
-    mcp_path = _input_file(command_line.mcp_config, environment.MCP_CONFIG_VARIABLE, environ, cwd)
-    if not for_client and (mcp_path := mcp_path or _default_file("mcp.json")):
-        draft.read_mcp_servers(mcp_path)
+    servers = command_line.mcp_config or environ.get(environment.MCP_CONFIG_VARIABLE)
+    if not for_client and (servers_path := _find_file(servers, "mcp.json", cwd)):
+        draft.read_mcp_servers(servers_path)
     return draft.finish()
 
 
-def _input_file(
-    given: Path | None, variable: str, environ: Mapping[str, str], cwd: Path
-) -> Path | None:
-    named = str(given) if given else environ.get(variable)
-    return path_from(named, cwd) if named else None
-
-
-def _default_file(name: str) -> Path | None:
+def _find_file(given: Path | str | None, name: str, cwd: Path) -> Path | None:
+    """Return the file that was given, or else the user's, if there is one."""
+    if given:
+        return path_from(str(given), cwd)
     path = platformdirs.user_config_path("exai", appauthor=False) / name
-    return path if os.path.exists(path) else None  # also where its directory is closed to us
+    return path if os.path.exists(path) else None  # None, too, if its directory is closed to us
 
 
 class _Origin(msgspec.Struct, frozen=True):
