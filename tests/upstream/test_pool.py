@@ -24,6 +24,7 @@ GIT = UpstreamConfig(command=sys.executable, args=("-m", "mcp_server_git"))
 EVERYTHING = UpstreamConfig(
     command="npx", args=("--no-install", "mcp-server-everything", "stdio"), cwd=TESTS
 )
+GROWING = Path(__file__).parent / "servers" / "growing.py"
 DAEMON = Path(__file__).parent.parent / "processes" / "daemon_with_children.py"
 
 
@@ -86,6 +87,15 @@ async def test_closing_stops_all_servers_at_the_same_time() -> None:
         started_s = time.monotonic()
     assert time.monotonic() - started_s < 4
     assert not any(pid is None or is_alive(pid) for pid in pids)
+
+
+async def test_a_server_of_2026_tells_of_new_tools_because_it_was_asked_to() -> None:
+    growing = UpstreamConfig(command=sys.executable, args=(str(GROWING),))
+    async with running(growing) as srv:
+        assert srv.server.statistics().protocol_version == "2026-07-28"
+        assert srv.listings["srv"] == [["grow"]]
+        await srv.call("grow", name="second")
+        await until(lambda: srv.listings["srv"][-1] == ["grow", "second"])
 
 
 @pytest.mark.slow
