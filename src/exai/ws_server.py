@@ -87,6 +87,7 @@ class Daemon:
         self._in_flight = InFlight()
         self._store = store
         self._ledger = Ledger(store, config.limits, clock, owner=secrets.token_hex(8))
+        self._defects = Defects(events)
         self._health = self._build_health()
         self._router = self._build_router()
         self._sessions = self._build_sessions()
@@ -101,7 +102,7 @@ class Daemon:
         """
         server = self._config.server
         heartbeat = Heartbeat(self._in_flight, self._clock, server.progress_interval_s)
-        retention = Retention(self._ledger, self._config.limits.result_ttl_s)
+        retention = Retention(self._ledger, self._defects, self._config.limits.result_ttl_s)
         self._offer_own_tools()
         with InstanceLock(self._config.state_dir), lone_cause():
             async with (
@@ -210,9 +211,8 @@ class Daemon:
         return HealthReport(self._clock, facts, lambda: self._status, counts, parts)
 
     def _build_router(self) -> RequestRouter:
-        defects = Defects(self._events)
         settling = Settling(
-            self._ledger, self._in_flight, self._tasks, self._clock, self._events, defects
+            self._ledger, self._in_flight, self._tasks, self._clock, self._events, self._defects
         )
         pipeline = Pipeline(
             self.tools,
@@ -232,7 +232,7 @@ class Daemon:
             self.tools,
             self._tasks,
             self._clock,
-            defects,
+            self._defects,
             self._health.report,
         )
 

@@ -11,7 +11,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from exai.core.config import AuthConfig, PrincipalConfig, Secret, ServerConfig
-from exai.core.events import HelloRefused, SessionEnded, SessionOpened
+from exai.core.events import ConnectionRefused, SessionEnded, SessionOpened
 from exai.testing.running_daemon import TOKEN, RunningDaemon, daemon_config, running_daemon
 from tests.journeys.wire import open_wire
 
@@ -91,7 +91,7 @@ async def test_a_missing_or_wrong_token(daemon: RunningDaemon, token: object) ->
     assert answer == {"op": "hello_ack", "ok": False, "error": "unauthorized"}
     assert code == 4003
     assert daemon.events.of(SessionOpened) == []
-    assert [event.reason for event in daemon.events.of(HelloRefused)] == ["unauthorized"]
+    assert [event.reason for event in daemon.events.of(ConnectionRefused)] == ["unauthorized"]
 
 
 async def test_no_hello_in_time(tmp_path: Path) -> None:

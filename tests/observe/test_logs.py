@@ -84,8 +84,8 @@ def test_no_field_hides_what_every_line_has() -> None:
 def test_what_is_below_the_level_is_not_written(log_file: LogFile) -> None:
     with configure_logging("warning", log_file.stream) as sink:
         sink.emit(OPENED)
-        sink.emit(events.HelloRefused("192.0.2.1", "unauthorized"))
-    assert [line["event"] for line in log_file.lines()] == ["connections.hello_refused"]
+        sink.emit(events.ConnectionRefused("192.0.2.1", "unauthorized"))
+    assert [line["event"] for line in log_file.lines()] == ["connections.refused"]
 
 
 def test_calls_are_written_only_on_request(log_file: LogFile) -> None:
@@ -261,11 +261,11 @@ def test_a_reader_that_went_away_does_no_harm() -> None:
 def test_a_process_that_ends_while_nobody_reads_its_log_ends() -> None:
     script = """
 import sys
-from exai.core.events import HelloRefused
+from exai.core.events import ConnectionRefused
 from exai.observe.logs import configure_logging
 with configure_logging("info") as sink:
     for _ in range(5000):
-        sink.emit(HelloRefused("192.0.2.1", "unauthorized"))
+        sink.emit(ConnectionRefused("192.0.2.1", "unauthorized"))
 """
     with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE) as process:
         assert process.wait(timeout=10) == 0

@@ -5,17 +5,19 @@ on is the router's and the pipeline's concern.
 """
 
 import asyncio
+from typing import Any
 
+from exai.core.clock import Clock
 from exai.core.errors import DeadlinePassed, ExaiError
 from exai.core.outcomes import Outcome
 from exai.core.peer import Peer
-from exai.core.replies import CallAcked, CallMeta
+from exai.core.replies import CallAcked, CallMeta, CallProgressed
 from exai.core.requests import CallTool
 from exai.core.tool import ToolSpec
 
 
 class Call:
-    """A request on its way. Times named `_at` are monotonic, but for `accepted_at`.
+    """A request on its way. Times named `_at` are monotonic.
 
     `request_id` is the client's, or minted; `digest` identifies name and arguments.
     """
@@ -31,7 +33,6 @@ class Call:
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.spec: ToolSpec | None = None
-        self.accepted_at = 0.0
         self.timeout_s = 0.0
         self.deadline = 0.0
         self.queued_at = 0.0
@@ -88,6 +89,11 @@ class Call:
         self.peer.send(self._ack(joined=False))
         for _ in range(self.early_joins):
             self.peer.send(self._ack(joined=True))
+
+    def tell_progress(self, clock: Clock, **said: Any) -> None:
+        """Tell the peer what `said` says (fields of `CallProgressed`), or that all is well."""
+        self.last_told_at = clock.monotonic_s()
+        self.peer.send(CallProgressed(self.request_id, self.request.name, clock.wall_s(), **said))
 
     def join(self) -> None:
         """Let the same request, sent again, wait for the same answer."""

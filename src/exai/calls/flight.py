@@ -3,9 +3,10 @@
 What the tool reports goes to every caller, in order.
 """
 
+from typing import Any
+
 from exai.calls.call import Call
 from exai.core.clock import Clock
-from exai.core.replies import CallProgressed
 from exai.core.tool import LogLevel, ToolRun
 
 
@@ -31,46 +32,20 @@ class Flight(ToolRun):
         level: LogLevel | None = None,
     ) -> None:
         """Tell every caller how far the work is."""
-        at = self._clock.wall_s()
-        for call in self._listeners():
-            call.peer.send(
-                CallProgressed(
-                    call.request_id,
-                    call.request.name,
-                    at,
-                    message=message,
-                    level=level,
-                    progress=progress,
-                    total=total,
-                )
-            )
+        self._tell(message=message, progress=progress, total=total, level=level)
 
     def stream(self, delta: str) -> None:
         """Tell every caller the next piece of the text."""
-        if not delta:
-            return
-        at = self._clock.wall_s()
-        for call in self._listeners():
-            call.peer.send(
-                CallProgressed(
-                    call.request_id,
-                    call.request.name,
-                    at,
-                    delta=delta,
-                    offset=self._offset,
-                    attempt=self._attempt,
-                )
-            )
-        self._offset += len(delta)
+        if delta:
+            self._tell(delta=delta, offset=self._offset, attempt=self._attempt)
+            self._offset += len(delta)
 
     def begin_attempt(self) -> None:
         """Count offsets from 0 again, under the next attempt's number."""
         self._attempt += 1
         self._offset = 0
 
-    def _listeners(self) -> list[Call]:
-        now = self._clock.monotonic_s()
-        listeners = [call for call in self.callers if call.outcome is None]
-        for call in listeners:
-            call.last_told_at = now
-        return listeners
+    def _tell(self, **said: Any) -> None:
+        for call in self.callers:
+            if call.outcome is None:
+                call.tell_progress(self._clock, **said)

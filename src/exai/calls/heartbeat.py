@@ -4,7 +4,6 @@ import asyncio
 
 from exai.calls.in_flight import InFlight
 from exai.core.clock import Clock
-from exai.core.replies import CallProgressed
 
 _TICKS_PER_INTERVAL = 4
 
@@ -25,8 +24,6 @@ class Heartbeat:
             self._beat(self._clock.monotonic_s())
 
     def _beat(self, now: float) -> None:
-        at = self._clock.wall_s()
         for call in self._in_flight:
             if call.is_accepted and now - call.last_told_at >= self._silence_s:
-                call.last_told_at = now
-                call.peer.send(CallProgressed(call.request_id, call.request.name, at))
+                call.tell_progress(self._clock)

@@ -31,7 +31,6 @@ class Ledger:
 
         Raises `RequestIdConflict` where another call took its id meanwhile.
         """
-        call.accepted_at = self._clock.wall_s()
         call.timeout_s = timeout_s
         call.queued_at = self._clock.monotonic_s()
         call.deadline = call.queued_at + timeout_s
@@ -43,7 +42,7 @@ class Ledger:
                 request_id=call.request_id,
                 tool=call.tool_name,
                 arguments_digest=call.digest,
-                accepted_at=call.accepted_at,
+                accepted_at=self._clock.wall_s(),
                 timeout_s=timeout_s,
             )
         )

@@ -9,8 +9,8 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
+from exai.calls.arguments_digest import arguments_digest
 from exai.calls.call import Call
-from exai.calls.call_key import arguments_digest
 from exai.calls.defects import Defects
 from exai.calls.in_flight import InFlight
 from exai.calls.ledger import Ledger, conflict, replay, unknown
@@ -28,7 +28,7 @@ from exai.core.errors import (
 )
 from exai.core.outcomes import Failed, Outcome
 from exai.core.peer import Peer
-from exai.core.replies import CallAnswered, CallProgressed, HealthReported, ToolsListed
+from exai.core.replies import CallAnswered, HealthReported, ToolsListed
 from exai.core.requests import (
     Acknowledge,
     CallTool,
@@ -160,7 +160,7 @@ class RequestRouter:
         if call is None:
             self._tasks.create_task(self._tell_stored(peer, request.request_id))
         else:
-            peer.send(CallProgressed(call.request_id, call.request.name, at=self._clock.wall_s()))
+            call.tell_progress(self._clock)
 
     async def _tell_stored(self, peer: Peer, request_id: str) -> None:
         try:

@@ -23,11 +23,6 @@ class AuthTokenManager:
             for name, config in principals.items()
         ]
 
-    @property
-    def is_open(self) -> bool:
-        """Tell whether no token is needed."""
-        return self._anyone is not None
-
     def authenticate(self, token: str | None) -> Principal | None:
         """Return whose token it is; None: nobody's.
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from exai.connections.auth_token_manager import AuthTokenManager
-from exai.connections.connection_manager import ConnectionManager, ConnectionRefused
+from exai.connections.connection_manager import ConnectionManager
 from exai.connections.outbox import SlowConsumer
 from exai.connections.session import Session
 from exai.connections.session_handler import SessionHandler
@@ -18,7 +18,7 @@ from exai.core.replies import Reply, TokenRotated
 from exai.core.requests import Bye, Request, RotateToken
 from exai.protocols import close_codes, exai_v1
 from exai.protocols.close_codes import Close
-from exai.protocols.hello import Hello, HelloRefused, decode_hello, encode_refusal
+from exai.protocols.hello import Hello, Refused, decode_hello, encode_refusal
 
 MessageHandler = Callable[[Peer, Request], None]
 
@@ -42,10 +42,10 @@ async def serve_connection(
             with connection_manager.admit_principal(principal):
                 session = session_manager.open(hello, principal, channel.remote_address)
                 close = await _serve_session(channel, session, session_manager, message_handler)
-    except (HelloRefused, ConnectionRefused) as refused:
+    except Refused as refused:
         close = refused.close
-        event_sink.emit(events.HelloRefused(channel.remote_address, close.reason))
-        if isinstance(refused, HelloRefused) and refused.error is not None:
+        event_sink.emit(events.ConnectionRefused(channel.remote_address, close.reason))
+        if refused.error is not None:
             await _say_why(channel, refused.error)
     except ChannelClosed:
         return
@@ -57,7 +57,7 @@ async def _receive_hello(channel: Channel, hello_timeout_s: float) -> Hello:
         async with asyncio.timeout(hello_timeout_s):
             return decode_hello(await channel.receive())
     except TimeoutError:
-        raise HelloRefused(close_codes.HELLO_TIMEOUT, None) from None
+        raise Refused(close_codes.HELLO_TIMEOUT) from None
 
 
 def _authenticate(channel: Channel, hello: Hello, tokens: AuthTokenManager) -> Principal:
@@ -65,7 +65,7 @@ def _authenticate(channel: Channel, hello: Hello, tokens: AuthTokenManager) -> P
     given = {token for token in (hello.token, channel.bearer_token) if token is not None}
     principal = tokens.authenticate(given.pop() if len(given) == 1 else None)
     if principal is None or given:
-        raise HelloRefused(close_codes.UNAUTHORIZED, "unauthorized")
+        raise Refused(close_codes.UNAUTHORIZED, "unauthorized")
     return principal
 
 

@@ -9,27 +9,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from ipaddress import ip_address
 
-import msgspec
-
 from exai.core.channel import Channel
 from exai.core.identity import Principal
 from exai.protocols import close_codes
-from exai.protocols.close_codes import Close
-
-
-class ConnectionRefused(Exception):
-    """There is no room for this connection; `close` says which limit it met."""
-
-    def __init__(self, close: Close) -> None:
-        super().__init__(close.reason)
-        self.close = close
-
-
-class ConnectionStatistics(msgspec.Struct, frozen=True):
-    """How many are connected now."""
-
-    connections: int
-    addresses: int
+from exai.protocols.hello import Refused
 
 
 class ConnectionManager:
@@ -50,12 +33,12 @@ class ConnectionManager:
 
     @contextmanager
     def admit(self, channel: Channel) -> Iterator[None]:
-        """Count a connection while the context is open; raises `ConnectionRefused`."""
+        """Count a connection while the context is open; raises `Refused`."""
         if len(self._channels) >= self._max_connections:
-            raise ConnectionRefused(close_codes.TRY_AGAIN_LATER)
+            raise Refused(close_codes.TRY_AGAIN_LATER)
         address = channel.remote_address
         if self._is_full(self._by_address[address], self._address_limit(address)):
-            raise ConnectionRefused(close_codes.CONNECTION_LIMIT)
+            raise Refused(close_codes.CONNECTION_LIMIT)
         self._channels.add(channel)
         try:
             with _counted(self._by_address, address):
@@ -65,16 +48,12 @@ class ConnectionManager:
 
     @contextmanager
     def admit_principal(self, principal: Principal) -> Iterator[None]:
-        """Count a principal's connection while the context is open; raises `ConnectionRefused`."""
+        """Count a principal's connection while the context is open; raises `Refused`."""
         limit = self._max_by_principal.get(principal.name, 0)
         if self._is_full(self._by_principal[principal.name], limit):
-            raise ConnectionRefused(close_codes.CONNECTION_LIMIT)
+            raise Refused(close_codes.CONNECTION_LIMIT)
         with _counted(self._by_principal, principal.name):
             yield
-
-    def statistics(self) -> ConnectionStatistics:
-        """Return the numbers now."""
-        return ConnectionStatistics(len(self._channels), len(self._by_address))
 
     def _address_limit(self, address: str) -> int:
         return 0 if ip_address(address).is_loopback else self._max_per_address

@@ -25,11 +25,6 @@ class Outbox:
         self._is_closed = False
         self._is_overfull = False
 
-    @property
-    def waiting_bytes(self) -> int:
-        """Return how much waits to be sent."""
-        return self._waiting_bytes
-
     def put(self, frame: bytes) -> None:
         """Add a frame; what comes after the end is dropped."""
         if self._is_closed:

@@ -21,8 +21,8 @@ from exai.protocols.hello import (
     PROTOCOL,
     Hello,
     HelloAck,
-    HelloRefused,
     Limits,
+    Refused,
     ServerName,
     encode_hello_ack,
 )
@@ -54,9 +54,9 @@ class SessionHandler:
         return iter(list(self._sessions.values()))
 
     def open(self, hello: Hello, principal: Principal, remote_address: str) -> Session:
-        """Open a fresh session and greet its peer; raises `HelloRefused` while draining."""
+        """Open a fresh session and greet its peer; raises `Refused` while draining."""
         if self._is_draining:
-            raise HelloRefused(close_codes.SERVICE_RESTART, None)
+            raise Refused(close_codes.SERVICE_RESTART)
         session = Session(
             secrets.token_urlsafe(16), principal, hello.client, self._make_outbox(), exai_v1.encode
         )

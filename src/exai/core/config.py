@@ -83,7 +83,7 @@ class LimitsConfig(Section, frozen=True, kw_only=True):
 
     global_max_inflight: PositiveCount = 24
     session_max_inflight: PositiveCount = 8
-    session_max_waiting: Count = 64
+    session_max_waiting: PositiveCount = 64
     global_max_waiting: PositiveCount = 1024
     call_timeout_s: PositiveSeconds = 180.0
     cancel_grace_s: Seconds = 2.0

@@ -107,12 +107,6 @@ class ToolNotFound(ExaiError):
     code = ErrorCode.TOOL_NOT_FOUND
 
 
-class NotPermitted(ExaiError):
-    """This identity may not do this."""
-
-    code = ErrorCode.UNAUTHORIZED
-
-
 class NotConfigured(ExaiError):
     """A key, a model or a package is missing; the message says what to set."""
 

@@ -70,7 +70,7 @@ class SessionEnded(Event, frozen=True):
     reason: str
 
 
-class HelloRefused(Event, frozen=True):
+class ConnectionRefused(Event, frozen=True):
     """A peer was not let in."""
 
     remote_address: str

@@ -34,10 +34,6 @@ class HealthReport:
         self._parts = parts
         self._started_at = clock.wall_s()
 
-    def status(self) -> str:
-        """Return the one word that may be told to anybody."""
-        return self._status()
-
     def report(self) -> dict[str, Any]:
         """Return the picture now, as plain JSON values."""
         now = self._clock.wall_s()

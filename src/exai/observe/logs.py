@@ -33,7 +33,7 @@ FACTS: Mapping[type[Event], Fact] = {
     events.CallFailedInside: Fact("calls.failed_inside", logging.ERROR),
     events.SessionOpened: Fact("connections.session_opened", logging.INFO),
     events.SessionEnded: Fact("connections.session_ended", logging.INFO),
-    events.HelloRefused: Fact("connections.hello_refused", logging.WARNING),
+    events.ConnectionRefused: Fact("connections.refused", logging.WARNING),
     events.UpstreamStarted: Fact("upstream.started", logging.INFO),
     events.UpstreamDied: Fact("upstream.died", logging.WARNING),
     events.UpstreamGaveUp: Fact("upstream.gave_up", logging.ERROR),

@@ -40,10 +40,10 @@ class Hello(NamedTuple):
     wants_resume: bool
 
 
-class HelloRefused(Exception):
-    """This hello opens no session; `close` says why, `error` is the frame's word for it."""
+class Refused(Exception):
+    """This peer is not let in: `close` says why, `error` is the word of the frame before it."""
 
-    def __init__(self, close: Close, error: str | None) -> None:
+    def __init__(self, close: Close, error: str | None = None) -> None:
         super().__init__(close.reason)
         self.close = close
         self.error = error
@@ -88,7 +88,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def decode_hello(frame: bytes) -> Hello:
-    """Read a connection's first frame; raises `HelloRefused`.
+    """Read a connection's first frame; raises `Refused`.
 
     Only `op` and `token` can be wrong enough to refuse; the rest is read leniently,
     since it only says more about the client.
@@ -96,12 +96,12 @@ def decode_hello(frame: bytes) -> Hello:
     try:
         message = decode_object(frame)
     except MalformedFrame as error:
-        raise HelloRefused(close_codes.INVALID_HELLO, "invalid_hello") from error
+        raise Refused(close_codes.INVALID_HELLO, "invalid_hello") from error
     if message.get("op") != "hello":
-        raise HelloRefused(close_codes.MISSING_HELLO, "missing_hello")
+        raise Refused(close_codes.MISSING_HELLO, "missing_hello")
     token = message.get("token")
     if token is not None and not isinstance(token, str):
-        raise HelloRefused(close_codes.UNAUTHORIZED, "unauthorized")
+        raise Refused(close_codes.UNAUTHORIZED, "unauthorized")
     return Hello(
         token=token,
         acks=message.get("acks") is True,

@@ -1,4 +1,4 @@
-"""Equal work has equal keys: the canonical identity of a tool name and its arguments.
+"""Equal work has equal digests: the canonical identity of a tool name and its arguments.
 
 Keys are sorted, integers exact at any size, and a float equals an integer only if it is
 integral and below 2**53, where both are exact.

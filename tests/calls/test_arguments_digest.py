@@ -2,7 +2,7 @@
 
 import pytest
 
-from exai.calls.call_key import arguments_digest
+from exai.calls.arguments_digest import arguments_digest
 
 EQUAL = [
     ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
