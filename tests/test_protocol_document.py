@@ -44,15 +44,10 @@ def test_every_op_that_is_read_stands_on_the_page(op: str) -> None:
     assert f'"op":"{op}"' in PAGE.replace('"op": "', '"op":"')
 
 
-@pytest.mark.parametrize("close", CLOSES, ids=str)
-def test_every_close_stands_on_the_page(close: Close) -> None:
-    assert str(close.code) in PAGE
-
-
-@pytest.mark.parametrize("close", CLOSES, ids=str)
-def test_a_close_code_tells_whether_to_come_back(close: Close) -> None:
-    if close.code in (4003, 4004):
-        assert not close.may_reconnect
+def test_every_close_stands_on_the_page_with_its_reason() -> None:
+    on_page = {(int(code), reason) for code, reason in re.findall(r"(\d{4}) `([^`]+)`", PAGE)}
+    later = {(1008, "too many failed attempts"), (4004, "session taken over")}
+    assert set(map(tuple, CLOSES)) == on_page - later
 
 
 def test_the_page_shows_every_limit_that_a_hello_ack_has() -> None:

@@ -267,7 +267,10 @@ class Daemon:
             return self._tokens.authenticate(token) is not None
 
         routes = health_routes(
-            readiness=self._readiness, health=self._health.report, may_see_all=may_see_all
+            status=lambda: self._status,
+            readiness=self._readiness,
+            health=self._health.report,
+            may_see_all=may_see_all,
         )
         return HttpServer(self._config.server, routes)
 

@@ -36,6 +36,7 @@ def part() -> Part:
 async def client(part: Part) -> AsyncIterator[httpx2.AsyncClient]:
     config = ServerConfig(http_port=0, allowed_hosts=("box.lan",), allowed_origins=("http://ui",))
     routes = health_routes(
+        status=lambda: "ok",
         readiness=lambda: Readiness(part.is_ready, {"upstreams": "starting: box"}),
         health=lambda: PICTURE,
         may_see_all=lambda token: token == TOKEN,

@@ -25,6 +25,7 @@ class Readiness(msgspec.Struct, frozen=True):
 
 def health_routes(
     *,
+    status: Callable[[], str],
     readiness: Callable[[], Readiness],
     health: Callable[[], dict[str, Any]],
     may_see_all: Callable[[str | None], bool],
@@ -44,10 +45,8 @@ def health_routes(
         return _json(body, 200 if now.is_ready else 503)
 
     async def whole_health(request: Request) -> Response:
-        report = health()
-        if not may_see_all(bearer_token_of(request.headers.items())):
-            report = {"status": report["status"]}
-        return _json(report)
+        sees_all = may_see_all(bearer_token_of(request.headers.items()))
+        return _json(health() if sees_all else {"status": status()})
 
     return [Route("/livez", livez), Route("/readyz", readyz), Route("/health", whole_health)]
 
