@@ -260,11 +260,15 @@ async def test_a_server_that_died_is_started_again_and_waited_for() -> None:
 
 async def test_a_grandchild_that_holds_stdout_does_not_hide_the_death() -> None:
     async with running(scripted()) as srv:
-        orphan = int(await srv.say("leave_orphan", holds_stdout=True))
+        known = int(await srv.say("leave_orphan"))
+        disguised = int(await srv.say("leave_orphan", in_disguise=True))
         started_s = time.monotonic()
         await _failure_of(srv.call("exit"))
         assert time.monotonic() - started_s < 2
-        await until(lambda: not is_alive(orphan))
+        await until(lambda: not is_alive(known))
+        assert is_alive(disguised)
+        assert await srv.say("echo", text="back") == "back"
+    assert not is_alive(disguised)
 
 
 async def test_a_crash_loop_is_given_up_and_says_when_it_is_tried_again() -> None:

@@ -155,10 +155,9 @@ def do_leave_orphan(request_id: Any, arguments: dict[str, Any]) -> None:
     if os.fork() == 0:
         if os.fork() == 0:
             os.setsid()
-            if not arguments.get("holds_stdout"):
-                os.dup2(os.open(os.devnull, os.O_RDWR), 1)
             os.write(tell, str(os.getpid()).encode())
-            os.execvp("sleep", ["sleep", "600"])
+            environment = {} if arguments.get("in_disguise") else dict(os.environ)
+            os.execvpe("sleep", ["sleep", "600"], environment)
         os._exit(0)
     os.wait()
     answer(request_id, os.read(told, 100).decode())
