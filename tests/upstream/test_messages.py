@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from exai.upstream.messages import (
     MAX_VALUES,
-    TooManyValues,
+    TooIntricate,
     Unreadable,
     decode_message,
     find_id,
@@ -59,8 +59,28 @@ async def test_more_values_than_can_be_decoded_at_once_are_refused() -> None:
     enough = b'{"a":[' + b"1," * (MAX_VALUES - 2) + b"1]}"
     assert len((await decode_message(enough))["a"]) == MAX_VALUES - 1
     for value in (b"[]", b"{}", b"1", b'"a"', b'"\\""', b"null"):
-        with pytest.raises(TooManyValues):
+        with pytest.raises(TooIntricate):
             await decode_message(b'{"a":[' + (value + b",") * (MAX_VALUES + 1) + b"1]}")
+
+
+async def test_more_escapes_than_can_be_decoded_at_once_are_refused() -> None:
+    with pytest.raises(TooIntricate):
+        await decode_message(b'{"a":"' + b"\\n" * 4_000_000 + b'"}')
+
+
+@settings(max_examples=20)
+@given(
+    st.lists(st.sampled_from([b"\\\\", b'\\"', b"\\n", b",", b"[", b"x" * 1000]), min_size=1),
+    st.sampled_from([b'{"a":["', b'{"ab":["', b'{"abc":["']),
+)
+async def test_values_are_told_from_text_wherever_a_slice_ends(
+    pieces: list[bytes], head: bytes
+) -> None:
+    text = b"".join(pieces * (600_000 // len(b"".join(pieces))))
+    few = await decode_message(head + text + b'"]}')
+    assert list(few.values()) == [[json.loads(b'"' + text + b'"')]]
+    with pytest.raises(TooIntricate):
+        await decode_message(head + text + b'"' + b",1" * (MAX_VALUES + 1) + b"]}")
 
 
 async def test_commas_inside_of_text_are_no_values() -> None:

@@ -2,7 +2,7 @@
 
 from exai.core.clock import Clock
 from exai.core.events import UpstreamSpoke
-from exai.upstream.speech import MAX_LINE_BYTES, Speech, escape
+from exai.upstream.speech import MAX_LINE_BYTES, Speech, shown
 from tests.upstream.running_server import Recorder
 
 
@@ -50,7 +50,7 @@ async def test_empty_lines_say_nothing() -> None:
 
 def test_foreign_text_is_harmless_to_show() -> None:
     assert (
-        escape(b"\x1b]0;title\x07 \xff \xe2\x80\xae ok\r") == "\\x1b]0;title\\x07 \ufffd \\u202e ok"
+        shown(b"\x1b]0;title\x07 \xff \xe2\x80\xae ok\r") == "\\x1b]0;title\\x07 \ufffd \\u202e ok"
     )
-    assert escape("grüße 你好".encode()) == "grüße 你好"
-    assert len(escape(b"x" * 1_000_000)) < MAX_LINE_BYTES + 10
+    assert shown("grüße 你好".encode()) == "grüße 你好"
+    assert len(shown(b"x" * 1_000_000)) < MAX_LINE_BYTES + 10

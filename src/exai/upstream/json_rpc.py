@@ -15,8 +15,7 @@ import msgspec
 from exai.core.errors import ResultTooLarge
 from exai.upstream.line_splitter import Overlong
 from exai.upstream.messages import (
-    MAX_VALUES,
-    TooManyValues,
+    TooIntricate,
     Unreadable,
     decode_message,
     find_id,
@@ -102,13 +101,13 @@ class JsonRpcConnection(Requests):
         max_result_bytes: int,
         on_notification: OnNotification,
     ) -> None:
+        self.is_over = False
         self._process = process
         self._speech = speech
         self._max_result_bytes = max_result_bytes
         self._on_notification = on_notification
         self._ids = itertools.count(1)
         self._waiting: dict[int, _Waiting] = {}
-        self.is_over = False
 
     @property
     def received_bytes(self) -> int:
@@ -173,9 +172,8 @@ class JsonRpcConnection(Requests):
         except Unreadable as unreadable:
             self._fail(find_id(line, line), BrokenAnswer(f"the answer is {unreadable}"))
             self._speech.say(line)
-        except TooManyValues:
-            too_large = self._too_large(f"more than {MAX_VALUES:,} values")
-            self._fail(find_id(line, line), too_large)
+        except TooIntricate as intricate:
+            self._fail(find_id(line, line), self._too_large(str(intricate)))
         else:
             self._take(message)
 
@@ -221,7 +219,7 @@ class JsonRpcConnection(Requests):
 
     def _too_large(self, size: str) -> ResultTooLarge:
         return ResultTooLarge(
-            f"the answer has {size}; at most {self._max_result_bytes:,} bytes may be",
+            f"the answer has {size}: too much for one result",
             may_have_run=True,
             max_bytes=self._max_result_bytes,
         )

@@ -12,10 +12,11 @@ import msgspec
 MAX_VALUES = 200_000
 """As many JSON values as can be decoded without holding the event loop for long."""
 
-_INDENT_BYTES = 64
-_SURELY_FEW_BYTES = 131_072
+_MAX_ESCAPES = 3_000_000
+_SURELY_EASY_BYTES = 131_072
+_SLICE_BYTES = 262_144
 _MENDED_BYTES = 1_048_576
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_END_BYTES = 4096
 _LONE_SURROGATE = re.compile(
     rb"(?<!\\)((?:\\\\)*+)"
     rb"(?:(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
@@ -33,16 +34,16 @@ class Unreadable(Exception):
     """Not a JSON object, or one that is no use; `str()` says why."""
 
 
-class TooManyValues(Exception):
-    """The message holds more than `MAX_VALUES` JSON values."""
+class TooIntricate(Exception):
+    """Decoding would hold the event loop for too long; `str()` says of what there is too much."""
 
 
 async def decode_message(line: bytes | bytearray) -> dict[str, Any]:
-    """Decode one line, without holding the loop; raises `Unreadable`, `TooManyValues`."""
-    if not line[:_INDENT_BYTES].lstrip().startswith(b"{"):
+    """Decode one line, without holding the loop; raises `Unreadable`, `TooIntricate`."""
+    if not line[:_END_BYTES].lstrip().startswith(b"{"):
         raise Unreadable("no JSON object")
-    if len(line) > _SURELY_FEW_BYTES and _separators(line, 0, len(line)) > MAX_VALUES:
-        await asyncio.to_thread(_check_value_count, line)
+    if len(line) > _SURELY_EASY_BYTES:
+        await _check_effort(line)
     try:
         message: dict[str, Any] = _decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -58,12 +59,12 @@ def id_of(value: Any) -> int | None:
 
 
 def find_id(head: bytes | bytearray, tail: bytes | bytearray) -> int | None:
-    """Return the id of an answer of which only the first and last bytes are at hand.
+    """Return the id of an answer that cannot be decoded, by its first and last bytes.
 
     Only the outermost object's id can stand where this looks: right after the opening
     brace, or right before the closing one.
     """
-    found = _ID_FIRST.match(head) or _ID_LAST.search(tail)
+    found = _ID_FIRST.match(head[:_END_BYTES]) or _ID_LAST.search(tail[-_END_BYTES:])
     return None if found is None else id_of(msgspec.json.decode(found[1]))
 
 
@@ -86,17 +87,19 @@ def _mend_surrogate(match: re.Match[bytes]) -> bytes:
     return match[1] + (match[2] or rb"\ufffd")
 
 
-def _separators(line: bytes | bytearray, start: int, end: int) -> int:
-    return sum(line.count(separator, start, end) for separator in (b",", b"[", b"{"))
-
-
-def _check_value_count(line: bytes | bytearray) -> None:
-    """Count values more slowly but rightly: what stands inside a string is no separator."""
-    count = end = 0
-    for string in _STRING.finditer(line):
-        count += _separators(line, end, string.start())
-        end = string.end()
-        if count > MAX_VALUES:
-            raise TooManyValues
-    if count + _separators(line, end, len(line)) > MAX_VALUES:
-        raise TooManyValues
+async def _check_effort(line: bytes | bytearray) -> None:
+    """Count values and escapes; slice by slice, so that others have their turn."""
+    values = escapes = inside = 0
+    unfinished = b""
+    for start in range(0, len(line), _SLICE_BYTES):
+        text = unfinished + line[start : start + _SLICE_BYTES]
+        whole = text.rstrip(b"\\")  # an escape may go on in the next slice
+        unfinished = text[len(whole) :]
+        escapes += whole.count(b"\\")
+        parts = whole.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
+        outside = b"".join(parts[inside::2])
+        inside ^= len(parts) - 1 & 1
+        values += sum(map(outside.count, (b",", b"[", b"{")))
+        if values > MAX_VALUES or escapes > _MAX_ESCAPES:
+            raise TooIntricate(f"more than {MAX_VALUES:,} values or {_MAX_ESCAPES:,} escapes")
+        await asyncio.sleep(0)

@@ -5,6 +5,7 @@ Knows lines and a rate; knows nothing of where they are shown.
 
 from exai.core.clock import Clock
 from exai.core.events import EventSink, UpstreamSpoke
+from exai.core.foreign_text import escaped
 
 MAX_LINE_BYTES = 2000
 _BURST = 100
@@ -32,7 +33,7 @@ class Speech:
 
     def say(self, line: bytes | bytearray) -> None:
         """Emit one line, or count it as left out."""
-        if not line.strip():
+        if not line[:MAX_LINE_BYTES].strip():
             return
         if not self.may_speak():
             self._left_out += 1
@@ -41,7 +42,7 @@ class Speech:
         if self._left_out:
             self._emit(f"[{self._left_out:,} lines were left out]")
             self._left_out = 0
-        self.last_line = escape(line)
+        self.last_line = shown(line)
         self._emit(self.last_line)
 
     def leave_out(self, line_count: int) -> None:
@@ -52,8 +53,7 @@ class Speech:
         self._events.emit(UpstreamSpoke(upstream=self._upstream, line=line))
 
 
-def escape(foreign: bytes | bytearray) -> str:
+def shown(foreign: bytes | bytearray) -> str:
     """Return foreign text cut to `MAX_LINE_BYTES`, safe to show on a terminal."""
-    text = bytes(foreign[:MAX_LINE_BYTES]).decode(errors="replace").strip()
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return shown if len(foreign) <= MAX_LINE_BYTES else shown + " …"
+    text = escaped(bytes(foreign[:MAX_LINE_BYTES]).decode(errors="replace").strip())
+    return text if len(foreign) <= MAX_LINE_BYTES else text + " …"
