@@ -16,7 +16,6 @@ class Speech:
     """Turns a server's lines into events, at most so many in a while."""
 
     def __init__(self, upstream: str, events: EventSink, clock: Clock) -> None:
-        self.last_line = ""
         self._upstream = upstream
         self._events = events
         self._clock = clock
@@ -42,8 +41,7 @@ class Speech:
         if self._left_out:
             self._emit(f"[{self._left_out:,} lines were left out]")
             self._left_out = 0
-        self.last_line = shown(line)
-        self._emit(self.last_line)
+        self._emit(shown(line))
 
     def leave_out(self, line_count: int) -> None:
         """Count lines that nobody will read."""
