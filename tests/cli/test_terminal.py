@@ -2,7 +2,7 @@
 
 import pytest
 
-from exai.cli.terminal import escape
+from exai.core.foreign_text import escaped
 
 
 @pytest.mark.parametrize(
@@ -16,4 +16,4 @@ from exai.cli.terminal import escape
     ],
 )
 def test_what_steers_a_terminal_is_shown_not_obeyed(text: str, shown: str) -> None:
-    assert escape(text) == shown
+    assert escaped(text) == shown

@@ -126,7 +126,8 @@ class ScriptedDaemon:
             ]
             await peer.say("list_tools_res", request_id=frame["request_id"], tools=tools)
         elif op == "health":
-            await peer.say("health_res", ok=True, health={"status": "ok"})
+            health = {"status": "ok"}
+            await peer.say("health_res", request_id=frame["request_id"], ok=True, health=health)
         elif op == "cancel_tool":
             await peer.fail(frame, "CANCELLED", "by the caller")
         elif op == "call_tool":

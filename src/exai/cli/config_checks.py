@@ -5,10 +5,11 @@ Pure functions of the tree: they find faults, and do not know how they are told.
 
 import re
 from collections.abc import Iterator, Mapping
-from ipaddress import ip_address
+from fnmatch import fnmatchcase
 from urllib.parse import urlsplit
 
-from exai.core.config import Config
+from exai.core.addresses import canonical_host, is_loopback
+from exai.core.config import Config, is_glob
 
 TOKEN_MIN_LENGTH = 16
 
@@ -18,7 +19,15 @@ _PROVIDER_NAME = re.compile(r"[a-z0-9-]{1,32}\Z")
 
 def problems_of(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
     """Say everything that keeps a daemon from starting with this configuration."""
-    for check in (_tokens, _open_access, _principal_names, _providers, _upstreams, _numbers):
+    for check in (
+        _tokens,
+        _open_access,
+        _principal_names,
+        _providers,
+        _models,
+        _upstreams,
+        _numbers,
+    ):
         yield from check(config, sources)
 
 
@@ -29,14 +38,6 @@ def warnings_of(config: Config) -> Iterator[str]:
         if config.principals:
             names = ", ".join(config.principals)
             yield f"auth.mode = none: nobody is asked for the token of {names}"
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether nobody but this machine reaches the host by this name."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _tokens(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
@@ -54,7 +55,7 @@ def _tokens(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
 
 
 def _open_access(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
-    if config.auth.mode == "none" and not is_loopback(config.server.host):
+    if config.auth.mode == "none" and not is_loopback(canonical_host(config.server.host)):
         yield (
             f"auth.mode = none is refused for server.host = {config.server.host}: "
             "without tokens the daemon listens on this machine alone (127.0.0.1, ::1, localhost)"
@@ -77,10 +78,27 @@ def _providers(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
             yield f"providers.{name}.base_url: expected an http:// or https:// address"
 
 
+def _models(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
+    owners = {config.local.model_name: "local"}
+    for name, provider in config.providers.items():
+        for model in provider.models:
+            if not is_glob(model) and (owner := owners.setdefault(model, name)) != name:
+                yield f"providers.{name}.models: {model!r} belongs to {owner} already"
+    default = config.tools.default_model
+    if default not in (None, "auto") and not _is_served(default, config):
+        yield f"tools.default_model: no provider serves {default!r}"
+
+
+def _is_served(model: str, config: Config) -> bool:
+    known = [config.local.model_name, *(m for p in config.providers.values() for m in p.models)]
+    prefix = model.partition("/")[0]
+    return any(fnmatchcase(model, one) for one in known) or prefix in {*config.providers, "local"}
+
+
 def _is_http_url(text: str) -> bool:
     try:
         url = urlsplit(text)
-        return url.scheme in {"http", "https"} and bool(url.hostname)
+        return url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
     except ValueError:
         return False
 

@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from exai.cli.config_checks import is_loopback
 from exai.cli.config_file import DEFAULT, LoadedConfig
 from exai.cli.environment import TOKEN_VARIABLE
 from exai.cli.secret_references import SecretUnreadable
 from exai.cli.state_token import find_state_token, token_path
+from exai.core.addresses import canonical_host, is_loopback
 
 
 class Door(msgspec.Struct, frozen=True):
@@ -60,7 +60,7 @@ def _only_principal(loaded: LoadedConfig) -> str | None:
 def _door_of_state_dir(loaded: LoadedConfig, url: str) -> Door:
     """The token that the daemon made here is shown to no other machine by accident."""
     place = token_path(loaded.config.state_dir)
-    is_ours = is_loopback(urlsplit(url).hostname or "")
+    is_ours = is_loopback(canonical_host(urlsplit(url).hostname or ""))
     if not is_ours and loaded.source_of("state_dir") == DEFAULT:
         return Door(url, None, f"no token: set {TOKEN_VARIABLE}")
     try:

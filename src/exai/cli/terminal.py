@@ -4,24 +4,15 @@ Knows that foreign text may hold control characters, which must not reach a term
 """
 
 import json
-import re
 import sys
 from typing import Any, TextIO
 
-_UNSAFE = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls, but tab and line end
-    r"\u202a-\u202e\u2066-\u2069]"  # these turn the direction of what follows
-)
-
-
-def escape(text: str) -> str:
-    """Return the text with every character that could steer a terminal made visible."""
-    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+from exai.core.foreign_text import escaped
 
 
 def write(text: str) -> None:
     """Write part of the answer; a pipe gets it as it is, a terminal escaped."""
-    _write(escape(text) if is_terminal(sys.stdout) else text, sys.stdout)
+    _write(escaped(text) if is_terminal(sys.stdout) else text, sys.stdout)
 
 
 def write_json(value: Any) -> None:
@@ -31,7 +22,7 @@ def write_json(value: Any) -> None:
 
 def say(text: str) -> None:
     """Tell people one line, which is no part of the answer."""
-    _write(escape(text) + "\n", sys.stderr)
+    _write(escaped(text) + "\n", sys.stderr)
 
 
 def complain(text: str) -> None:

@@ -6,10 +6,8 @@ each frame to the call that waits for it. Knows nothing of configuration or term
 
 import asyncio
 import secrets
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
@@ -17,6 +15,8 @@ from urllib.parse import urlsplit
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+
+from exai.core.addresses import canonical_host, is_loopback
 
 UNAUTHORIZED = 4003
 _OPEN_TIMEOUT_S = 10.0
@@ -117,7 +117,6 @@ class DaemonClient:
         self._connection: ClientConnection
         self._tasks: asyncio.TaskGroup
         self._inboxes: dict[str, _Inbox] = {}
-        self._waiting_for_health: deque[str] = deque()
         self._lost: ConnectionLost | None = None
 
     async def __aenter__(self) -> Self:
@@ -191,13 +190,7 @@ class DaemonClient:
 
     async def health(self) -> dict[str, Any]:
         """Return the daemon's health. Raises `RequestRefused`."""
-        request_id = _new_request_id()
-        self._waiting_for_health.append(request_id)
-        try:
-            answer = await self._ask("health", request_id)
-        finally:
-            with suppress(ValueError):
-                self._waiting_for_health.remove(request_id)
+        answer = await self._ask("health", _new_request_id())
         health: dict[str, Any] = answer.get("health", {})
         return health
 
@@ -265,9 +258,7 @@ class DaemonClient:
     def _hand_over(self, frame: Frame) -> None:
         """Frames of calls that nobody waits for any more, and of news, are dropped."""
         request_id = frame.get("request_id")
-        if frame.get("op") == "health_res" and self._waiting_for_health:
-            request_id = self._waiting_for_health.popleft()
-        elif frame.get("op") == "error" and request_id is None:
+        if frame.get("op") == "error" and request_id is None:
             raise ProtocolBroken(f"the daemon cannot read what we sent: {frame.get('error')}")
         if isinstance(request_id, str) and (inbox := self._inboxes.get(request_id)):
             inbox.put_nowait(frame)
@@ -307,11 +298,7 @@ async def _open(url: str) -> ClientConnection:
 
 
 def _is_this_machine(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return is_loopback(canonical_host(urlsplit(url).hostname or ""))
 
 
 async def _follow(inbox: _Inbox, on_progress: OnProgress | None) -> CallResult:

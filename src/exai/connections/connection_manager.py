@@ -7,8 +7,8 @@ loopback, where every user of the machine is one address.
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from ipaddress import ip_address
 
+from exai.core.addresses import is_loopback
 from exai.core.channel import Channel
 from exai.core.identity import Principal
 from exai.protocols import close_codes
@@ -56,7 +56,7 @@ class ConnectionManager:
             yield
 
     def _address_limit(self, address: str) -> int:
-        return 0 if ip_address(address).is_loopback else self._max_per_address
+        return 0 if is_loopback(address) else self._max_per_address
 
     @staticmethod
     def _is_full(count: int, limit: int) -> bool:

@@ -114,6 +114,11 @@ class ProviderConfig(Section, frozen=True, kw_only=True):
     idle_timeout_s: PositiveSeconds = 60.0
 
 
+def is_glob(model: str) -> bool:
+    """Tell whether one of a provider's `models` stands for many names."""
+    return any(c in model for c in "*?[")
+
+
 KNOWN_PROVIDERS = {
     "kimi": ProviderConfig(
         base_url="https://api.moonshot.ai/v1",

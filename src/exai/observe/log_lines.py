@@ -5,7 +5,6 @@ Foreign text is escaped and cut, so that no peer or tool can draw on a terminal 
 """
 
 import logging
-import re
 import traceback
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -13,13 +12,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from exai.core.foreign_text import escaped
+
 _MAX_TEXT = 4_000
 _MAX_TRACEBACK = 20_000
-_UNSAFE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters of terminals
-    "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # line ends and changes of direction
-    "\ud800-\udfff]"  # what no encoding can carry
-)
 
 
 class LogLine(NamedTuple):
@@ -57,11 +53,6 @@ def as_words(line: LogLine) -> bytes:
     if line.exception is not None:
         text += "\n" + _traceback(line.exception)
     return text.encode()
-
-
-def escaped(text: str) -> str:
-    """Return the text with everything visible that a terminal would obey; line ends stay."""
-    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def _plain(value: Any) -> Any:

@@ -19,7 +19,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from exai.core.config import ServerConfig
-from exai.transports.addresses import BACKLOG, listening_socket
+from exai.transports.listening import BACKLOG, listening_socket
 from exai.transports.upgrade_rules import OriginRules
 
 _MAX_HEADER_BYTES = 32_768

@@ -18,8 +18,8 @@ from picows.websockets.asyncio.server import Server
 from picows.websockets.compat import Request, Response
 
 from exai.core.config import ServerConfig
-from exai.transports.addresses import BACKLOG
 from exai.transports.library_log import library_log
+from exai.transports.listening import BACKLOG
 from exai.transports.upgrade_rules import SHUTTING_DOWN, Refusal, Upgrade, UpgradeRules
 from exai.transports.websocket_channel import ENTRY_ALLOWANCE_BYTES, QUEUED_FRAMES
 

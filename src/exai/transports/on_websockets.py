@@ -16,8 +16,8 @@ from websockets.http11 import Request, Response
 from websockets.protocol import CONNECTING, OPEN, Event
 
 from exai.core.config import ServerConfig
-from exai.transports.addresses import BACKLOG
 from exai.transports.library_log import library_log
+from exai.transports.listening import BACKLOG
 from exai.transports.upgrade_rules import Refusal, Upgrade, UpgradeRules
 from exai.transports.websocket_channel import ENTRY_ALLOWANCE_BYTES, QUEUED_FRAMES
 

@@ -7,8 +7,8 @@ Both ports of the daemon ask here, so that neither is the easier way in.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from exai.core.addresses import canonical_host, is_loopback
 from exai.core.config import ServerConfig
-from exai.transports.addresses import canonical_host, is_loopback
 
 EXAI_SUBPROTOCOL = "exai.v1"
 Headers = Sequence[tuple[str, str]]

@@ -11,9 +11,10 @@ from importlib.util import find_spec
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
+from exai.core.addresses import canonical_host, is_loopback
 from exai.core.channel import Channel
 from exai.core.config import ServerConfig
-from exai.transports.addresses import canonical_host, is_loopback, listening_socket
+from exai.transports.listening import listening_socket
 from exai.transports.websocket_channel import LibraryConnection, WebSocketChannel
 
 ServeChannel = Callable[[Channel], Awaitable[None]]

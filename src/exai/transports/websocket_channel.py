@@ -8,8 +8,8 @@ import asyncio
 from contextlib import suppress
 from typing import Any, ClassVar, NoReturn, Protocol
 
+from exai.core.addresses import canonical_address
 from exai.core.channel import MAX_FIRST_MESSAGE_BYTES, Channel, ChannelClosed
-from exai.transports.addresses import canonical_address
 from exai.transports.upgrade_rules import Upgrade
 
 ENTRY_ALLOWANCE_BYTES = 2 * MAX_FIRST_MESSAGE_BYTES

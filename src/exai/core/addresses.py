@@ -1,16 +1,12 @@
-"""Network addresses in one canonical form, and the sockets that listen on them.
+"""Network addresses and host names in one canonical form.
 
-Knows names, literals and binding; knows nothing of what is said over a connection.
+Knows names and literals; knows nothing of sockets.
 """
 
 import ipaddress
 import re
-import socket
 
 _HOST_AND_PORT = re.compile(r"(?:\[(?P<literal>[^\]]*)\]|(?P<name>[^:]*))(?::[0-9]*)?")
-
-BACKLOG = 1024
-"""Connections that the kernel keeps for a busy daemon: a whole fleet may come at once."""
 
 
 def canonical_address(literal: str) -> str:
@@ -43,13 +39,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def listening_socket(host: str, port: int) -> socket.socket:
-    """Return a bound TCP socket; a name with both kinds of address means its IPv4 one.
-
-    Raises `OSError`, which names the address that could not be had.
-    """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    family, _, _, _, address = min(found, key=lambda info: info[0] != socket.AF_INET)
-    return socket.create_server((str(address[0]), port), family=family, backlog=BACKLOG)

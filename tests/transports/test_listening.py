@@ -6,12 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exai.transports.addresses import (
-    canonical_address,
-    canonical_host,
-    is_loopback,
-    listening_socket,
-)
+from exai.core.addresses import canonical_address, canonical_host, is_loopback
+from exai.transports.listening import listening_socket
 
 
 @pytest.mark.parametrize(
