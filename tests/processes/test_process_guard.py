@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from exai.processes import process_guard
 from exai.processes.process_guard import GuardedProcess, ProcessGuard
 from tests.processes.process_tree import (
     BOUND_S,
@@ -230,6 +231,49 @@ async def test_a_child_that_nobody_waits_for_any_more_is_not_left_running(
     if not starting.cancelled():  # it was quicker than the cancellation
         await starting.result().stop(0.1)
     await until(lambda: not descendants_of(pid))
+
+
+async def test_a_start_that_takes_too_long_is_given_up_and_leaves_nobody(
+    guard: ProcessGuard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await (await shell(guard, "true")).stop()
+    monkeypatch.setattr(process_guard, "_STARTS_WITHIN_S", 0.05)
+    pid = guard_pid()
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(TimeoutError):
+        await guard.spawn("sleep", ["600"], env=ENV)
+    os.kill(pid, signal.SIGCONT)
+    monkeypatch.undo()
+    child = await shell(guard, "echo on")
+    assert await child.stdout.read() == b"on\n"
+    await child.stop()
+    await until(lambda: not descendants_of(pid))
+
+
+async def test_a_guard_that_stops_reading_is_left_and_its_children_end(
+    guard: ProcessGuard,
+) -> None:
+    child = await guard.spawn("sleep", ["600"], env=ENV)
+    pid = guard_pid()
+    os.kill(pid, signal.SIGSTOP)
+    while child.returncode is None:
+        child.send_signal(signal.SIGCONT)
+    assert child.returncode == -signal.SIGKILL
+    os.kill(pid, signal.SIGCONT)
+    await until(lambda: not is_alive(child.pid) and not is_alive(pid))
+    await child.stop()
+
+
+async def test_a_guard_that_does_not_end_is_ended(
+    guard: ProcessGuard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = await guard.spawn("sleep", ["600"], env=ENV)
+    monkeypatch.setattr(process_guard, "_GUARD_ENDS_WITHIN_S", 0.05)
+    pid = guard_pid()
+    os.kill(pid, signal.SIGSTOP)
+    await guard.close()
+    await until(lambda: not is_alive(child.pid) and not is_alive(pid))
+    child.close_pipes()
 
 
 async def test_starting_a_child_does_not_hold_the_loop(guard: ProcessGuard, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Both eras of MCP are spoken with whoever speaks them, and refusals are said in words."""
 
+import asyncio
 from typing import Any
 
+import mcp.client.session
 import pytest
 
 from exai.upstream.handshake import HandshakeFailed, Terms
@@ -24,27 +26,32 @@ INITIALIZED = {
 }
 
 
+Answer = dict[str, Any] | Exception | asyncio.Event
+"""What is answered, or raised; an event is waited for."""
+
+
 class Server(Requests):
     """Answers requests in their order, and keeps what it was sent."""
 
-    def __init__(self, *answers: dict[str, Any] | Exception) -> None:
+    def __init__(self, *answers: Answer) -> None:
         self._answers = list(answers)
         self.sent: list[tuple[str, dict[str, Any]]] = []
 
     async def request(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         self.sent.append((method, params))
         answer = self._answers.pop(0)
+        if isinstance(answer, asyncio.Event):
+            await answer.wait()
         if isinstance(answer, Exception):
             raise answer
+        assert isinstance(answer, dict)
         return answer
 
     def notify(self, method: str, params: dict[str, Any]) -> None:
         self.sent.append((method, params))
 
 
-async def agree(
-    *answers: dict[str, Any] | Exception, discover: bool = True
-) -> tuple[Terms, list[str]]:
+async def agree(*answers: Answer, discover: bool = True) -> tuple[Terms, list[str]]:
     server = Server(*answers)
     terms = await negotiate(server, "1.2", discover)
     return terms, [method for method, _ in server.sent]
@@ -75,7 +82,7 @@ async def test_a_server_of_2026_is_discovered_and_each_request_introduces_us() -
     ids=str,
 )
 async def test_whatever_else_answers_is_initialized_as_before(
-    first: dict[str, Any] | Exception,
+    first: Answer,
 ) -> None:
     terms, methods = await agree(first, INITIALIZED)
     assert methods == ["server/discover", "initialize", "notifications/initialized"]
@@ -87,6 +94,15 @@ async def test_a_server_of_2026_that_was_too_slow_at_first_is_asked_again() -> N
     terms, methods = await agree(late, UNSUPPORTED, DISCOVERED)
     assert methods == ["server/discover", "initialize", "server/discover"]
     assert terms.protocol_version == "2026-07-28"
+
+
+async def test_a_server_that_keeps_silent_on_discovery_is_initialized(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mcp.client.session, "DISCOVER_TIMEOUT_SECONDS", 0.01)
+    terms, methods = await agree(asyncio.Event(), INITIALIZED)
+    assert methods == ["server/discover", "initialize", "notifications/initialized"]
+    assert terms.protocol_version == "2025-11-25"
 
 
 async def test_a_server_that_must_not_be_discovered_is_initialized() -> None:
@@ -105,6 +121,6 @@ async def test_a_server_that_must_not_be_discovered_is_initialized() -> None:
     ],
     ids=["error", "version", "nonsense", "lost", "lost later"],
 )
-async def test_a_refusal_says_why(answers: list[dict[str, Any] | Exception], reason: str) -> None:
+async def test_a_refusal_says_why(answers: list[Answer], reason: str) -> None:
     with pytest.raises(HandshakeFailed, match=reason):
         await agree(*answers)

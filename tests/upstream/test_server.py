@@ -234,6 +234,35 @@ async def test_a_death_in_mid_call_fails_all_running_calls_at_once() -> None:
             assert (error.retryable, error.details) == (False, {"may_have_run": True})
 
 
+@pytest.mark.parametrize(
+    ("tool", "arguments", "how"),
+    [
+        ("close_output", {}, "closed its output"),
+        ("be_killed", {"signal": signal.SIGSEGV}, "was killed by SIGSEGV"),
+        ("be_killed", {"signal": 40}, "was killed by signal 40"),
+        ("exit", {"status": 0}, "exited with status 0"),
+    ],
+)
+async def test_how_it_ended_is_said(tool: str, arguments: dict[str, int], how: str) -> None:
+    async with running(scripted()) as srv:
+        assert str(await _failure_of(srv.server.call(tool, arguments, Run()))) == f"srv {how}"
+
+
+async def test_a_server_that_closes_its_input_is_given_up() -> None:
+    async with running(scripted()) as srv:
+        await srv.call("close_input")
+        failures = await asyncio.gather(*(_failure_of(srv.call("echo")) for _ in range(3)))
+        assert {str(failure) for failure in failures} == {"srv closed its input"}
+        await srv.events.wait_for(UpstreamStarted, 2)
+
+
+async def test_structured_content_that_is_no_object_is_told_as_text() -> None:
+    async with running(scripted()) as srv:
+        completed = await srv.call("result", content=[], structuredContent=[1, "two"])
+    assert completed.structured is None
+    assert completed.outputs == [{"type": "text", "text": '[1,"two"]'}]
+
+
 async def test_an_idempotent_call_may_be_tried_again_after_a_death() -> None:
     async with running(scripted()) as srv:
         with pytest.raises(UpstreamFailed) as failed:

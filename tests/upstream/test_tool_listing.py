@@ -1,5 +1,8 @@
 """Listings come whole, page by page, and have an end even where the server knows none."""
 
+import pytest
+
+from exai.core.errors import UpstreamFailed
 from exai.upstream.tool_listing import MAX_TOOLS
 from tests.upstream.running_server import running, scripted
 
@@ -13,3 +16,15 @@ async def test_all_pages_are_asked_for() -> None:
 async def test_a_listing_without_an_end_is_cut() -> None:
     async with running(scripted("--endless")) as srv:
         assert len(srv.listings["srv"][0]) == MAX_TOOLS + 1
+
+
+async def test_a_server_without_tools_is_ready_all_the_same() -> None:
+    async with running(scripted("--no-tools")) as srv:
+        assert srv.listings["srv"] == [[]]
+        assert await srv.say("echo", text="unlisted") == "unlisted"
+
+
+async def test_a_listing_of_endless_bytes_is_a_fault() -> None:
+    async with running(scripted("--long-pages")) as srv:
+        with pytest.raises(UpstreamFailed, match="list of tools has more than 33,554,432 bytes"):
+            await srv.call("echo")

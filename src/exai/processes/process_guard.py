@@ -23,6 +23,7 @@ from typing import Any, Self
 from exai.processes.child_pipes import ChildPipes
 
 _GUARD_SCRIPT = Path(__file__).with_name("guard_main.py")
+_STARTS_WITHIN_S = 30.0
 _GUARD_ENDS_WITHIN_S = 5.0
 _MAX_REQUEST_BYTES = 131_072
 
@@ -119,15 +120,15 @@ class ProcessGuard:
     ) -> GuardedProcess:
         """Start `command`, found on the PATH of `env`, with pipes for all three streams.
 
-        Raises `OSError`: there is no such program or directory, it may not be run, or the
-        guard itself cannot.
+        Raises `OSError`: there is no such program or directory, it may not be run, it does
+        not begin to run in time, or the guard itself cannot.
         """
         request = {"args": [command, *args], "env": dict(env), "cwd": str(cwd) if cwd else None}
         with ExitStack() as child_ends:
             pipes, descriptors = await ChildPipes.open(child_ends)
             try:
                 # One at a time, as the guard does them, so that the socket always has room.
-                async with self._turn:
+                async with asyncio.timeout(_STARTS_WITHIN_S), self._turn:
                     await self._require_guard()
                     pid, exited = await self._request(request, descriptors)
             except BaseException:

@@ -256,7 +256,7 @@ class UpstreamServer:
 
 def _reason_of(error: OSError) -> str:
     named = f": {error.filename}" if error.filename else ""
-    return f"{error.strerror or error}{named}"
+    return f"{error.strerror or str(error) or 'it takes too long'}{named}"
 
 
 OnTools = Callable[[UpstreamServer, list[dict[str, Any]]], Awaitable[None]]

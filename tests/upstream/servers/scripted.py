@@ -3,7 +3,8 @@
 Each tool is one misdeed. Options for what happens before any tool can be called:
 --mute (never answers), --deaf (reads nothing after the handshake), --crash STATUS,
 --stubborn (ignores SIGTERM and the end of stdin), --tools FILE (lists these tools too),
---page-size N, --endless (a listing without an end), --old (ends at what it does not know).
+--page-size N, --endless (a listing without an end), --old (ends at what it does not know),
+--no-tools (has none), --long-pages (each of many megabytes).
 """
 
 import argparse
@@ -22,6 +23,8 @@ options.add_argument("--stubborn", action="store_true")
 options.add_argument("--endless", action="store_true")
 options.add_argument("--crash", type=int)
 options.add_argument("--old", action="store_true")
+options.add_argument("--no-tools", action="store_true")
+options.add_argument("--long-pages", action="store_true")
 options.add_argument("--tools")
 options.add_argument("--page-size", type=int, default=1000)
 args = options.parse_args()
@@ -57,6 +60,8 @@ def list_tools(request_id: Any, params: dict[str, Any]) -> None:
     end = start + args.page_size
     more = {"nextCursor": str(end)} if end < len(tools) or args.endless else {}
     page = tools if args.endless else tools[start:end]
+    if args.long_pages:
+        page, more = [{"name": "t", "description": "x" * 5_000_000}], {"nextCursor": "0"}
     send(id=request_id, result={"tools": 7 if len(listings) > broken_after else page, **more})
 
 
@@ -99,8 +104,19 @@ def do_exit(request_id: Any, arguments: dict[str, Any]) -> None:
     sys.exit(arguments.get("status", 1))
 
 
+def do_close_output(request_id: Any, arguments: dict[str, Any]) -> None:
+    os.close(1)
+    time.sleep(600)
+
+
+def do_close_input(request_id: Any, arguments: dict[str, Any]) -> None:
+    answer(request_id)
+    os.close(0)
+    time.sleep(600)
+
+
 def do_be_killed(request_id: Any, arguments: dict[str, Any]) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), arguments.get("signal", signal.SIGKILL))
 
 
 def do_answer_and_exit(request_id: Any, arguments: dict[str, Any]) -> None:
@@ -195,7 +211,7 @@ def take(message: dict[str, Any]) -> None:
         capabilities = {"tools": {"listChanged": True}}
         result = {"protocolVersion": "2025-11-25", "serverInfo": version}
         send(id=message["id"], result={**result, "capabilities": capabilities})
-    elif method == "tools/list":
+    elif method == "tools/list" and not args.no_tools:
         list_tools(message["id"], params)
     elif method == "tools/call":
         arguments = {**params["arguments"]}
