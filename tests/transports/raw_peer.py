@@ -90,9 +90,10 @@ class RawPeer:
         return first & 0x0F, await self.reader.readexactly(length)
 
     async def close_code(self) -> int:
-        """Wait for the close frame and return its code."""
+        """Wait for the close frame, say that nothing more comes, and return the frame's code."""
         opcode, payload = await self.receive()
         assert opcode == CLOSE, (opcode, payload[:100])
+        self.writer.write_eof()
         return int(struct.unpack(">H", payload[:2])[0])
 
     async def end(self) -> None:

@@ -252,7 +252,7 @@ async def listen(
         backlog=BACKLOG,
         websocket_handshake_timeout=config.hello_timeout_s,
         max_frame_size=sys.maxsize,  # the gate minds it
-        use_aiofastnet=True,
+        use_aiofastnet=_may_use_aiofastnet(),
         read_buffer_init_size=_READ_BUFFER_BYTES,
         logger_name=log,
     )
