@@ -129,8 +129,12 @@ class Daemon:
         """Take nothing new, finish what runs, tell every peer, and let them go."""
         self._status = _DRAINING
         self._sessions.drain(GoingAway("restart", _RECONNECT_AFTER_S))
-        await self._router.drain(self._config.server.drain_s)
-        self._sessions.close_all(close_codes.SERVICE_RESTART)
+        server, begun_at = self._config.server, self._clock.monotonic_s()
+        await self._router.drain(server.drain_s)
+        left_s = begun_at + server.drain_s - self._clock.monotonic_s()
+        await self._sessions.close_all(
+            close_codes.SERVICE_RESTART, max(left_s, server.close_timeout_s)
+        )
 
     def _address(self) -> DaemonAddress:
         host = self._config.server.host
@@ -185,6 +189,8 @@ class Daemon:
             self._config.local,
             default_model=self._config.tools.default_model,
             events=self._events,
+            guard=self._guard,
+            tasks=self._tasks,
             max_reply_bytes=self._config.limits.max_result_bytes,
         )
 

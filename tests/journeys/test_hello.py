@@ -228,5 +228,5 @@ async def test_events_name_the_peer_and_never_its_token(daemon: RunningDaemon) -
     [opened] = daemon.events.of(SessionOpened)
     assert opened.principal == "default"
     assert opened.remote_address == "127.0.0.1"
-    assert opened.client_name == ("agent[31m" + "x" * 100)[:63]
+    assert opened.client_name == ("agent[31m" + "x" * 100)[:64]
     assert TOKEN not in repr(daemon.events.events)

@@ -13,6 +13,15 @@ _encode = msgspec.json.Encoder(order="sorted").encode
 _EXACT_BELOW = 2**53
 
 
+def text_length(value: Any) -> int:
+    """Return how many characters of text a JSON value holds."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(len, value)) + sum(map(text_length, value.values()))
+    return sum(map(text_length, value)) if isinstance(value, list) else 0
+
+
 def arguments_digest(tool_name: str, arguments: dict[str, Any]) -> bytes:
     """Return the SHA-256 over the length-prefixed name and canonical arguments."""
     name = tool_name.encode()

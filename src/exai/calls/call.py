@@ -5,8 +5,10 @@ on is the router's and the pipeline's concern.
 """
 
 import asyncio
+from functools import cached_property
 from typing import Any
 
+from exai.calls.arguments_digest import arguments_digest
 from exai.core.clock import Clock
 from exai.core.errors import DeadlinePassed, ExaiError
 from exai.core.outcomes import Outcome
@@ -19,16 +21,13 @@ from exai.core.tool import ToolSpec
 class Call:
     """A request on its way. Times named `_at` are monotonic.
 
-    `request_id` is the client's, or minted; `digest` identifies name and arguments.
+    `request_id` is the client's, or minted.
     """
 
-    def __init__(
-        self, call_id: str, request: CallTool, request_id: str, digest: bytes, peer: Peer
-    ) -> None:
+    def __init__(self, call_id: str, request: CallTool, request_id: str, peer: Peer) -> None:
         self.call_id = call_id
         self.request = request
         self.request_id = request_id
-        self.digest = digest
         self.peer = peer
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
@@ -44,6 +43,11 @@ class Call:
         self.outcome: Outcome | None = None
         self.queue_s = 0.0
         self.run_s = 0.0
+
+    @cached_property
+    def digest(self) -> bytes:
+        """What identifies the name and the arguments that were asked for."""
+        return arguments_digest(self.request.name, self.request.arguments)
 
     @property
     def tool_name(self) -> str:
@@ -80,8 +84,13 @@ class Call:
             f"the call did not end within {self.timeout_s:g} s",
             retryable=self.is_idempotent,
             phase="run",
-            **({} if self.is_idempotent else {"may_have_run": True}),
+            **self.possible_effect(),
         )
+
+    def possible_effect(self) -> dict[str, bool]:
+        """Return the error details of a call that may have had an effect not to be repeated."""
+        has_started = self.started_at is not None
+        return {"may_have_run": True} if has_started and not self.is_idempotent else {}
 
     def tell_accepted(self, now: float) -> None:
         """Acknowledge the call, and whoever joined it before it could be acknowledged."""

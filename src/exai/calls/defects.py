@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from exai.core.errors import ErrorCode, ErrorInfo
 from exai.core.events import CallFailedInside, EventSink
@@ -14,7 +15,7 @@ class Defects:
     def __init__(self, events: EventSink) -> None:
         self._events = events
 
-    def report(self, where: str, exception: Exception) -> ErrorInfo:
+    def report(self, where: str, exception: Exception, **details: Any) -> ErrorInfo:
         """Emit the exception with a fresh id; return the error that names this id alone."""
         error_id = secrets.token_hex(8)
         self._events.emit(CallFailedInside(error_id, where, exception))
@@ -22,7 +23,7 @@ class Defects:
             code=ErrorCode.INTERNAL_ERROR,
             message=f"a defect in EXAI; its log has the details under {error_id}",
             retryable=False,
-            details={"error_id": error_id},
+            details={"error_id": error_id, **details},
         )
 
     @contextmanager

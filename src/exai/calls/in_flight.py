@@ -1,7 +1,7 @@
 """The calls that have no outcome yet, by the names their peers know them under."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from exai.calls.call import Call
 
@@ -10,36 +10,52 @@ class InFlight:
     """A table of calls: registered when they are read, gone when they are settled."""
 
     def __init__(self) -> None:
-        self._calls: dict[tuple[str, str], Call] = {}
-        self._unregistered = asyncio.Event()
+        self._sessions: dict[str, dict[str, Call]] = {}
+        self._count = 0
+        self._over: dict[str, asyncio.Event] = {}
+        self._empty = asyncio.Event()
 
     def __len__(self) -> int:
         """Return how many calls are under way."""
-        return len(self._calls)
+        return self._count
 
     def __iter__(self) -> Iterator[Call]:
         """Iterate over a copy, so that calls may settle meanwhile."""
-        return iter(list(self._calls.values()))
+        return iter([call for calls in self._sessions.values() for call in calls.values()])
 
     def find(self, session_id: str, request_id: str) -> Call | None:
         """Return the session's call of that name, if it is under way."""
-        return self._calls.get((session_id, request_id))
-
-    def register(self, call: Call) -> None:
-        """Add a call whose name is free."""
-        self._calls[call.peer.session_id, call.request_id] = call
-
-    def unregister(self, call: Call) -> None:
-        """Remove a call that has its outcome."""
-        del self._calls[call.peer.session_id, call.request_id]
-        self._unregistered.set()
+        return self._sessions.get(session_id, {}).get(request_id)
 
     def of_session(self, session_id: str) -> list[Call]:
         """Return all calls of a session that are under way."""
-        return [call for (owner, _), call in self._calls.items() if owner == session_id]
+        return list(self._sessions.get(session_id, {}).values())
 
-    async def wait_until(self, is_so: Callable[[], bool]) -> None:
-        """Wait until `is_so`, which is asked again whenever a call has settled."""
-        while not is_so():
-            self._unregistered.clear()
-            await self._unregistered.wait()
+    def register(self, call: Call) -> None:
+        """Add a call whose name is free."""
+        self._sessions.setdefault(call.peer.session_id, {})[call.request_id] = call
+        self._count += 1
+        self._empty.clear()
+
+    def unregister(self, call: Call) -> None:
+        """Remove a call that has its outcome."""
+        session_id = call.peer.session_id
+        calls = self._sessions[session_id]
+        del calls[call.request_id]
+        self._count -= 1
+        if not calls:
+            del self._sessions[session_id]
+            if session_id in self._over:
+                self._over.pop(session_id).set()
+        if not self._count:
+            self._empty.set()
+
+    async def wait_session_over(self, session_id: str) -> None:
+        """Wait until none of a session's calls is under way."""
+        while session_id in self._sessions:
+            await self._over.setdefault(session_id, asyncio.Event()).wait()
+
+    async def wait_empty(self) -> None:
+        """Wait until no call is under way."""
+        while self._count:
+            await self._empty.wait()

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from exai.calls.arguments_digest import arguments_digest
+from exai.calls.arguments_digest import arguments_digest, text_length
 from exai.calls.call import Call
 from exai.calls.defects import Defects
 from exai.calls.in_flight import InFlight
@@ -41,6 +41,7 @@ from exai.core.requests import (
 from exai.tools.registry import ToolRegistry
 
 _REASON_LENGTH = 200
+_HASHED_AT_ONCE_LENGTH = 262_144
 
 
 class RequestRouter:
@@ -84,8 +85,8 @@ class RequestRouter:
     async def end_session(self, session_id: str) -> None:
         """End a session's calls as if cancelled, and forget what was kept for it."""
         for call in self._in_flight.of_session(session_id):
-            self._settling.end(call, CallCancelled("the session ended"))
-        await self._in_flight.wait_until(lambda: not self._in_flight.of_session(session_id))
+            self._settling.end(call, CallCancelled("the session ended", **call.possible_effect()))
+        await self._in_flight.wait_session_over(session_id)
         await self._ledger.end_session(session_id)
 
     async def drain(self, drain_s: float) -> None:
@@ -96,21 +97,20 @@ class RequestRouter:
                 self._settling.end(call, ServiceUnavailable("the daemon is stopping"))
         try:
             async with asyncio.timeout(drain_s):
-                await self._in_flight.wait_until(lambda: len(self._in_flight) == 0)
+                await self._in_flight.wait_empty()
         except TimeoutError:
             for call in self._in_flight:
                 self._settling.end(call, _interrupted(call))
-            await self._in_flight.wait_until(lambda: len(self._in_flight) == 0)
+            await self._in_flight.wait_empty()
 
     def _call_tool(self, peer: Peer, request: CallTool) -> None:
         request_id = request.request_id or f"exai-{secrets.token_hex(8)}"
-        digest = arguments_digest(request.name, request.arguments)
         earlier = self._in_flight.find(peer.session_id, request_id)
         if earlier is None:
-            call = Call(secrets.token_hex(16), request, request_id, digest, peer)
+            call = Call(secrets.token_hex(16), request, request_id, peer)
             self._in_flight.register(call)
             call.task = self._tasks.create_task(self._answer(call))
-        elif earlier.digest == digest:
+        elif earlier.digest == arguments_digest(request.name, request.arguments):
             earlier.join()
         else:
             peer.send(_refused(request_id, conflict(request_id)))
@@ -119,6 +119,8 @@ class RequestRouter:
         """See a call to its one answer: the boundary where exceptions become outcomes."""
         outcome: Outcome
         try:
+            if text_length(call.request.arguments) > _HASHED_AT_ONCE_LENGTH:
+                await asyncio.to_thread(getattr, call, "digest")  # it is kept
             known = await self._ledger.find(call.peer.session_id, call.request_id)
             if known is not None:
                 self._answer_again(call, known)
@@ -130,7 +132,8 @@ class RequestRouter:
         except ExaiError as error:
             outcome = Failed(error.describe())
         except Exception as error:  # noqa: BLE001 - the one boundary
-            outcome = Failed(self._defects.report(call.request.name, error))
+            info = self._defects.report(call.request.name, error, **call.possible_effect())
+            outcome = Failed(info)
         await self._settling.settle(call, outcome)
 
     def _check_new(self, call: Call) -> None:
@@ -153,7 +156,8 @@ class RequestRouter:
             self._tasks.create_task(self._tell_stored(peer, request.request_id))
             return
         reason = f": {request.reason[:_REASON_LENGTH]}" if request.reason else ""
-        self._settling.end(call, CallCancelled(f"cancelled by the caller{reason}"))
+        message = f"cancelled by the caller{reason}"
+        self._settling.end(call, CallCancelled(message, **call.possible_effect()))
 
     def _get_result(self, peer: Peer, request: GetResult) -> None:
         call = self._in_flight.find(peer.session_id, request.request_id)

@@ -67,8 +67,15 @@ class Settling:
             with self._defects.contained("settling"):
                 await self._ledger.settle(call)
         self._in_flight.unregister(call)
-        call.peer.send(CallAnswered(call.request_id, outcome, call.meta()))
+        self._answer(call, outcome)
         self._emit(call, outcome)
+
+    def _answer(self, call: Call, outcome: Outcome) -> None:
+        try:
+            call.peer.send(CallAnswered(call.request_id, outcome, call.meta()))
+        except Exception as error:  # noqa: BLE001 - an outcome that no frame can hold is a defect
+            info = self._defects.report("answering", error, **call.possible_effect())
+            call.peer.send(CallAnswered(call.request_id, Failed(info), call.meta()))
 
     def _emit(self, call: Call, outcome: Outcome) -> None:
         code = outcome.error.code.value if isinstance(outcome, Failed) else "ok"

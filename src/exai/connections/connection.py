@@ -1,6 +1,7 @@
 """One connection's life: hello, session, a reader that never waits for a call, the end."""
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -19,6 +20,9 @@ from exai.core.requests import Bye, Request, RotateToken
 from exai.protocols import close_codes, exai_v1
 from exai.protocols.close_codes import Close
 from exai.protocols.hello import Hello, Refused, decode_hello, encode_refusal
+
+_FRAMES_PER_TURN = 16
+_DECODED_AT_ONCE_BYTES = 65_536
 
 MessageHandler = Callable[[Peer, Request], None]
 
@@ -103,8 +107,10 @@ async def _converse(channel: Channel, session: Session, handle: MessageHandler) 
 
 
 async def _read(channel: Channel, session: Session, handle: MessageHandler) -> None:
-    while True:
-        message = exai_v1.decode(await channel.receive())
+    for turn in itertools.count(1):
+        message = await _decode(await channel.receive())
+        if turn % _FRAMES_PER_TURN == 0:
+            await asyncio.sleep(0)  # what has arrived already is received without waiting
         if isinstance(message, Reply):
             session.send(message)
         elif isinstance(message, Bye):
@@ -114,6 +120,13 @@ async def _read(channel: Channel, session: Session, handle: MessageHandler) -> N
             session.send(_refuse_rotation(message))
         else:
             handle(session, message)
+
+
+async def _decode(frame: bytes) -> Request | Reply:
+    """Decode a frame; a large one in a thread, while only its own connection waits."""
+    if len(frame) > _DECODED_AT_ONCE_BYTES:
+        return await asyncio.to_thread(exai_v1.decode, frame)
+    return exai_v1.decode(frame)
 
 
 def _refuse_rotation(request: RotateToken) -> TokenRotated:

@@ -33,8 +33,8 @@ class Outbox:
         self._waiting_bytes += len(frame)
         self._has_news.set()
         if self._waiting_bytes > self._max_bytes:
-            self._is_overfull = True
-            if self._patience is not None:
+            self._is_overfull = self._is_closed = True
+            if self._patience is not None and not self._patience.expired():
                 self._patience.reschedule(asyncio.get_running_loop().time())
 
     def finish(self, farewell: Close) -> None:

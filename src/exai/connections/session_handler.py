@@ -4,8 +4,10 @@ A session lives as long as its connection: a hello that asks for an older one ge
 fresh one, and is told so.
 """
 
+import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 
 import msgspec
 
@@ -44,6 +46,7 @@ class SessionHandler:
         self._events = events
         self._sessions: dict[str, Session] = {}
         self._is_draining = False
+        self._none_open = asyncio.Event()
 
     def __len__(self) -> int:
         """Return how many sessions are open."""
@@ -76,6 +79,8 @@ class SessionHandler:
     async def end(self, session: Session, reason: str) -> None:
         """End a session: its calls leave as if cancelled, its results are dropped."""
         del self._sessions[session.session_id]
+        if not self._sessions:
+            self._none_open.set()
         await self._on_end(session.session_id)
         self._events.emit(SessionEnded(session.session_id, session.principal.name, reason))
 
@@ -89,10 +94,15 @@ class SessionHandler:
         self._is_draining = True
         self.tell_all(farewell)
 
-    def close_all(self, close: Close) -> None:
-        """Have every connection closed once it has sent what it owes."""
+    async def close_all(self, close: Close, patience_s: float) -> None:
+        """Have every connection closed once it has sent what it owes; wait so long for it."""
         for session in self:
             session.outbox.finish(close)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                while self._sessions:
+                    self._none_open.clear()
+                    await self._none_open.wait()
 
 
 def greeting_of(

@@ -62,8 +62,11 @@ def decode(frame: bytes) -> Request | Reply:
     """Read one frame: the request it holds, or the refusal that answers it. Never raises."""
     try:
         check_limits(frame)
+    except MalformedFrame as error:
+        return RequestRefused(request_id=None, error=error.describe())
+    try:
         return _request_decoder.decode(frame)
-    except (msgspec.MsgspecError, UnicodeDecodeError, MalformedFrame):
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return _decode_slowly(frame)
 
 

@@ -129,7 +129,7 @@ def _client_name(client: Any) -> ClientName:
 def _printable(text: Any) -> str:
     if not isinstance(text, str):
         return ""
-    return "".join(c for c in text[:_CLIENT_TEXT_LENGTH] if c.isprintable())
+    return "".join(c for c in text if c.isprintable())[:_CLIENT_TEXT_LENGTH]
 
 
 def _resume(resume: Any) -> Resume | None:
