@@ -20,9 +20,9 @@ setup:  ## make the environment, with .venv/bin/exai in it
 run: setup  ## start the daemon with its defaults
 	@exec $(BIN)/exai serve $(ARGS)
 
-test: setup $(NODE_MODULES)  ## run all tests
+test: setup $(NODE_MODULES)  ## run all tests, side by side
 	@command -v git >/dev/null || scripts/debian_packages git
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 check: setup  ## format, lint, types, imports, shape
 	$(BIN)/ruff format --check
