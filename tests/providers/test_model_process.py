@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from exai.processes.process_guard import ProcessGuard
 from exai.providers import model_process
 from exai.providers.model_process import ModelProcess, ProcessEnded
+from tests.processes.process_tree import descendants_of
 
-READY = 'import sys; sys.stdin.readline(); print(\'{"address": "http://here"}\', flush=True);'
+READY = "import sys; sys.stdin.readline(); print('http://here', flush=True);"
 SERVE = READY + "sys.stdin.read()\n"
 
 
 Play = Callable[[str], None]
+Start = Callable[..., ModelProcess]
 
 
 @pytest.fixture
@@ -29,14 +32,27 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
     return play
 
 
-async def start(deaths: list[str] | None = None, start_timeout_s: float = 10) -> ModelProcess:
-    on_death = ([] if deaths is None else deaths).append
-    return await ModelProcess.start({}, start_timeout_s=start_timeout_s, on_death=on_death)
+@pytest.fixture
+def start(guard: ProcessGuard, tasks: asyncio.TaskGroup) -> Start:
+    def start(
+        on_death: Callable[[str], None] = lambda _: None, start_timeout_s: float = 10
+    ) -> ModelProcess:
+        return ModelProcess.start(
+            {}, guard=guard, tasks=tasks, start_timeout_s=start_timeout_s, on_death=on_death
+        )
+
+    return start
 
 
-async def test_it_says_its_address_to_everybody_who_waits(play: Play) -> None:
+def scripts_running() -> list[int]:
+    """Return our descendants that run a script of `play`."""
+    commands = {pid: Path(f"/proc/{pid}/cmdline") for pid in descendants_of(os.getpid())}
+    return [pid for pid, command in commands.items() if b"script.py" in command.read_bytes()]
+
+
+async def test_it_says_its_address_to_everybody_who_waits(play: Play, start: Start) -> None:
     play(SERVE)
-    process = await start()
+    process = start()
     async with asyncio.TaskGroup() as tasks:
         waiting = [tasks.create_task(process.wait_address()) for _ in range(3)]
         hurried = tasks.create_task(process.wait_address())
@@ -46,10 +62,10 @@ async def test_it_says_its_address_to_everybody_who_waits(play: Play) -> None:
     await process.stop()
 
 
-async def test_a_stopped_process_is_gone_and_not_dead(play: Play) -> None:
+async def test_a_stopped_process_is_gone_and_not_dead(play: Play, start: Start) -> None:
     deaths: list[str] = []
     play(SERVE)
-    process = await start(deaths)
+    process = start(deaths.append)
     await process.wait_address()
     await process.stop()
     await process.stop()
@@ -59,49 +75,48 @@ async def test_a_stopped_process_is_gone_and_not_dead(play: Play) -> None:
         os.kill(process.pid, 0)
 
 
-async def test_one_that_ends_before_it_serves_says_why(play: Play) -> None:
+async def test_one_that_ends_before_it_serves_says_why(play: Play, start: Start) -> None:
     deaths: list[str] = []
     play("raise SystemExit('no model here')\n")
-    process = await start(deaths)
+    process = start(deaths.append)
     with pytest.raises(ProcessEnded, match="it ended with status 1: no model here"):
         await process.wait_address()
     assert deaths == ["it ended with status 1: no model here"]
     assert not process.is_alive
 
 
-async def test_one_that_is_killed_says_by_what(play: Play) -> None:
+async def test_one_that_is_killed_says_by_what(play: Play, start: Start) -> None:
     play("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)\n")
-    process = await start()
+    process = start()
     with pytest.raises(ProcessEnded, match="it was killed by SIGSEGV"):
         await process.wait_address()
 
 
-async def test_one_that_is_not_ready_in_time_is_killed(play: Play) -> None:
+async def test_one_that_is_not_ready_in_time_is_killed(play: Play, start: Start) -> None:
     deaths: list[str] = []
     play("import sys; sys.stdin.read(9)\n")
-    process = await start(deaths, start_timeout_s=0.1)
+    process = start(deaths.append, start_timeout_s=0.1)
     with pytest.raises(ProcessEnded, match=r"it was not ready after 0\.1 s"):
         await process.wait_address()
     await process.stop()
     assert not deaths
-    with pytest.raises(ProcessLookupError):
-        os.kill(process.pid, 0)
+    assert not scripts_running()
 
 
-async def test_stopping_one_that_starts_ends_the_wait_for_it(play: Play) -> None:
+async def test_stopping_one_that_starts_ends_the_wait_for_it(play: Play, start: Start) -> None:
     play("import sys; sys.stdin.read()\n")
-    process = await start()
+    process = start()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(process.stop())
         with pytest.raises(ProcessEnded, match="it was stopped"):
             await process.wait_address()
 
 
-async def test_it_may_complain_without_end(play: Play) -> None:
+async def test_it_may_complain_without_end(play: Play, start: Start) -> None:
     flood = "sys.stderr.write('x' * 1_000_000 + '\\nlast words\\n'); os.kill(os.getpid(), 15)\n"
     deaths: asyncio.Queue[str] = asyncio.Queue()
     play("import os;" + READY + flood)
-    process = await ModelProcess.start({}, start_timeout_s=10, on_death=deaths.put_nowait)
+    process = start(deaths.put_nowait)
     await process.wait_address()
     async with asyncio.timeout(5):
         assert await deaths.get() == "it was killed by SIGTERM: last words"

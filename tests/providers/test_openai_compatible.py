@@ -323,6 +323,7 @@ async def test_a_status_says_whether_to_try_again(
     [
         ({"retry-after": "1.5"}, 1.5),
         ({"retry-after": "-3"}, 0.0),
+        ({"retry-after": "1e9"}, 86_400.0),
         (
             {
                 "date": "Sun, 22 Nov 2026 10:00:00 GMT",
@@ -348,6 +349,24 @@ async def test_an_odd_retry_after_is_none(
 ) -> None:
     service.script(fails(429, headers={"retry-after": text}))
     assert not isinstance((await failure_of(ask(provider))).retry_after_s, float)
+
+
+@pytest.mark.parametrize("status", [301, 400, 429, 503])
+async def test_no_more_is_read_of_a_failure_than_its_beginning(
+    service: ScriptedProvider, provider: OpenAICompatible, status: int
+) -> None:
+    body = b"it is like this: " + b"x" * 70_000
+
+    async def behave(exchange: Exchange) -> None:
+        chunk = b"%x\r\n%b\r\n" % (len(body), body)
+        await exchange.reply(status, chunk, {"transfer-encoding": "chunked"})
+        await never_answers(exchange)  # the last chunk, that is
+
+    service.script(behave)
+    failure = await failure_of(ask(provider))
+    assert failure.details == {"provider": "acme", "status": status}
+    assert "it is like this: xxx" in failure.message
+    await service.wait_for_disconnects(1)
 
 
 async def test_a_spent_quota_is_not_to_be_tried_again(

@@ -12,6 +12,7 @@ import pytest
 from exai.core.config import KNOWN_PROVIDERS, LocalModelConfig, ProviderConfig, Secret
 from exai.core.errors import ArgumentsInvalid, NotConfigured
 from exai.core.events import Event, ProviderStarted
+from exai.processes.process_guard import ProcessGuard
 from exai.providers.provider import ChatRequest, Message
 from exai.providers.registry import ProviderRegistry, ProvidersInvalid
 from exai.testing.recorded_run import RecordedRun
@@ -43,7 +44,13 @@ def registry(
     default_model: str | None = None,
 ) -> ProviderRegistry:
     return ProviderRegistry(
-        providers, local, default_model=default_model, events=Heard(), max_reply_bytes=1000
+        providers,
+        local,
+        default_model=default_model,
+        events=Heard(),
+        guard=ProcessGuard(),
+        tasks=asyncio.TaskGroup(),
+        max_reply_bytes=1000,
     )
 
 
@@ -194,9 +201,13 @@ async def test_two_registries_of_one_process_share_nothing() -> None:
 
 
 @pytest.mark.slow
-async def test_closing_stops_the_local_model_without_calling_it_dead() -> None:
+async def test_closing_stops_the_local_model_without_calling_it_dead(
+    guard: ProcessGuard, tasks: asyncio.TaskGroup
+) -> None:
     heard = Heard()
-    providers = ProviderRegistry({}, LocalModelConfig(), events=heard, max_reply_bytes=1000)
+    providers = ProviderRegistry(
+        {}, LocalModelConfig(), events=heard, guard=guard, tasks=tasks, max_reply_bytes=1000
+    )
     provider, model = providers.resolve(None)
     async with asyncio.timeout(40):
         await provider.complete(
@@ -222,7 +233,12 @@ async def main():
         ProviderConfig(base_url="http://acme.invalid"),
     ):
         providers = ProviderRegistry(
-            {"acme": config}, LocalModelConfig(), events=None, max_reply_bytes=1
+            {"acme": config},
+            LocalModelConfig(),
+            events=None,
+            guard=None,
+            tasks=None,
+            max_reply_bytes=1,
         )
         await providers.open()
         print("openai" in sys.modules or "httpx2" in sys.modules)

@@ -11,6 +11,7 @@ from exai.core.config import LocalModelConfig, ProviderConfig
 from exai.core.errors import ArgumentsInvalid, NotConfigured, ProviderFailed
 from exai.core.events import Event
 from exai.core.outcomes import Completed, ExecutionFacts, Usage
+from exai.processes.process_guard import ProcessGuard
 from exai.providers.registry import ProviderRegistry
 from exai.testing.recorded_run import RecordedRun
 from exai.testing.scripted_provider import (
@@ -35,17 +36,19 @@ async def service() -> AsyncIterator[ScriptedProvider]:
 
 @pytest.fixture
 async def chat(service: ScriptedProvider) -> AsyncIterator[ChatTool]:
-    providers = ProviderRegistry(
-        {
-            "acme": ProviderConfig(base_url=service.base_url, models=("acme-1", "acme-*")),
-            "kimi": ProviderConfig(base_url=service.base_url, key_required=True, models=("kimi",)),
-        },
-        LocalModelConfig(),
-        events=Deaf(),
-        max_reply_bytes=100_000,
-    )
-    yield ChatTool(providers)
-    await providers.close()
+    acme = ProviderConfig(base_url=service.base_url, models=("acme-1", "acme-*"))
+    kimi = ProviderConfig(base_url=service.base_url, key_required=True, models=("kimi",))
+    async with ProcessGuard() as guard, asyncio.TaskGroup() as tasks:
+        providers = ProviderRegistry(
+            {"acme": acme, "kimi": kimi},
+            LocalModelConfig(),
+            events=Deaf(),
+            guard=guard,
+            tasks=tasks,
+            max_reply_bytes=100_000,
+        )
+        yield ChatTool(providers)
+        await providers.close()
 
 
 async def call(chat: ChatTool, run: RecordedRun | None = None, **arguments: object) -> Completed:

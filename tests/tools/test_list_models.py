@@ -1,5 +1,7 @@
 """The `listmodels` tool."""
 
+import asyncio
+
 import jsonschema_rs
 import pytest
 
@@ -7,6 +9,7 @@ from exai.core.config import KNOWN_PROVIDERS, LocalModelConfig, ProviderConfig
 from exai.core.errors import ArgumentsInvalid
 from exai.core.events import Event
 from exai.core.outcomes import text_of
+from exai.processes.process_guard import ProcessGuard
 from exai.providers.registry import ProviderRegistry
 from exai.testing.recorded_run import RecordedRun
 from exai.tools.list_models import ListModelsTool
@@ -26,6 +29,8 @@ def list_models() -> ListModelsTool:
             {"acme": acme, "kimi": KNOWN_PROVIDERS["kimi"]},
             local,
             events=Deaf(),
+            guard=ProcessGuard(),
+            tasks=asyncio.TaskGroup(),
             max_reply_bytes=1000,
         )
     )

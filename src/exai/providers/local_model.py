@@ -13,6 +13,7 @@ from exai.core.config import LocalModelConfig, Secret
 from exai.core.errors import NotConfigured, ProviderFailed, ServiceUnavailable
 from exai.core.events import EventSink, ProviderDied, ProviderStarted
 from exai.core.tool import ToolRun
+from exai.processes.process_guard import ProcessGuard
 from exai.providers.model_process import ModelProcess, ProcessEnded
 from exai.providers.openai_sdk import OpenAISdk
 from exai.providers.provider import ChatReply, ChatRequest, Provider
@@ -49,12 +50,22 @@ class LocalModel(Provider):
     name = "local"
     is_open_ended = False
 
-    def __init__(self, config: LocalModelConfig, sdk: OpenAISdk, events: EventSink) -> None:
+    def __init__(
+        self,
+        config: LocalModelConfig,
+        sdk: OpenAISdk,
+        events: EventSink,
+        *,
+        guard: ProcessGuard,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
         self.max_inflight = config.max_inflight
         self.models = (config.model_name,)
         self._config = config
         self._sdk = sdk
         self._events = events
+        self._guard = guard
+        self._tasks = tasks
         self._model_path = config.model_path or _shipped_model_path()
         self.missing = self._find_missing()
         self._api_key = Secret(secrets.token_urlsafe(24))
@@ -84,12 +95,14 @@ class LocalModel(Provider):
         async with self._starting:
             if self._process is None or not self._process.is_alive:
                 self._chat = None
-                self._process = await self._start()
+                self._process = self._start()
             if self._chat is None:
                 self._chat = await self._open_chat(self._process)
             return self._chat
 
-    async def _start(self) -> ModelProcess:
+    def _start(self) -> ModelProcess:
+        if self._is_closed:
+            raise ServiceUnavailable("the daemon is stopping")
         settings = {
             "model_path": str(self._model_path),
             "model_name": self._config.model_name,
@@ -99,23 +112,22 @@ class LocalModel(Provider):
             "context_tokens": self._config.context_tokens,
             **(_OTHER_MODEL if self._config.model_path else _SHIPPED_MODEL),
         }
-        try:
-            process = await ModelProcess.start(
-                settings, start_timeout_s=self._config.start_timeout_s, on_death=self._report_death
-            )
-        except OSError as error:
-            raise _not_started(str(error)) from error
-        if self._is_closed:
-            await process.stop()
-            raise ServiceUnavailable("the daemon is stopping")
-        return process
+        return ModelProcess.start(
+            settings,
+            guard=self._guard,
+            tasks=self._tasks,
+            start_timeout_s=self._config.start_timeout_s,
+            on_death=self._report_death,
+        )
 
     async def _open_chat(self, process: ModelProcess) -> "OpenAIChat":
         await self._sdk.load()  # while the model loads, too
         try:
             address = await process.wait_address()
         except ProcessEnded as end:
-            raise _not_started(str(end)) from end
+            raise ProviderFailed(
+                f"the local model did not start: {end}", retryable=True, provider=self.name
+            ) from end
         self._events.emit(ProviderStarted(self.name, process.pid, process.age_s))
         # No idle time-out: a process on this machine that is gone is noticed at once, and
         # one that reads a long prompt on a busy machine is silent for minutes.
@@ -134,12 +146,6 @@ class LocalModel(Provider):
         if find_spec("xllamacpp") is None or self._model_path is None:
             return f"the local model is not installed; {_INSTALL}; {_OTHER_WAYS}"
         return None
-
-
-def _not_started(reason: str) -> ProviderFailed:
-    return ProviderFailed(
-        f"the local model did not start: {reason}", retryable=True, provider=LocalModel.name
-    )
 
 
 def _shipped_model_path() -> Path | None:

@@ -1,9 +1,8 @@
 """The local model's own process: a script, run by `model_process`, never imported.
 
-Its life hangs on its stdin: one line of settings comes in (the API key among them, so
-that it stands neither in the arguments nor in the environment), one line with the
-address goes out on stdout, and when stdin ends, because the daemon closed it or is no
-more, however it died, the process ends at once.
+One line of settings comes in on stdin (the API key among them, so that it stands neither
+in the arguments nor in the environment), and one line, the address, goes out on stdout.
+It serves until it is killed, or at the latest until stdin ends.
 """
 
 import json
@@ -50,11 +49,10 @@ def main() -> None:
     """Serve until stdin ends."""
     answer = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what native code prints is no answer
-    line = sys.stdin.readline()
-    if line:
-        answer.write(json.dumps({"address": serve(json.loads(line))}) + "\n")
-        answer.flush()
-        sys.stdin.read()
+    settings = json.loads(sys.stdin.readline())
+    with answer:
+        answer.write(serve(settings) + "\n")
+    sys.stdin.read()
     os._exit(0)  # native threads may be busy; there is nothing to save
 
 

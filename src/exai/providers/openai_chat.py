@@ -22,7 +22,12 @@ from exai.core.outcomes import Usage
 from exai.core.tool import ToolRun
 from exai.providers.event_stream import EventStreamDecoder
 from exai.providers.provider import ChatReply, ChatRequest
-from exai.providers.provider_failures import FOREIGN_ERRORS, from_error_event, translate
+from exai.providers.provider_failures import (
+    FOREIGN_ERRORS,
+    cut_body_of_failure,
+    from_error_event,
+    translate,
+)
 
 _CONNECT_TIMEOUT_S = 10.0
 _DRAIN_TIMEOUT_S = 0.1
@@ -70,6 +75,7 @@ def open_http_client() -> httpx2.AsyncClient:
         verify=_TLS,
         limits=httpx2.Limits(max_connections=None, max_keepalive_connections=32),
         mounts=dict.fromkeys(_NO_PROXY_FOR),
+        event_hooks={"response": [cut_body_of_failure]},
     )
 
 

@@ -5,6 +5,7 @@ Imports `openai` and its HTTP library: to be imported lazily, and in a thread.
 
 import math
 import ssl
+from collections.abc import AsyncIterator
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -64,6 +65,35 @@ _QUOTA_IS_SPENT = {"insufficient_quota", "exceeded_current_quota_error", "1113"}
 """Codes of a 429 that no waiting mends: OpenAI's, Moonshot's, Zhipu's."""
 
 _WORDS_SHOWN = 300
+_MAX_BODY_BYTES = 65_536
+_MAX_RETRY_AFTER_S = 86_400.0
+
+
+class _Head(httpx2.AsyncByteStream):
+    """The first bytes of a body."""
+
+    def __init__(self, body: httpx2.AsyncByteStream) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        left_bytes = _MAX_BODY_BYTES
+        async for chunk in self._body:
+            yield chunk[:left_bytes]
+            left_bytes -= len(chunk)
+            if left_bytes <= 0:
+                return
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
+
+
+async def cut_body_of_failure(response: httpx2.Response) -> None:
+    """Let no more be read of an answer that is no success than its first 64 KiB.
+
+    To be called for each response before its body is read; libraries read a failure's whole.
+    """
+    if not response.is_success and isinstance(response.stream, httpx2.AsyncByteStream):
+        response.stream = _Head(response.stream)
 
 
 def translate(provider: str, error: BaseException, *, secret: str | None) -> ProviderFailed:
@@ -112,7 +142,10 @@ def _meaning_of(status: int) -> tuple[str, bool]:
 
 
 def _retry_after_s(headers: httpx2.Headers) -> float | None:
-    """Return the seconds of `Retry-After`; a date counts from the answer's own `Date`."""
+    """Return the seconds of `Retry-After`, a day at most.
+
+    A date counts from the answer's own `Date`.
+    """
     text = headers.get("retry-after", "")
     try:
         seconds = float(text)
@@ -122,7 +155,7 @@ def _retry_after_s(headers: httpx2.Headers) -> float | None:
         except (ValueError, TypeError):
             return None
         seconds = until.total_seconds()
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+    return min(max(0.0, seconds), _MAX_RETRY_AFTER_S) if math.isfinite(seconds) else None
 
 
 def _message_in(body: object) -> str:

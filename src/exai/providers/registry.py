@@ -3,6 +3,7 @@
 Owns the providers and what they share; knows nothing of calls.
 """
 
+import asyncio
 from collections.abc import Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -13,6 +14,7 @@ import msgspec
 from exai.core.config import LocalModelConfig, ProviderConfig
 from exai.core.errors import ArgumentsInvalid, NotConfigured
 from exai.core.events import EventSink
+from exai.processes.process_guard import ProcessGuard
 from exai.providers.local_model import LocalModel
 from exai.providers.openai_compatible import OpenAICompatible
 from exai.providers.openai_sdk import OpenAISdk
@@ -41,6 +43,7 @@ class ListedModel(msgspec.Struct, frozen=True):
 class ProviderRegistry:
     """All providers by name, the local model last.
 
+    Its process is started by `guard` and looked after in `tasks`, both open until this closes.
     Raises `ProvidersInvalid` where two claim one model, or one has an unusable address.
     """
 
@@ -51,11 +54,13 @@ class ProviderRegistry:
         *,
         default_model: str | None = None,
         events: EventSink,
+        guard: ProcessGuard,
+        tasks: asyncio.TaskGroup,
         max_reply_bytes: int,
     ) -> None:
         _check(providers, local)
         self._sdk = OpenAISdk(max_reply_bytes)
-        self._local = LocalModel(local, self._sdk, events)
+        self._local = LocalModel(local, self._sdk, events, guard=guard, tasks=tasks)
         services = [OpenAICompatible(name, one, self._sdk) for name, one in providers.items()]
         self._providers: dict[str, Provider] = {p.name: p for p in (*services, self._local)}
         self._default_model = None if default_model == AUTO else default_model
