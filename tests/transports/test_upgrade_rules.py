@@ -14,7 +14,9 @@ from exai.transports.upgrade_rules import (
 )
 
 HERE = ("Host", "127.0.0.1:8079")
+VERSION = ("Sec-WebSocket-Version", "13")
 UPGRADE = ("Upgrade", "websocket")
+VERSION = ("Sec-WebSocket-Version", "13")
 
 
 def judge(*headers: tuple[str, str], **settings: Any) -> int | None:
@@ -86,7 +88,12 @@ def test_a_page_is_let_in_only_if_its_origin_is_configured(
 
 def test_every_header_is_read_whatever_its_case() -> None:
     rules = UpgradeRules(ServerConfig())
-    headers = [("hOST", "localhost"), ("UPGRADE", "WebSocket"), ("aUTHORIZATION", "bEARER abc")]
+    headers = [
+        ("hOST", "localhost"),
+        ("UPGRADE", "WebSocket"),
+        ("sEC-WEBSOCKET-VERSION", "13"),
+        ("aUTHORIZATION", "bEARER abc"),
+    ]
     assert rules.judge("/", headers) == Upgrade(None, "abc")
 
 
@@ -103,7 +110,7 @@ def test_every_header_is_read_whatever_its_case() -> None:
     ],
 )
 def test_a_subprotocol_is_ours_or_none(offered: list[str], agreed: str | int | None) -> None:
-    headers = [HERE, UPGRADE, *(("Sec-WebSocket-Protocol", value) for value in offered)]
+    headers = [HERE, UPGRADE, VERSION, *(("Sec-WebSocket-Protocol", value) for value in offered)]
     verdict = UpgradeRules(ServerConfig()).judge("/", headers)
     assert (verdict.status if isinstance(verdict, Refusal) else verdict.subprotocol) == agreed
 
@@ -132,3 +139,12 @@ def test_a_foreign_page_learns_nothing_about_the_paths() -> None:
 )
 def test_a_bearer_token_is_read_from_one_header_only(given: list[str], token: str | None) -> None:
     assert bearer_token_of([("Authorization", value) for value in given]) == token
+
+
+@pytest.mark.parametrize("version", [(), ("8",), ("13", "13"), ("13, 8",)])
+def test_only_version_13_of_websocket_is_spoken(version: tuple[str, ...]) -> None:
+    headers = [HERE, UPGRADE, *(("Sec-WebSocket-Version", value) for value in version)]
+    refusal = UpgradeRules(ServerConfig()).judge("/", headers)
+    assert isinstance(refusal, Refusal)
+    assert refusal.status == 426
+    assert ("Sec-WebSocket-Version", "13") in refusal.headers

@@ -8,7 +8,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,8 @@ async def serving(library: str, **settings: Any) -> AsyncIterator[tuple[WebSocke
         **settings,
     }
     desk = Desk()
-    async with WebSocketServer(ServerConfig(**config), desk.serve) as server:
+    # pytest's own time-out is not heard inside uvloop.
+    async with asyncio.timeout(10), WebSocketServer(ServerConfig(**config), desk.serve) as server:
         yield server, desk
         desk.leave()
 
@@ -489,6 +490,47 @@ async def test_a_port_in_use_is_an_error_that_names_it(library: str) -> None:
             await WebSocketServer(config, Desk().serve).open()
 
 
+async def test_whoever_comes_when_descriptors_have_run_out_is_turned_away(
+    library: str, tmp_path: Path
+) -> None:
+    script = f"""
+import asyncio, resource
+from exai.core.config import ServerConfig
+from exai.observe.logs import configure_logging
+from exai.transports.websocket import WebSocketServer
+async def main():
+    config = ServerConfig(port=0, websocket_library={library!r})
+    async with WebSocketServer(config, lambda channel: channel.receive()) as server:
+        print(server.port, flush=True)
+        await asyncio.Event().wait()
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+with configure_logging("info"):
+    asyncio.run(main())
+"""
+    log = tmp_path / "log"
+    with log.open("wb") as stderr:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", script, stdout=subprocess.PIPE, stderr=stderr
+        )
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(10):
+            port = int(await process.stdout.readline())
+            async with AsyncExitStack() as crowd, asyncio.TaskGroup() as tasks:
+                peers = [await crowd.enter_async_context(raw_peer(port)) for _ in range(60)]
+                ends = [tasks.create_task(peer.end()) for peer in peers]
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                for end in ends:
+                    end.cancel()
+            while not await can_upgrade(port):
+                pass
+    finally:
+        process.kill()
+        await process.wait()
+    assert log.read_text().count("\n") == 1
+    assert "out of file descriptors" in log.read_text()
+
+
 @pytest.mark.parametrize(
     ("wanted", "address", "chosen"),
     [
@@ -517,6 +559,15 @@ asyncio.run(main())
 print("picows" in sys.modules, "websockets" in sys.modules)
 """
     assert run_python(script).split() == [str(library == "picows"), str(library == "websockets")]
+
+
+async def can_upgrade(port: int) -> bool:
+    try:
+        async with raw_peer(port) as peer:
+            await peer.upgrade()
+    except (ConnectionError, EOFError):
+        return False
+    return True
 
 
 def resident_bytes() -> int:

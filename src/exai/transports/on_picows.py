@@ -191,18 +191,6 @@ class PicowsConnection(ServerConnection):
             self._end_of_patience = loop.call_later(self._close_timeout_s, self.abort)
 
 
-class Listener(socket.socket):
-    """A listening socket that survives a shortage of file descriptors.
-
-    aiofastnet 1.2 asks the socket, where it means the loop, to stop watching for a second;
-    without this method it fails instead, and fails again at once, for ever.
-    """
-
-    def remove_reader(self, fd: int) -> None:
-        """Stop watching."""
-        asyncio.get_running_loop().remove_reader(fd)
-
-
 def _may_use_aiofastnet() -> bool:
     """Tell whether the fast socket transport hears of every end.
 
@@ -248,7 +236,7 @@ async def listen(
 
     raw_server = await picows.ws_create_server(
         answer,
-        sock=Listener(fileno=listener.detach()),
+        sock=listener,
         backlog=BACKLOG,
         websocket_handshake_timeout=config.hello_timeout_s,
         max_frame_size=sys.maxsize,  # the gate minds it

@@ -51,12 +51,12 @@ class WebSocketServer:
         self._serving: dict[WebSocketChannel, asyncio.Task[None]] = {}
         self._server: LibraryServer | None = None
 
-    async def open(self, listener: socket.socket | None = None) -> None:
-        """Begin to serve, on a socket that is already bound or on the configured address.
+    async def open(self, inherited: socket.socket | None = None) -> None:
+        """Begin to serve, on an inherited socket or on the configured address.
 
         Raises `OSError`.
         """
-        bound = listener or listening_socket(self._config.host, self._config.port)
+        bound = listening_socket(self._config.host, self._config.port, inherited)
         address, self.port = bound.getsockname()[:2]
         self.library = choose_library(self._config.websocket_library, address)
         self._server = await _listen_of(self.library)(bound, self._config, self._serve)
