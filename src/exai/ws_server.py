@@ -33,7 +33,11 @@ from exai.core.events import EventSink
 from exai.core.lifecycle import lone_cause, running
 from exai.core.replies import GoingAway, ToolsChanged
 from exai.core.tool import provider_scope, upstream_scope
-from exai.observe.health_report import HealthReport
+from exai.observe.health_report import (
+    HealthPart,
+    HealthReport,
+    for_those_who_see_everything,
+)
 from exai.processes.process_guard import ProcessGuard
 from exai.protocols import close_codes
 from exai.protocols.hello import PROTOCOL, ServerName
@@ -201,20 +205,19 @@ class Daemon:
             "auth": self._config.auth.mode,
             "global_capacity": self._config.limits.global_max_inflight,
         }
-        counts = {
-            "port": lambda: self._websocket.port,
-            "sessions": lambda: len(self._sessions),
-            "global_inflight": lambda: len(self._admission.owners()),
-            "tool_count": lambda: len(self.tools),
+        parts: dict[str, HealthPart] = {
+            "port": lambda _: self._websocket.port,
+            "sessions": lambda _: len(self._sessions),
+            "global_inflight": lambda _: len(self._admission.owners()),
+            "tool_count": lambda principal: len(self.tools.visible_to(principal)),
+            "pools": lambda _: self._admission.statistics().pools,
+            "waiting_count": lambda _: self._admission.statistics().waiting_count,
+            "store": lambda _: self._store.statistics(),
+            "models": lambda _: self._providers.models(),
+            "upstreams": for_those_who_see_everything(self._upstreams.statistics),
+            "unavailable_tools": for_those_who_see_everything(self._upstream_tools.unavailable),
         }
-        parts = {
-            "admission": self._admission.statistics,
-            "store": self._store.statistics,
-            "upstreams": self._upstreams.statistics,
-            "unavailable_tools": self._upstream_tools.unavailable,
-            "models": self._providers.models,
-        }
-        return HealthReport(self._clock, facts, lambda: self._status, counts, parts)
+        return HealthReport(self._clock, facts, lambda: self._status, parts)
 
     def _build_router(self) -> RequestRouter:
         settling = Settling(
@@ -269,14 +272,11 @@ class Daemon:
         )
 
     def _build_http(self) -> HttpServer:
-        def may_see_all(token: str | None) -> bool:
-            return self._tokens.authenticate(token) is not None
-
         routes = health_routes(
             status=lambda: self._status,
             readiness=self._readiness,
             health=self._health.report,
-            may_see_all=may_see_all,
+            authenticate=self._tokens.authenticate,
         )
         return HttpServer(self._config.server, routes)
 

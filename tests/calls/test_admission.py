@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from exai.calls.admission import AdmissionController, Place
+from exai.calls.permits import PermitStatistics
 from exai.core.config import LimitsConfig
 from exai.core.errors import QueueFull
 
@@ -29,7 +30,12 @@ def reserve(
 
 
 def in_use(admission: AdmissionController) -> dict[str, int]:
-    return {pool.scope: pool.in_use for pool in admission.statistics().pools}
+    return {pool.scope: pool.in_use for pool in all_pools(admission)}
+
+
+def all_pools(admission: AdmissionController) -> list[PermitStatistics]:
+    now = admission.statistics()
+    return [*now.pools, *now.session_pools]
 
 
 def test_free_permits_are_granted_at_once() -> None:
@@ -156,12 +162,12 @@ class Admission(RuleBasedStateMachine):
             expected[f"session:{place.session.session_id}"] += 1
             if place.scope:
                 expected[place.scope] += 1
-        for pool in self.admission.statistics().pools:
+        for pool in all_pools(self.admission):
             assert pool.in_use == expected[pool.scope] <= pool.limit
 
     @invariant()
     def no_head_of_a_line_waits_that_could_start(self) -> None:
-        free = {p.scope: p.limit - p.in_use for p in self.admission.statistics().pools}
+        free = {p.scope: p.limit - p.in_use for p in all_pools(self.admission)}
         for place in self.places:
             if place.is_granted:
                 continue
@@ -187,7 +193,7 @@ class Admission(RuleBasedStateMachine):
         for place in self.places:
             place.__exit__(None, None, None)
         assert self.admission.owners() == frozenset()
-        assert {pool.scope for pool in self.admission.statistics().pools} == {
+        assert {pool.scope for pool in all_pools(self.admission)} == {
             "global", "provider:kimi", "provider:glm",
         }  # fmt: skip
 

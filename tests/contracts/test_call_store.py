@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 import msgspec
 import pytest
 
-from exai.core.call_store import CallRecord, CallState, CallStore, Settlement
+from exai.core.call_store import CallRecord, CallState, CallStore, SessionBounds, Settlement
 from exai.core.errors import ToolFailed
 from exai.core.outcomes import Completed, Failed, text_block
 from exai.stores.memory_store import MemoryCallStore
@@ -149,13 +149,16 @@ async def test_a_sessions_oldest_results_make_room(store: CallStore) -> None:
     await store.accept(record("other", session_id="s2"))
     await store.settle("other", ANSWER, now=999.0)
     one = store.statistics().result_bytes // 5
-    assert await store.trim("s1", max_count=3, max_bytes=10 * one, now=1010.0) == 1
-    assert await store.trim("s1", max_count=3, max_bytes=2 * one, now=1010.0) == 1
-    assert await store.trim("s1", max_count=3, max_bytes=2 * one, now=1010.0) == 0
-    assert await store.trim("s-unknown", max_count=1, max_bytes=1, now=1010.0) == 0
+    assert await store.trim("s1", SessionBounds(3, 10 * one, 9), now=1010.0) == 1
+    assert await store.trim("s1", SessionBounds(3, 2 * one, 9), now=1010.0) == 1
+    assert await store.trim("s1", SessionBounds(3, 2 * one, 9), now=1010.0) == 0
+    assert await store.trim("s-unknown", SessionBounds(1, 1, 1), now=1010.0) == 0
     found = [await store.find("s1", f"r-c{n}") for n in range(4)]
     states = [one.state for one in found if one is not None]
     assert states == [CallState.ERASED, CallState.ERASED, CallState.SETTLED, CallState.SETTLED]
+    await store.trim("s1", SessionBounds(3, 2 * one, 1), now=1010.0)
+    assert await store.find("s1", "r-c0") is None
+    assert await store.find("s1", "r-c1") is not None
     other = await store.find("s2", "r-other")
     assert other is not None
     assert other.state is CallState.SETTLED
@@ -179,6 +182,13 @@ async def test_a_session_that_ends_is_forgotten_but_for_its_idempotency_keys(
     known = await store.accept(record("c4", session_id="s3", idempotency_key="k"))
     assert known is not None
     assert known.call_id == "c2"
+
+
+async def test_a_session_of_thousands_of_records_ends(store: CallStore) -> None:
+    for n in range(2500):
+        await store.accept(record(f"c{n}"))
+    await store.end_session("s1")
+    assert store.statistics().record_count == 0
 
 
 async def test_a_key_that_outlived_its_session_expires_like_any_result(store: CallStore) -> None:

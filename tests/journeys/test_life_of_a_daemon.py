@@ -2,13 +2,17 @@
 
 import asyncio
 import json
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
 from exai.core.config import LimitsConfig, ServerConfig
-from exai.core.events import SessionEnded
+from exai.core.errors import ToolFailed
+from exai.core.events import CallSettled, SessionEnded
 from exai.core.outcomes import Completed, text_block
 from exai.core.tool import SharingPolicy, ToolRun
 from exai.stores.instance_lock import AlreadyRunning
@@ -157,3 +161,46 @@ async def test_too_much_waiting_for_a_peer_is_not_kept(tmp_path: Path) -> None:
             await deaf.send(json.dumps({"op": "call_tool", "name": "flood"}))
             ended = await daemon.events.first_of(SessionEnded)
         assert ended.reason == "slow consumer"
+
+
+async def test_a_stopping_daemon_lets_a_slow_reader_have_all_its_answers(tmp_path: Path) -> None:
+    async def grow(arguments: dict[str, object], run: ToolRun) -> Completed:
+        return Completed([text_block("x" * 2_000_000)])
+
+    config = daemon_config(tmp_path)
+    async with running_daemon(config, [ScriptedTool("grow", grow)]) as daemon:
+        async with connect(daemon.url, max_queue=1, max_size=None, compression=None) as slow:
+            await slow.send(json.dumps({"op": "hello", "token": TOKEN}))
+            for n in range(6):
+                frame = {"op": "call_tool", "name": "grow", "request_id": f"r{n}"}
+                await slow.send(json.dumps(frame))
+            await daemon.events.wait_for(CallSettled, 6)
+            daemon.stop.set()
+            ops: Counter[str] = Counter()
+            with suppress(ConnectionClosed):
+                while True:
+                    ops[json.loads(await slow.recv())["op"]] += 1
+    assert ops["call_tool_res"] == 6
+    assert ops["going_away"] == 1
+    assert slow.close_code == 1012
+
+
+async def test_an_outcome_that_no_frame_can_hold_is_a_defect_with_an_answer(
+    tmp_path: Path,
+) -> None:
+    async def odd(arguments: dict[str, object], run: ToolRun) -> Completed:
+        return Completed([{"type": "text", "text": 5}, {"type": "text"}])
+
+    async def worse(arguments: dict[str, object], run: ToolRun) -> Completed:
+        raise ToolFailed("no", outputs=[text_block("\ud800")])
+
+    tools = [ScriptedTool("odd", odd), ScriptedTool("worse", worse)]
+    async with (
+        running_daemon(daemon_config(tmp_path), tools) as daemon,
+        open_wire(daemon.url, token=TOKEN) as wire,
+    ):
+        assert (await wire.call("odd"))["text"] == ""
+        answer = await wire.call("worse", "r2")
+        assert answer["error"]["code"] == "INTERNAL_ERROR"
+        assert answer["error"]["details"]["may_have_run"] is True
+        assert (await wire.call("echo", "r3", arguments={"text": "x"}))["ok"]

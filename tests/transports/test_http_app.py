@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from exai.core.config import ServerConfig
+from exai.core.identity import Principal
 from exai.transports.health_routes import Readiness, health_routes
 from exai.transports.http_app import HttpServer
 
@@ -38,8 +39,8 @@ async def client(part: Part) -> AsyncIterator[httpx2.AsyncClient]:
     routes = health_routes(
         status=lambda: "ok",
         readiness=lambda: Readiness(part.is_ready, {"upstreams": "starting: box"}),
-        health=lambda: PICTURE,
-        may_see_all=lambda token: token == TOKEN,
+        health=lambda principal: PICTURE,
+        authenticate=lambda token: Principal("default") if token == TOKEN else None,
     )
     async with (
         HttpServer(config, routes) as server,

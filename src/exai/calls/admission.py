@@ -26,9 +26,10 @@ NO_SCOPE = ""
 
 
 class AdmissionStatistics(msgspec.Struct, frozen=True):
-    """What runs and what waits; `waiting_count` by scope."""
+    """What runs and what waits; `waiting_count` by scope. Sessions are their owners' own."""
 
     pools: list[PermitStatistics]
+    session_pools: list[PermitStatistics]
     waiting_count: dict[str, int]
 
 
@@ -83,8 +84,11 @@ class AdmissionController:
     def statistics(self) -> AdmissionStatistics:
         """Return the numbers now."""
         pools = [self._global, *self._scopes.values()]
-        pools += [session.pool for session in self._sessions.values()]
-        return AdmissionStatistics([p.statistics() for p in pools], dict(self._waiting_count))
+        return AdmissionStatistics(
+            [pool.statistics() for pool in pools],
+            [session.pool.statistics() for session in self._sessions.values()],
+            dict(self._waiting_count),
+        )
 
     def _check_room(self, session: "_SessionGate") -> None:
         if session.waiting_count >= self._limits.session_max_waiting:

@@ -5,7 +5,7 @@ outlive it.
 """
 
 from exai.calls.call import Call
-from exai.core.call_store import CallRecord, CallState, CallStore, Settlement
+from exai.core.call_store import CallRecord, CallState, CallStore, SessionBounds, Settlement
 from exai.core.clock import Clock
 from exai.core.config import LimitsConfig
 from exai.core.errors import RequestIdConflict, ResultUnknown
@@ -18,7 +18,12 @@ class Ledger:
 
     def __init__(self, store: CallStore, limits: LimitsConfig, clock: Clock, owner: str) -> None:
         self._store = store
-        self._limits = limits
+        self._result_ttl_s = limits.result_ttl_s
+        self._bounds = SessionBounds(
+            max_results=limits.session_max_unacked,
+            max_result_bytes=limits.session_max_unacked_bytes,
+            max_tombstones=limits.session_max_remembered,
+        )
         self._clock = clock
         self._owner = owner
 
@@ -58,12 +63,10 @@ class Ledger:
     async def settle(self, call: Call) -> None:
         """Store the outcome that the call was given, among a bounded number of its session."""
         assert call.outcome is not None
-        now, limits = self._clock.wall_s(), self._limits
+        now = self._clock.wall_s()
         settlement = Settlement(call.outcome, call.queue_s, call.run_s)
         await self._store.settle(call.call_id, settlement, now)
-        await self._store.trim(
-            call.peer.session_id, limits.session_max_unacked, limits.session_max_unacked_bytes, now
-        )
+        await self._store.trim(call.peer.session_id, self._bounds, now)
 
     async def acknowledge(self, session_id: str, request_ids: list[str]) -> None:
         """Erase what the client has."""
@@ -75,7 +78,7 @@ class Ledger:
 
     async def expire(self) -> int:
         """Erase results that are too old; return how many."""
-        return await self._store.expire(self._clock.wall_s(), self._limits.result_ttl_s)
+        return await self._store.expire(self._clock.wall_s(), self._result_ttl_s)
 
 
 def conflict(request_id: str) -> RequestIdConflict:

@@ -26,6 +26,7 @@ from exai.core.errors import (
     ServiceUnavailable,
     ToolFailed,
 )
+from exai.core.identity import Principal
 from exai.core.outcomes import Failed, Outcome
 from exai.core.peer import Peer
 from exai.core.replies import CallAnswered, HealthReported, ToolsListed
@@ -57,7 +58,7 @@ class RequestRouter:
         tasks: asyncio.TaskGroup,
         clock: Clock,
         defects: Defects,
-        health: Callable[[], dict[str, Any]],
+        health: Callable[[Principal], dict[str, Any]],
     ) -> None:
         self._pipeline = pipeline
         self._settling = settling
@@ -185,7 +186,7 @@ class RequestRouter:
         peer.send(ToolsListed(request.request_id, self._tools.visible_to(peer.principal)))
 
     def _report_health(self, peer: Peer, request: Health) -> None:
-        peer.send(HealthReported(request.request_id, self._health()))
+        peer.send(HealthReported(request.request_id, self._health(peer.principal)))
 
 
 def _refused(request_id: str, error: ExaiError) -> CallAnswered:

@@ -63,6 +63,14 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
     erased_because: ErasedBecause | None = None
 
 
+class SessionBounds(msgspec.Struct, frozen=True):
+    """How much is kept for one session: results, their size together, and erased ids."""
+
+    max_results: int
+    max_result_bytes: int
+    max_tombstones: int
+
+
 class StoreStatistics(msgspec.Struct, frozen=True):
     """How full the ledger is."""
 
@@ -101,8 +109,8 @@ class CallStore(ABC):
         """SETTLED -> ERASED for those of `request_ids` that are settled; return how many."""
 
     @abstractmethod
-    async def trim(self, session_id: str, max_count: int, max_bytes: int, now: float) -> int:
-        """Erase a session's oldest results until it has at most so many, of at most that size.
+    async def trim(self, session_id: str, bounds: SessionBounds, now: float) -> int:
+        """Erase a session's oldest results, and forget its oldest tombstones, over the bounds.
 
         Returns how many results were erased.
         """

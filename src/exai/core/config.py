@@ -91,6 +91,7 @@ class LimitsConfig(Section, frozen=True, kw_only=True):
     max_result_bytes: PositiveCount = 16_777_216
     session_max_unacked: PositiveCount = 1000
     session_max_unacked_bytes: PositiveCount = 33_554_432
+    session_max_remembered: PositiveCount = 10_000
 
 
 class ToolsConfig(Section, frozen=True, kw_only=True):

@@ -13,6 +13,11 @@ class Principal(msgspec.Struct, frozen=True):
     admin: bool = False
     may_rotate: bool = False
 
+    @property
+    def sees_everything(self) -> bool:
+        """Tell whether no tool, and so no part of the daemon, is hidden from this principal."""
+        return "*" in self.tools
+
     def may_use(self, tool_name: str) -> bool:
         """Tell whether one of this principal's globs matches the tool's name."""
         return any(fnmatchcase(tool_name, pattern) for pattern in self.tools)

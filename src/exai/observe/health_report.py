@@ -11,9 +11,10 @@ from typing import Any
 import msgspec
 
 from exai.core.clock import Clock
+from exai.core.identity import Principal
 
-HealthPart = Callable[[], Any]
-"""Returns something that msgspec can turn into plain JSON values."""
+HealthPart = Callable[[Principal], Any]
+"""Returns what a principal may see of a part, as something that msgspec can turn into JSON."""
 
 
 class HealthReport:
@@ -24,18 +25,16 @@ class HealthReport:
         clock: Clock,
         facts: dict[str, Any],
         status: Callable[[], str],
-        counts: dict[str, Callable[[], int]],
         parts: dict[str, HealthPart],
     ) -> None:
         self._clock = clock
         self._facts = facts
         self._status = status
-        self._counts = counts
         self._parts = parts
         self._started_at = clock.wall_s()
 
-    def report(self) -> dict[str, Any]:
-        """Return the picture now, as plain JSON values."""
+    def report(self, principal: Principal) -> dict[str, Any]:
+        """Return the picture now, as plain JSON values, without what is others' own."""
         now = self._clock.wall_s()
         uptime_s = now - self._started_at
         return {
@@ -45,6 +44,10 @@ class HealthReport:
             **self._facts,
             "started_at": self._started_at,
             "uptime_human": str(timedelta(seconds=int(uptime_s))),
-            **{name: count() for name, count in self._counts.items()},
-            **{name: msgspec.to_builtins(part()) for name, part in self._parts.items()},
+            **{name: msgspec.to_builtins(part(principal)) for name, part in self._parts.items()},
         }
+
+
+def for_those_who_see_everything(statistics: Callable[[], Any]) -> HealthPart:
+    """Return a part that shows nothing to a principal from whom some tools are hidden."""
+    return lambda principal: statistics() if principal.sees_everything else None

@@ -1,5 +1,6 @@
 """The ledger in memory: fast, gone with the process, and the definition of the behaviour."""
 
+import asyncio
 from collections import defaultdict
 from itertools import takewhile
 
@@ -10,17 +11,19 @@ from exai.core.call_store import (
     CallState,
     CallStore,
     ErasedBecause,
+    SessionBounds,
     Settlement,
     StoreStatistics,
 )
 from exai.core.outcomes import Completed
 
 _encode = msgspec.json.Encoder().encode
+_RECORDS_PER_TURN = 1000
 _UNSETTLED = (CallState.ACCEPTED, CallState.RUNNING)
 
 
 class MemoryCallStore(CallStore):
-    """`CallStore` over dictionaries; its methods never really wait.
+    """`CallStore` over dictionaries; its methods hardly ever wait.
 
     `_settled_at` and `_erased_at` are in the order of their times, so that expiry looks
     only at what expires.
@@ -34,7 +37,7 @@ class MemoryCallStore(CallStore):
         self._by_idempotency_key: dict[tuple[str, str], str] = {}
         self._settled_at: dict[str, float] = {}
         self._erased_at: dict[str, float] = {}
-        self._results: defaultdict[str, _Results] = defaultdict(_Results)
+        self._kept: defaultdict[str, _Kept] = defaultdict(_Kept)
 
     async def accept(self, record: CallRecord) -> CallRecord | None:
         """Insert `record` unless its id is known."""
@@ -72,7 +75,7 @@ class MemoryCallStore(CallStore):
             succeeded=isinstance(settlement.outcome, Completed),
         )
         self._settled_at[call_id] = now
-        self._results[record.session_id].add(call_id, len(_encode(settlement)))
+        self._kept[record.session_id].add_result(call_id, len(_encode(settlement)))
         return True
 
     async def find(self, session_id: str, request_id: str) -> CallRecord | None:
@@ -88,12 +91,17 @@ class MemoryCallStore(CallStore):
             self._erase(call_id, "acknowledged", now)
         return len(settled)
 
-    async def trim(self, session_id: str, max_count: int, max_bytes: int, now: float) -> int:
-        """Erase a session's oldest results while it has too many, or too large ones."""
-        results, erased = self._results.get(session_id, _Results()), 0
-        while len(results.sizes) > max_count or results.total_bytes > max_bytes:
-            self._erase(next(iter(results.sizes)), "expired", now)
+    async def trim(self, session_id: str, bounds: SessionBounds, now: float) -> int:
+        """Erase and forget a session's oldest while it has too many, or too large ones."""
+        kept, erased = self._kept.get(session_id, _Kept()), 0
+        while (
+            len(kept.result_bytes) > bounds.max_results
+            or kept.total_bytes > bounds.max_result_bytes
+        ):
+            self._erase(next(iter(kept.result_bytes)), "expired", now)
             erased += 1
+        while len(kept.tombstones) > bounds.max_tombstones:
+            self._forget(next(iter(kept.tombstones)))
         return erased
 
     async def expire(self, now: float, result_ttl_s: float) -> int:
@@ -108,61 +116,71 @@ class MemoryCallStore(CallStore):
 
     async def end_session(self, session_id: str) -> None:
         """Forget a session's records, but for those with an idempotency key."""
-        for call_id in list(self._by_session.pop(session_id, {}).values()):
+        ended = list(self._by_session.pop(session_id, {}).values())
+        for done, call_id in enumerate(ended, 1):
             if self._records[call_id].idempotency_key is None:
                 self._forget(call_id)
+            if done % _RECORDS_PER_TURN == 0:
+                await asyncio.sleep(0)
 
     def statistics(self) -> StoreStatistics:
         """Return the numbers now."""
         return StoreStatistics(
             record_count=len(self._records),
-            result_bytes=sum(results.total_bytes for results in self._results.values()),
+            result_bytes=sum(kept.total_bytes for kept in self._kept.values()),
         )
 
     async def close(self) -> None:
         """Nothing to flush."""
 
     def _erase(self, call_id: str, because: ErasedBecause, now: float) -> None:
+        record = self._records[call_id]
         self._records[call_id] = msgspec.structs.replace(
-            self._records[call_id],
+            record,
             state=CallState.ERASED,
             settlement=None,
             erased_because=because,
             erased_at=now,
         )
-        self._drop_result(self._records[call_id])
+        del self._settled_at[call_id]
         self._erased_at[call_id] = now
+        self._kept[record.session_id].bury(call_id)
 
     def _forget(self, call_id: str) -> None:
         record = self._records.pop(call_id)
-        self._drop_result(record)
+        self._settled_at.pop(call_id, None)
         self._erased_at.pop(call_id, None)
+        self._kept[record.session_id].forget(call_id)
+        if self._kept[record.session_id].is_empty:
+            del self._kept[record.session_id]
         self._by_session.get(record.session_id, {}).pop(record.request_id, None)
         if record.idempotency_key is not None:
             del self._by_idempotency_key[record.principal, record.idempotency_key]
 
-    def _drop_result(self, record: CallRecord) -> None:
-        if self._settled_at.pop(record.call_id, None) is None:
-            return
-        results = self._results[record.session_id]
-        results.remove(record.call_id)
-        if not results.sizes:
-            del self._results[record.session_id]
 
-
-class _Results:
-    """How large the results of one session are, oldest first."""
+class _Kept:
+    """What is kept for one session, oldest first: results by size, and tombstones."""
 
     def __init__(self) -> None:
-        self.sizes: dict[str, int] = {}
+        self.result_bytes: dict[str, int] = {}
+        self.tombstones: dict[str, None] = {}
         self.total_bytes = 0
 
-    def add(self, call_id: str, size_bytes: int) -> None:
-        self.sizes[call_id] = size_bytes
+    @property
+    def is_empty(self) -> bool:
+        return not self.result_bytes and not self.tombstones
+
+    def add_result(self, call_id: str, size_bytes: int) -> None:
+        self.result_bytes[call_id] = size_bytes
         self.total_bytes += size_bytes
 
-    def remove(self, call_id: str) -> None:
-        self.total_bytes -= self.sizes.pop(call_id)
+    def bury(self, call_id: str) -> None:
+        self.total_bytes -= self.result_bytes.pop(call_id)
+        self.tombstones[call_id] = None
+
+    def forget(self, call_id: str) -> None:
+        self.total_bytes -= self.result_bytes.pop(call_id, 0)
+        self.tombstones.pop(call_id, None)
 
 
 def _until(times: dict[str, float], horizon: float) -> list[str]:

@@ -37,11 +37,15 @@ class RecordedEvents(EventSink):
 
     async def first_of(self, kind: type[Event]) -> Any:
         """Wait until there is an event of this kind, and return the first."""
+        await self.wait_for(kind, 1)
+        return self.of(kind)[0]
+
+    async def wait_for(self, kind: type[Event], count: int) -> None:
+        """Wait until there are so many events of this kind."""
         async with asyncio.timeout(_PATIENCE_S):
-            while not (found := self.of(kind)):
+            while len(self.of(kind)) < count:
                 self._emitted.clear()
                 await self._emitted.wait()
-        return found[0]
 
 
 class RunningDaemon(NamedTuple):

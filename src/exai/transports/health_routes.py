@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from exai.core.identity import Principal
 from exai.transports.upgrade_rules import bearer_token_of
 
 _encode = msgspec.json.Encoder().encode
@@ -27,13 +28,14 @@ def health_routes(
     *,
     status: Callable[[], str],
     readiness: Callable[[], Readiness],
-    health: Callable[[], dict[str, Any]],
-    may_see_all: Callable[[str | None], bool],
+    health: Callable[[Principal], dict[str, Any]],
+    authenticate: Callable[[str | None], Principal | None],
 ) -> list[BaseRoute]:
     """Return `/livez`, `/readyz` and `/health`.
 
-    `may_see_all` judges the bearer token of a request, or its absence. Load is not ill
-    health: `/health` is 200 whenever the daemon can answer.
+    `authenticate` judges the bearer token of a request, or its absence; without a principal
+    only `status` is told. Load is not ill health: `/health` is 200 whenever the daemon can
+    answer.
     """
 
     async def livez(request: Request) -> Response:
@@ -45,8 +47,8 @@ def health_routes(
         return _json(body, 200 if now.is_ready else 503)
 
     async def whole_health(request: Request) -> Response:
-        sees_all = may_see_all(bearer_token_of(request.headers.items()))
-        return _json(health() if sees_all else {"status": status()})
+        principal = authenticate(bearer_token_of(request.headers.items()))
+        return _json({"status": status()} if principal is None else health(principal))
 
     return [Route("/livez", livez), Route("/readyz", readyz), Route("/health", whole_health)]
 

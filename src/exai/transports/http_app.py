@@ -3,6 +3,7 @@
 Knows Starlette and uvicorn; knows nothing of what the routes say.
 """
 
+import asyncio
 import logging
 import socket
 from collections.abc import Sequence
@@ -17,12 +18,14 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from exai.core.config import ServerConfig
 from exai.transports.listening import BACKLOG, listening_socket
 from exai.transports.upgrade_rules import OriginRules
 
 _MAX_HEADER_BYTES = 32_768
+_FIRST_REQUEST_WITHIN_S = 10.0
 
 
 class HttpServer:
@@ -40,12 +43,12 @@ class HttpServer:
         self._listener: socket.socket | None = None
         self.port = 0
 
-    async def open(self, listener: socket.socket | None = None) -> None:
-        """Begin to serve, on a socket that is already bound or on the configured address.
+    async def open(self, inherited: socket.socket | None = None) -> None:
+        """Begin to serve, on an inherited socket or on the configured address.
 
         Raises `OSError`.
         """
-        self._listener = listener or listening_socket(self._config.host, self._config.http_port)
+        self._listener = listening_socket(self._config.host, self._config.http_port, inherited)
         self.port = int(self._listener.getsockname()[1])
         # `Server.serve` would take the signals, and look ten times a second if it should end.
         config = self._server.config
@@ -75,7 +78,8 @@ class HttpServer:
         return uvicorn.Config(
             self._app,
             backlog=BACKLOG,
-            http="h11",
+            http=_PatientProtocol,
+            limit_concurrency=self._config.max_connections,
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -87,6 +91,25 @@ class HttpServer:
             h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
             timeout_graceful_shutdown=max(1, round(self._config.close_timeout_s)),
         )
+
+
+class _PatientProtocol(H11Protocol):
+    """HTTP for peers that ask within a bounded time; uvicorn itself would wait for ever."""
+
+    _patience: asyncio.TimerHandle
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._patience = self.loop.call_later(_FIRST_REQUEST_WITHIN_S, self._drop_the_silent)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._patience.cancel()
+        super().connection_lost(exc)
+
+    def _drop_the_silent(self) -> None:
+        request: object = self.cycle  # None until the first request is complete
+        if request is None:
+            self.transport.abort()
 
 
 class _OriginGuard:

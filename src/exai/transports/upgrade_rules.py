@@ -37,6 +37,9 @@ NO_WEBSOCKET = Refusal(
     "This port speaks WebSocket; an ordinary request belongs to the HTTP port.\n",
     (("Upgrade", "websocket"),),
 )
+WRONG_VERSION = Refusal(
+    426, "This port speaks version 13 of WebSocket.\n", (("Sec-WebSocket-Version", "13"),)
+)
 WRONG_SUBPROTOCOL = Refusal(400, f"The subprotocol here is {EXAI_SUBPROTOCOL}, or none.\n")
 SHUTTING_DOWN = Refusal(503, "The daemon is shutting down.\n")
 
@@ -79,6 +82,8 @@ class UpgradeRules:
             return WRONG_PATH
         if "websocket" not in _listed(headers, "upgrade"):
             return NO_WEBSOCKET
+        if values_of(headers, "sec-websocket-version") != ["13"]:
+            return WRONG_VERSION
         offered = _listed(headers, "sec-websocket-protocol")
         if offered and EXAI_SUBPROTOCOL not in offered:
             return WRONG_SUBPROTOCOL

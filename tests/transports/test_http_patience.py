@@ -1,0 +1,42 @@
+"""The HTTP port does not wait for ever for those who say nothing."""
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+
+from exai.core.config import ServerConfig
+from exai.transports import http_app
+from exai.transports.health_routes import Readiness, health_routes
+from exai.transports.http_app import HttpServer
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /livez HTT"])
+async def test_a_connection_without_a_request_is_dropped(
+    said: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_app, "_FIRST_REQUEST_WITHIN_S", 0.1)
+    async with HttpServer(ServerConfig(http_port=0), []) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(said)
+        async with asyncio.timeout(10):
+            with suppress(ConnectionResetError):  # where bytes were unread
+                assert await reader.read() == b""
+        writer.close()
+
+
+async def test_more_connections_than_the_configured_number_are_refused() -> None:
+    routes = health_routes(
+        status=lambda: "ok",
+        readiness=lambda: Readiness(True, {}),
+        health=lambda principal: {},
+        authenticate=lambda token: None,
+    )
+    config = ServerConfig(http_port=0, max_connections=2)
+    async with HttpServer(config, routes) as server, asyncio.timeout(10):
+        silent = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(2)]
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 503")
+        for _, other in [*silent, (reader, writer)]:
+            other.close()
