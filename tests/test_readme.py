@@ -70,7 +70,6 @@ class Reader:
             "VENV": str(ENVIRONMENT),
             "EXAI_WS_PORT": "0",
             "EXAI_SERVER_HTTP_PORT": "0",
-            "GROQ_API_KEY": "opens nothing",
         }
 
     async def follow(self, block: Block) -> None:

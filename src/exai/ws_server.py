@@ -5,8 +5,7 @@ Nothing here is global: two daemons with different configurations live in one pr
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Set
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Set
 from functools import partial
 from importlib.metadata import version
 from typing import NamedTuple
@@ -112,7 +111,7 @@ class Daemon:
             async with (
                 self._guard,
                 self._tasks,
-                _open(self._providers),
+                self._providers,
                 self._upstreams,
                 self._http,
                 self._websocket,
@@ -294,12 +293,3 @@ def build_daemon(
     `environment` is what children may see a safe part of.
     """
     return Daemon(config, environment, events, store or MemoryCallStore(), clock or SystemClock())
-
-
-@asynccontextmanager
-async def _open(providers: ProviderRegistry) -> AsyncIterator[None]:
-    try:
-        await providers.open()
-        yield
-    finally:
-        await providers.close()

@@ -168,18 +168,20 @@ async def test_a_stopping_daemon_lets_a_slow_reader_have_all_its_answers(tmp_pat
         return Completed([text_block("x" * 2_000_000)])
 
     config = daemon_config(tmp_path)
-    async with running_daemon(config, [ScriptedTool("grow", grow)]) as daemon:
-        async with connect(daemon.url, max_queue=1, max_size=None, compression=None) as slow:
-            await slow.send(json.dumps({"op": "hello", "token": TOKEN}))
-            for n in range(6):
-                frame = {"op": "call_tool", "name": "grow", "request_id": f"r{n}"}
-                await slow.send(json.dumps(frame))
-            await daemon.events.wait_for(CallSettled, 6)
-            daemon.stop.set()
-            ops: Counter[str] = Counter()
-            with suppress(ConnectionClosed):
-                while True:
-                    ops[json.loads(await slow.recv())["op"]] += 1
+    ops: Counter[str] = Counter()
+    async with (
+        running_daemon(config, [ScriptedTool("grow", grow)]) as daemon,
+        connect(daemon.url, max_queue=1, max_size=None, compression=None) as slow,
+    ):
+        await slow.send(json.dumps({"op": "hello", "token": TOKEN}))
+        for n in range(6):
+            frame = {"op": "call_tool", "name": "grow", "request_id": f"r{n}"}
+            await slow.send(json.dumps(frame))
+        await daemon.events.wait_for(CallSettled, 6)
+        daemon.stop.set()
+        with suppress(ConnectionClosed):
+            while True:
+                ops[json.loads(await slow.recv())["op"]] += 1
     assert ops["call_tool_res"] == 6
     assert ops["going_away"] == 1
     assert slow.close_code == 1012

@@ -14,7 +14,7 @@ from exai.core.errors import ArgumentsInvalid, NotConfigured
 from exai.core.events import Event, ProviderStarted
 from exai.processes.process_guard import ProcessGuard
 from exai.providers.provider import ChatRequest, Message
-from exai.providers.registry import ProviderRegistry, ProvidersInvalid
+from exai.providers.registry import ProviderRegistry
 from exai.testing.recorded_run import RecordedRun
 from exai.testing.scripted_provider import ScriptedProvider
 
@@ -160,31 +160,6 @@ def test_every_name_is_listed_with_its_state() -> None:
 def test_capacities_name_every_provider() -> None:
     providers = registry(KNOWN_PROVIDERS, LocalModelConfig(max_inflight=2))
     assert providers.capacities() == {"kimi": 6, "glm": 4, "local": 2}
-
-
-@pytest.mark.parametrize(
-    ("providers", "words"),
-    [
-        ({"one": service("m"), "two": service("m")}, "'m' belongs to one"),
-        ({"one": service("smollm2-135m")}, "belongs to local"),
-        ({"local": service("m")}, "embedded"),
-        ({"one": ProviderConfig(base_url="acme.invalid/v1")}, "not an http"),
-        ({"one": ProviderConfig(base_url="file:///etc/passwd")}, "not an http"),
-        ({"one": ProviderConfig(base_url="https://[::1/v1")}, "not an http"),
-        ({"one": ProviderConfig(base_url="https://acme.invalid:99999")}, "not an http"),
-    ],
-    ids=["twice", "local's", "reserved", "no scheme", "file", "no host", "no port"],
-)
-def test_a_contradiction_is_a_start_up_error(
-    providers: dict[str, ProviderConfig], words: str
-) -> None:
-    with pytest.raises(ProvidersInvalid, match=words):
-        registry(providers)
-
-
-def test_a_default_that_nobody_serves_is_a_start_up_error() -> None:
-    with pytest.raises(ProvidersInvalid, match="default_model"):
-        registry({"one": service("a")}, default_model="b")
 
 
 async def test_two_registries_of_one_process_share_nothing() -> None:

@@ -39,6 +39,16 @@ def warnings_of(config: Config) -> Iterator[str]:
             names = ", ".join(config.principals)
             yield f"auth.mode = none: nobody is asked for the token of {names}"
 
+    for name, principal in config.principals.items():
+        if principal.admin:
+            yield f"principals.{name}.admin has no effect in this version"
+        if principal.may_rotate and name != "default":
+            yield f"principals.{name}.may_rotate has no effect in this version"
+    for name, upstream in config.upstreams.items():
+        for tool, policy in upstream.tools.items():
+            for key in sorted(policy.keys() & {"share", "cache_ttl_s"}):
+                yield f"mcpServers.{name}.exai.tools.{tool}.{key} has no effect in this version"
+
 
 def _tokens(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
     owners: dict[str, str] = {}

@@ -7,11 +7,12 @@ import asyncio
 from collections.abc import Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from urllib.parse import urlsplit
+from types import TracebackType
+from typing import Self
 
 import msgspec
 
-from exai.core.config import LocalModelConfig, ProviderConfig
+from exai.core.config import LocalModelConfig, ProviderConfig, is_glob
 from exai.core.errors import ArgumentsInvalid, NotConfigured
 from exai.core.events import EventSink
 from exai.processes.process_guard import ProcessGuard
@@ -27,10 +28,6 @@ _SHOWN_LENGTH = 64
 _SHOWN_COUNT = 12
 
 
-class ProvidersInvalid(ValueError):
-    """The configured providers contradict each other; a start-up error."""
-
-
 class ListedModel(msgspec.Struct, frozen=True):
     """A model's name, or a glob of names, as people see it."""
 
@@ -44,7 +41,6 @@ class ProviderRegistry:
     """All providers by name, the local model last.
 
     Its process is started by `guard` and looked after in `tasks`, both open until this closes.
-    Raises `ProvidersInvalid` where two claim one model, or one has an unusable address.
     """
 
     def __init__(
@@ -58,14 +54,23 @@ class ProviderRegistry:
         tasks: asyncio.TaskGroup,
         max_reply_bytes: int,
     ) -> None:
-        _check(providers, local)
         self._sdk = OpenAISdk(max_reply_bytes)
         self._local = LocalModel(local, self._sdk, events, guard=guard, tasks=tasks)
         services = [OpenAICompatible(name, one, self._sdk) for name, one in providers.items()]
         self._providers: dict[str, Provider] = {p.name: p for p in (*services, self._local)}
         self._default_model = None if default_model == AUTO else default_model
-        if self._default_model and self._find(self._default_model) is None:
-            raise ProvidersInvalid(f"default_model: no provider serves {self._default_model!r}")
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
 
     async def open(self) -> None:
         """Load what the first call to a configured service would have to wait for."""
@@ -140,37 +145,9 @@ class ProviderRegistry:
         return f"; there are {', '.join(known[:_SHOWN_COUNT])}"
 
 
-def _check(providers: Mapping[str, ProviderConfig], local: LocalModelConfig) -> None:
-    """Raise `ProvidersInvalid` for the first contradiction."""
-    owners: dict[str, str] = {local.model_name: LocalModel.name}
-    for provider, config in providers.items():
-        if provider == LocalModel.name:
-            raise ProvidersInvalid("[providers.local]: `local` is the embedded model; see [local]")
-        if not _is_http_address(config.base_url):
-            raise ProvidersInvalid(f"[providers.{provider}] base_url: not an http(s) address")
-        for model in _plain_names(config.models):
-            owner = owners.setdefault(model, provider)
-            if owner != provider:
-                raise ProvidersInvalid(
-                    f"[providers.{provider}] models: {model!r} belongs to {owner} already"
-                )
-
-
-def _is_http_address(url: str) -> bool:
-    try:
-        address = urlsplit(url)
-        return address.scheme in ("http", "https") and bool(address.hostname) and address.port != 0
-    except ValueError:
-        return False
-
-
 def _plain_names(models: tuple[str, ...]) -> list[str]:
-    return [model for model in models if not _is_glob(model)]
-
-
-def _is_glob(model: str) -> bool:
-    return any(c in model for c in "*?[")
+    return [model for model in models if not is_glob(model)]
 
 
 def _covers(pattern: str, name: str) -> bool:
-    return _is_glob(pattern) and fnmatchcase(name, pattern)
+    return is_glob(pattern) and fnmatchcase(name, pattern)

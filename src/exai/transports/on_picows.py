@@ -25,6 +25,8 @@ from exai.transports.websocket_channel import ENTRY_ALLOWANCE_BYTES, QUEUED_FRAM
 
 _CLOSE = picows.WSMsgType.CLOSE
 _PONG = picows.WSMsgType.PONG
+_NEVER_SENT = (picows.WSCloseCode.NO_INFO, picows.WSCloseCode.ABNORMAL_CLOSURE)
+_PROTOCOL_ERROR = 1002
 _MESSAGE_TOO_BIG = 1009
 _MAX_FRAGMENTS = 4096  # as `websockets` has it: a fragment costs far more memory than bytes
 _READ_BUFFER_BYTES = 8192  # grows on demand, and stays grown
@@ -118,8 +120,10 @@ class PicowsConnection(ServerConnection):
     def on_ws_frame(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
         """Take one frame; pings do not come here."""
         opcode = frame.msg_type
-        if opcode is _CLOSE:
-            self._abort_soon()
+        if frame.rsv2 or frame.rsv3:
+            self._refuse(_PROTOCOL_ERROR, "reserved bit set")
+        elif opcode is _CLOSE:
+            self._answer_close(transport, frame)
         elif opcode is not _PONG:
             self._count(frame)
         if not self._gate.is_discarding:
@@ -148,6 +152,14 @@ class PicowsConnection(ServerConnection):
     def abort(self) -> None:
         """Drop the connection at once."""
         self._wire.disconnect(graceful=False)
+
+    def _answer_close(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
+        """Answer a goodbye before the library does, where it would echo what may not be sent."""
+        self._abort_soon()
+        if not frame.payload_size:
+            transport.send_close(picows.WSCloseCode.OK)
+        elif frame.get_close_code() in _NEVER_SENT:
+            transport.send_close(picows.WSCloseCode.PROTOCOL_ERROR, b"invalid close code")
 
     def _count(self, frame: picows.WSFrame) -> None:
         """Count a message's bytes and fragments, and begin anew after its last one."""

@@ -19,6 +19,7 @@ QUEUED_FRAMES = 4
 """Frames that a library reads ahead of `receive`; each may be as large as a message."""
 
 _MAX_REASON_BYTES = 123
+_NO_STATUS = 1005
 _ABNORMAL_CLOSURE = 1006
 _UNSUPPORTED_DATA = 1003
 _MESSAGE_TOO_BIG = 1009
@@ -106,11 +107,11 @@ class WebSocketChannel(Channel):
 
 
 def _channel_closed(closed: Any) -> ChannelClosed:
-    """Translate a library's exception; the peer's word counts before ours."""
-    said = closed.rcvd or closed.sent
+    """Translate a library's exception; whoever said goodbye first is believed."""
+    said = closed.rcvd if closed.rcvd_then_sent else closed.sent or closed.rcvd
     if said is None:
         return ChannelClosed(_ABNORMAL_CLOSURE, "connection lost")
-    return ChannelClosed(int(said.code), said.reason or "")
+    return ChannelClosed(int(said.code) or _NO_STATUS, said.reason or "")
 
 
 def _address_of(peer: Any) -> str:

@@ -55,11 +55,13 @@ class ServerLife:
         async with self._tasks as tasks:
             tasks.create_task(self._process.read_stderr())
             closing = tasks.create_task(self._process.close_after_exit())
+            watching = tasks.create_task(self._process.watch_stdin())
             self._hearing = tasks.create_task(self._connection.run())
             self._hearing.add_done_callback(lambda _: self._tools_changed.set())
             try:
                 fault = await _fault_in(serve)
             finally:
+                watching.cancel()
                 await self._process.stop()
                 closing.cancel()
         return fault or self._hearing.result()

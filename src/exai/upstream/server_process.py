@@ -22,7 +22,7 @@ _MAX_UNREAD_BYTES = 1_048_576
 class ServerProcess:
     """A running MCP server, seen as two streams of lines.
 
-    Its owner runs `read_stderr` and `close_after_exit` beside reading `lines`.
+    Its owner runs `read_stderr`, `watch_stdin` and `close_after_exit` beside reading `lines`.
     """
 
     def __init__(self, process: GuardedProcess, speech: Speech, max_line_bytes: int) -> None:
@@ -55,11 +55,8 @@ class ServerProcess:
         does not read.
         """
         async with self._writing:
-            try:
+            with suppress(ConnectionError):
                 await self._process.stdin.drain()
-            except ConnectionError:
-                if await self._exit_status() is None:
-                    self._break_off("closed its input")
             self._write(line)
 
     def write_line_nowait(self, line: bytes) -> None:
@@ -78,6 +75,13 @@ class ServerProcess:
                 continue
             for line in splitter.feed(chunk):
                 self._speech.say(line.head if isinstance(line, Overlong) else line)
+
+    async def watch_stdin(self) -> None:
+        """Give a server up that has closed its stdin and lives on: it will answer nothing."""
+        with suppress(ConnectionError):
+            await self._process.stdin.wait_closed()
+        if await self._exit_status() is None:
+            self._break_off("closed its input")
 
     async def close_after_exit(self) -> None:
         """Wait for the process's end, and let no one who holds its stdout prolong it."""
