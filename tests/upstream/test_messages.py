@@ -38,7 +38,7 @@ async def test_any_json_object_is_decoded_as_it_is(message: dict[str, Any]) -> N
 @pytest.mark.parametrize(
     "line",
     [b"", b"Starting...", b"[]", b'"{}"', b"{", b'{"a":}', b'{"a":"\xff"}', b'{"a":NaN}',
-     b'{"a":' * 5000, b'{"a":' + b"[" * 5000 + b"]" * 5000 + b"}", b'{"a":1e400}', b"{}x"],
+     b'{"a":' * 5000, b'{"a":' + b"[" * 50_000 + b"]" * 50_000 + b"}", b'{"a":1e400}', b"{}x"],
 )  # fmt: skip
 async def test_what_is_no_json_object_is_unreadable(line: bytes) -> None:
     with pytest.raises(Unreadable):
