@@ -13,7 +13,13 @@ import typer
 from exai.cli.exit_codes import MEANINGS
 
 _EXIT_CODES = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in MEANINGS.items())
-_EPILOG = f"\b\nExit status:\n{_EXIT_CODES}"
+_EPILOG = (
+    "\b\nExamples:\n"
+    "  exai serve --mcp-config mcp.json\n"
+    "  exai tools\n"
+    "  exai call echo text=hello\n"
+    f"\n\b\nExit status:\n{_EXIT_CODES}"
+)
 
 app = typer.Typer(
     help="One daemon that many AI agents share: tools of language models and MCP servers.",
