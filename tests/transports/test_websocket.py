@@ -207,11 +207,14 @@ async def test_fragments_are_joined_and_pings_answered_in_between(library: str) 
         (frame(TEXT, b"\xed\xa0\x80"), 1007),  # a lone surrogate
         (frame(TEXT, b"x", masked=False), 1002),
         (frame(TEXT, b"x", rsv=4), 1002),
+        (frame(TEXT, b"x", rsv=2), 1002),
+        (frame(TEXT, b"x", rsv=1), 1002),
         (frame(3, b"x"), 1002),
         (frame(CONTINUATION, b"x"), 1002),
         (frame(TEXT, b"x", fin=False) + frame(TEXT, b"y"), 1002),
         (frame(PING, b"x" * 126), 1002),
         (frame(CLOSE, b"\x03"), 1002),
+        (frame(CLOSE, b"\x04\x00"), 1002),  # 1024
         (frame(BINARY, b"x"), 1003),
         (frame(TEXT, b"x" * (MAX_FIRST_MESSAGE_BYTES + 1)), 1009),
     ],
@@ -228,6 +231,29 @@ async def test_what_breaks_the_protocol_is_told_by_a_close_code(
             assert await peer.close_code() == code
             await peer.end()
         assert closed.result() == code
+
+
+async def test_a_goodbye_without_a_code_is_answered_and_told_by_1005(library: str) -> None:
+    async with serving(library) as (server, desk), raw_peer(server.port) as peer:
+        await peer.upgrade()
+        channel = await desk.next_channel()
+        async with asyncio.TaskGroup() as tasks:
+            closed = tasks.create_task(closed_with(channel))
+            await peer.send(frame(CLOSE))
+            opcode, payload = await peer.receive()
+            peer.writer.write_eof()
+        assert (opcode, payload) in [(CLOSE, b""), (CLOSE, b"\x03\xe8")]
+        assert closed.result() == 1005
+
+
+@pytest.mark.parametrize("code", [b"\x00\x00", b"\x03\xed", b"\x03\xee", b"\x03\xf7"])
+async def test_a_goodbye_with_a_code_that_may_not_be_sent_is_answered_by_1002(
+    library: str, code: bytes
+) -> None:
+    async with serving(library) as (server, _), raw_peer(server.port) as peer:
+        await peer.upgrade()
+        await peer.send(frame(CLOSE, code))
+        assert await peer.close_code() == 1002
 
 
 async def test_a_first_message_that_announces_too_much_is_not_waited_for(library: str) -> None:
@@ -527,8 +553,9 @@ with configure_logging("info"):
     finally:
         process.kill()
         await process.wait()
-    assert log.read_text().count("\n") == 1
-    assert "out of file descriptors" in log.read_text()
+    lines = log.read_text().splitlines()
+    assert 1 <= len(lines) <= 5  # one each time the shortage begins
+    assert all("out of file descriptors" in line for line in lines)
 
 
 @pytest.mark.parametrize(
