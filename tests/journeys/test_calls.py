@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from exai.core.config import LimitsConfig, PrincipalConfig, ProviderConfig, Secret, ServerConfig
+from exai.core.config import (
+    LimitsConfig,
+    PrincipalConfig,
+    ProviderConfig,
+    Secret,
+    ServerConfig,
+    UpstreamConfig,
+)
 from exai.core.errors import ToolFailed
 from exai.core.events import CallFailedInside, CallRejected, CallSettled
 from exai.core.outcomes import Completed, ExecutionFacts, Usage, text_block
@@ -269,6 +276,7 @@ async def test_a_cancelled_call_is_answered_and_its_work_is_stopped(
         answer = await wire.result()
         assert answer["error"]["code"] == "CANCELLED"
         assert "changed my mind" in answer["error"]["message"]
+        assert answer["error"]["details"] == {"may_have_run": True}
         await gates.until_cancelled()
         again = await wire.ask("cancel_tool", "call_tool_res", request_id="r1")
         assert again["meta"]["replayed"] is True
@@ -283,7 +291,9 @@ async def test_a_waiting_call_can_be_cancelled(daemon: RunningDaemon, gates: Gat
             )
         await gates.until_inside("runs")
         await wire.say("cancel_tool", request_id="waits")
-        assert (await wire.result("waits"))["error"]["code"] == "CANCELLED"
+        answer = await wire.result("waits")
+        assert answer["error"]["code"] == "CANCELLED"
+        assert "details" not in answer["error"]
         gates.open("runs")
         assert (await wire.result("runs"))["ok"]
     assert gates.runs == ["runs"]
@@ -413,6 +423,32 @@ async def test_a_principal_sees_and_calls_only_its_own_tools(tmp_path: Path) -> 
         absent = await wire.call("ecko", "r2", arguments={"text": "x"})
         assert hidden["error"]["details"] == absent["error"]["details"] == {"closest": []}
         assert (await wire.call("version", "r3"))["structured"]["name"] == "exai"
+
+
+async def test_a_principal_sees_in_health_only_what_it_may_see(
+    tmp_path: Path, gates: Gates
+) -> None:
+    principals = {
+        "wide": PrincipalConfig(token=Secret(TOKEN)),
+        "narrow": PrincipalConfig(token=Secret("narrow-token-0123456789"), tools=("echo",)),
+    }
+    box = UpstreamConfig(command="/no/such/program")
+    config = daemon_config(tmp_path, principals=principals, upstreams={"box": box})
+    async with (
+        running_daemon(config, [ScriptedTool("gate", gates)]) as daemon,
+        open_wire(daemon.url, token=TOKEN) as wide,
+        open_wire(daemon.url, token="narrow-token-0123456789") as narrow,
+    ):
+        await wide.say("call_tool", name="gate", request_id="r1")
+        await gates.until_inside("g")
+        seen = (await narrow.ask("health", "health_res"))["health"]
+        assert (seen["tool_count"], seen["upstreams"]) == (1, None)
+        assert "session:" not in json.dumps(seen)
+        seen = (await wide.ask("health", "health_res"))["health"]
+        assert seen["tool_count"] == 5
+        assert seen["upstreams"][0]["upstream"] == "box"
+        gates.open()
+        assert (await wide.result())["ok"]
 
 
 async def test_another_sessions_requests_look_like_none(
