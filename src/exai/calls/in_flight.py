@@ -15,10 +15,6 @@ class InFlight:
         self._over: dict[str, asyncio.Event] = {}
         self._empty = asyncio.Event()
 
-    def __len__(self) -> int:
-        """Return how many calls are under way."""
-        return self._count
-
     def __iter__(self) -> Iterator[Call]:
         """Iterate over a copy, so that calls may settle meanwhile."""
         return iter([call for calls in self._sessions.values() for call in calls.values()])
