@@ -116,6 +116,16 @@ async def test_half_a_character_is_mended() -> None:
         )
 
 
+async def test_nothing_of_an_unreadable_answer_is_shown() -> None:
+    line = '{"jsonrpc":"2.0","id":ID,"result":{"content":[{"type":"text","text":"SECRET"}],"x":NaN}}'
+    async with running(scripted()) as srv:
+        with pytest.raises(UpstreamFailed, match="no valid JSON"):
+            await srv.call("line", line=line)
+        spoken = [event.line for event in srv.events.of(UpstreamSpoke)]
+    assert not any("SECRET" in line for line in spoken)
+    assert any("unreadable JSON" in line for line in spoken)
+
+
 async def test_garbage_on_stdout_is_shown_and_otherwise_ignored() -> None:
     async with running(scripted()) as srv:
         await srv.call("flood", stream="stdout", count=1, text="Loading \x1b[31mplugins…\n\n[1]\n")
@@ -250,10 +260,9 @@ async def test_how_it_ended_is_said(tool: str, arguments: dict[str, int], how: s
 
 async def test_a_server_that_closes_its_input_is_given_up() -> None:
     async with running(scripted()) as srv:
-        await srv.call("close_input")
-        failures = await asyncio.gather(*(_failure_of(srv.call("echo")) for _ in range(3)))
-        assert {str(failure) for failure in failures} == {"srv closed its input"}
-        await srv.events.wait_for(UpstreamStarted, 2)
+        assert str(await _failure_of(srv.call("close_input"))) == "srv closed its input"
+        assert await srv.say("echo", text="back") == "back"
+        assert srv.server.statistics().start_count == 2
 
 
 async def test_structured_content_that_is_no_object_is_told_as_text() -> None:

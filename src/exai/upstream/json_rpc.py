@@ -171,7 +171,7 @@ class JsonRpcConnection(Requests):
             message = await decode_message(line)
         except Unreadable as unreadable:
             self._fail(find_id(line, line), BrokenAnswer(f"the answer is {unreadable}"))
-            self._speech.say(line)
+            self._speech.say(_speakable(line))
         except TooIntricate as intricate:
             self._fail(find_id(line, line), self._too_large(str(intricate)))
         else:
@@ -223,6 +223,12 @@ class JsonRpcConnection(Requests):
             may_have_run=True,
             max_bytes=self._max_result_bytes,
         )
+
+
+def _speakable(line: bytearray) -> bytes | bytearray:
+    """Return what may be shown of an unreadable line: nothing of what looks like an answer."""
+    looks_like_json = line.lstrip().startswith(b"{")
+    return b"[unreadable JSON, %d bytes]" % len(line) if looks_like_json else line
 
 
 def _encode_message(method: str, params: dict[str, Any], **envelope: Any) -> bytes:
