@@ -117,7 +117,7 @@ async def test_half_a_character_is_mended() -> None:
 
 
 async def test_nothing_of_an_unreadable_answer_is_shown() -> None:
-    line = '{"jsonrpc":"2.0","id":ID,"result":{"content":[{"type":"text","text":"SECRET"}],"x":NaN}}'
+    line = '{"jsonrpc":"2.0","id":ID,"result":{"content":[{"text":"SECRET"}],"x":NaN}}'
     async with running(scripted()) as srv:
         with pytest.raises(UpstreamFailed, match="no valid JSON"):
             await srv.call("line", line=line)
