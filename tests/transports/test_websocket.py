@@ -1,6 +1,7 @@
 """The WebSocket port, on both libraries, against good clients and against abusers."""
 
 import asyncio
+import gc
 import logging
 import resource
 import socket
@@ -300,6 +301,21 @@ async def test_what_follows_the_first_message_waits_for_the_verdict_on_it(librar
                 assert len(await channel.receive()) == 500_000
 
 
+async def test_a_connection_that_had_a_large_message_leaves_nothing_behind(library: str) -> None:
+    large = frame(TEXT, b"x" * 10_000_000)
+    async with serving(library, max_message_bytes=10_000_000) as (server, desk):
+        await send_one(server, desk, frame(TEXT, b"x"))
+        before_bytes = resident_bytes()
+        gc.disable()  # as good as what a calm daemon's collector does
+        try:
+            for _ in range(8):
+                await send_one(server, desk, large)
+        finally:
+            gc.enable()
+        grown_bytes = resident_bytes() - before_bytes
+    assert grown_bytes < 50_000_000
+
+
 async def test_a_message_in_endless_fragments_is_refused(library: str) -> None:
     async with serving(library) as (server, desk), raw_peer(server.port) as peer:
         await peer.upgrade()
@@ -586,6 +602,17 @@ asyncio.run(main())
 print("picows" in sys.modules, "websockets" in sys.modules)
 """
     assert run_python(script).split() == [str(library == "picows"), str(library == "websockets")]
+
+
+async def send_one(server: WebSocketServer, desk: Desk, sent: bytes) -> None:
+    async with raw_peer(server.port) as peer:
+        await peer.upgrade()
+        channel = await desk.next_channel()
+        channel.allow_large_messages()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(peer.send(sent))
+            await channel.receive()
+    await closed_with(channel)
 
 
 async def can_upgrade(port: int) -> bool:

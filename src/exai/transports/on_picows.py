@@ -72,8 +72,9 @@ class ByteGate(asyncio.BufferedProtocol):
         return self._library.eof_received()  # type: ignore[no-any-return]
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Hand on."""
-        self._library.connection_lost(exc)
+        """Hand on, and let go: a buffer as large as a message must not wait for the collector."""
+        library, self._library = self._library, None
+        library.connection_lost(exc)
 
     def pause_writing(self) -> None:
         """Hand on."""

@@ -61,10 +61,12 @@ class WebsocketsConnection(ServerConnection):
         self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget what waited for the end."""
+        """Forget what waited for the end, and a message that a traceback would hold."""
         if self._end_of_patience is not None:
             self._end_of_patience.cancel()
         super().connection_lost(exc)
+        if self.protocol.parser_exc is not None:
+            self.protocol.parser_exc.__traceback__ = None
 
     def lift_entry_limit(self) -> None:
         """Read on: the peer was let in."""
