@@ -149,8 +149,8 @@ class JsonRpcConnection(Requests):
             params = {**params, "_meta": meta}
         waiting = self._waiting[request_id] = _Waiting(on_progress)
         try:
-            await self._process.write_line(_encode_message(method, params, id=request_id))
-            waiting.was_written = True
+            line = _encode_message(method, params, id=request_id)
+            waiting.was_written = await self._process.write_line(line)
             await asyncio.wait([waiting.answer])
             return waiting.answer.result()
         except asyncio.CancelledError:

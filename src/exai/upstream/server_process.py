@@ -48,16 +48,18 @@ class ServerProcess:
                 if line:
                     yield line
 
-    async def write_line(self, line: bytes) -> None:
-        """Write a line once there is room; lost where the server has ended.
+    async def write_line(self, line: bytes) -> bool:
+        """Write a line once there is room. False: the server cannot get it any more.
 
         Only one line at a time is on its way, so that nothing piles up before a server that
         does not read.
         """
         async with self._writing:
-            with suppress(ConnectionError):
+            try:
                 await self._process.stdin.drain()
-            self._write(line)
+            except ConnectionError:
+                return False
+            return self._write(line)
 
     def write_line_nowait(self, line: bytes) -> None:
         """Write a short line without waiting; a server that reads none of them is given up."""
@@ -104,9 +106,11 @@ class ServerProcess:
         """Close stdin, then SIGTERM, then SIGKILL; bounded."""
         await self._process.stop()
 
-    def _write(self, line: bytes) -> None:
-        if not self._process.stdin.is_closing():
-            self._process.stdin.write(line + b"\n")
+    def _write(self, line: bytes) -> bool:
+        if self._process.stdin.is_closing():
+            return False
+        self._process.stdin.write(line + b"\n")
+        return True
 
     async def _exit_status(self) -> int | None:
         """Return the exit status; None where the process is not about to end."""

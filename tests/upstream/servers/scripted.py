@@ -110,7 +110,6 @@ def do_close_output(request_id: Any, arguments: dict[str, Any]) -> None:
 
 
 def do_close_input(request_id: Any, arguments: dict[str, Any]) -> None:
-    answer(request_id)
     os.close(0)
     time.sleep(600)
 
