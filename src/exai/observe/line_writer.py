@@ -7,8 +7,9 @@ import os
 import select
 import threading
 from collections import deque
+from collections.abc import Callable
 
-_MAX_WAITING_LINES = 10_000
+_MAX_WAITING_BYTES = 4_194_304
 
 
 class LineWriter:
@@ -18,28 +19,31 @@ class LineWriter:
     interpreter ends would abort it.
     """
 
-    def __init__(self, descriptor: int, max_waiting_lines: int = _MAX_WAITING_LINES) -> None:
+    def __init__(
+        self,
+        descriptor: int,
+        note_of_loss: Callable[[int], bytes],
+        max_waiting_bytes: int = _MAX_WAITING_BYTES,
+    ) -> None:
         self._descriptor = descriptor
-        self._max_waiting_lines = max_waiting_lines
+        self._note_of_loss = note_of_loss
+        self._max_waiting_bytes = max_waiting_bytes
         self._waiting: deque[bytes] = deque()
-        self._dropped_count = 0
+        self._waiting_bytes = 0
+        self._lost_count = 0
         self._is_closing = False
         self._news = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
 
-    @property
-    def dropped_count(self) -> int:
-        """Return how many lines found no room, or nobody to read them."""
-        return self._dropped_count
-
     def write(self, line: bytes) -> None:
         """Take one line, without its end; never waits, never raises."""
         with self._news:
-            if self._is_closing or len(self._waiting) >= self._max_waiting_lines:
-                self._dropped_count += 1
+            if self._is_closing or self._waiting_bytes + len(line) > self._max_waiting_bytes:
+                self._lost_count += 1
                 return
             self._waiting.append(line)
+            self._waiting_bytes += len(line)
             self._news.notify()
 
     def close(self, patience_s: float = 1.0) -> None:
@@ -50,17 +54,24 @@ class LineWriter:
         self._thread.join(patience_s)
 
     def _run(self) -> None:
-        while True:
-            with self._news:
-                self._news.wait_for(lambda: self._waiting or self._is_closing)
-                if not self._waiting:
-                    return
-                lines = list(self._waiting)
-                self._waiting.clear()
+        while lines := self._next_lines():
             try:
                 self._write_out(b"".join(line + b"\n" for line in lines))
             except OSError:  # nobody reads any more, or the disk is full; the next line tries again
-                self._dropped_count += len(lines)
+                with self._news:
+                    self._lost_count += len(lines)
+
+    def _next_lines(self) -> list[bytes]:
+        """Wait for lines and take them all; none are left once the end has come."""
+        with self._news:
+            self._news.wait_for(lambda: self._waiting or self._is_closing)
+            lines = list(self._waiting)
+            self._waiting.clear()
+            self._waiting_bytes = 0
+            if self._lost_count and lines:
+                lines.append(self._note_of_loss(self._lost_count))
+                self._lost_count = 0
+            return lines
 
     def _write_out(self, text: bytes) -> None:
         rest = memoryview(text)

@@ -91,17 +91,21 @@ def configure_logging(
 
     JSON, or words where the stream is a terminal. `level` is a name of `logging`.
     """
-    target = stream or sys.stderr
-    writer = LineWriter(target.fileno())
+    target, time = stream or sys.stderr, clock or SystemClock()
     render = as_words if target.isatty() else as_json
-    root = logging.getLogger()
+
+    def note_of_loss(count: int) -> bytes:
+        return render(
+            LogLine(time.wall_s(), logging.WARNING, "observe.lines_lost", {"count": count})
+        )
+
+    writer = LineWriter(target.fileno(), note_of_loss)
     handler = LibraryHandler(writer, render)
+    root = logging.getLogger()
     root.addHandler(handler)
     logging.captureWarnings(True)
     try:
-        yield LogSink(
-            writer, render, logging.getLevelNamesMapping()[level.upper()], clock or SystemClock()
-        )
+        yield LogSink(writer, render, logging.getLevelNamesMapping()[level.upper()], time)
     finally:
         logging.captureWarnings(False)
         root.removeHandler(handler)
