@@ -3,11 +3,12 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest import mock
 
 from exai.core.clock import SystemClock
 from exai.core.config import LimitsConfig, UpstreamConfig
@@ -16,6 +17,7 @@ from exai.core.identity import Principal
 from exai.core.outcomes import Completed, text_of
 from exai.core.tool import LogLevel, ToolRun
 from exai.processes.process_guard import ProcessGuard
+from exai.upstream import server_life, server_process
 from exai.upstream.handshake import Handshake
 from exai.upstream.pool import UpstreamPool
 from exai.upstream.restart_policy import RestartPolicy
@@ -135,22 +137,33 @@ async def running(
     async def on_tools(server: UpstreamServer, tools: list[dict[str, Any]]) -> None:
         listings.setdefault(server.name, []).append([tool["name"] for tool in tools])
 
-    async with asyncio.timeout(BOUND_S), ProcessGuard() as guard:
-        pool = UpstreamPool(
-            configs,
-            version="1",
-            guard=guard,
-            base_environment=base_environment,
-            limits=LimitsConfig(**limits),
-            events=events,
-            clock=SystemClock(),
-            on_tools=on_tools,
-            restart=restart,
-        )
-        async with pool:
-            if wait:
-                await pool.wait_first_starts(BOUND_S)
-            yield Running(pool, events, listings)
+    with _impatience():
+        async with asyncio.timeout(BOUND_S), ProcessGuard() as guard:
+            pool = UpstreamPool(
+                configs,
+                version="1",
+                guard=guard,
+                base_environment=base_environment,
+                limits=LimitsConfig(**limits),
+                events=events,
+                clock=SystemClock(),
+                on_tools=on_tools,
+                restart=restart,
+            )
+            async with pool:
+                if wait:
+                    await pool.wait_first_starts(BOUND_S)
+                yield Running(pool, events, listings)
+
+
+@contextmanager
+def _impatience() -> Iterator[None]:
+    """Let servers have less time to stop, and to go on changing their tools."""
+    with (
+        mock.patch.object(server_process, "_STOP_GRACE_S", 0.2),
+        mock.patch.object(server_life, "_CHANGES_PAUSE_S", 0.05),
+    ):
+        yield
 
 
 async def until(is_so: Callable[[], bool]) -> None:

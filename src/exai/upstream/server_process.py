@@ -16,6 +16,7 @@ _CHUNK_BYTES = 65_536
 _LINES_A_TURN = 64
 _FLOOD_PAUSE_S = 0.01
 _EXIT_WAIT_S = 0.25
+_STOP_GRACE_S = 2.0
 _MAX_UNREAD_BYTES = 1_048_576
 
 
@@ -104,7 +105,7 @@ class ServerProcess:
 
     async def stop(self) -> None:
         """Close stdin, then SIGTERM, then SIGKILL; bounded."""
-        await self._process.stop()
+        await self._process.stop(_STOP_GRACE_S)
 
     def _write(self, line: bytes) -> bool:
         if self._process.stdin.is_closing():
