@@ -12,3 +12,9 @@ def pytest_asyncio_loop_factories(
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Run each test on both."""
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(params=["picows", "websockets"])
+def library(request: pytest.FixtureRequest) -> str:
+    """Name each of the WebSocket libraries."""
+    return str(request.param)
