@@ -103,7 +103,7 @@ class Reader:
         if self.daemon is not None:
             self.daemon.terminate()
             async with asyncio.timeout(PATIENCE_S):
-                await self.daemon.wait()
+                await self.daemon.communicate()  # up to the end of its last child
             self.daemon = None
 
     async def shell(self, commands: str) -> Process:
