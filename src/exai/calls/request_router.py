@@ -1,7 +1,8 @@
-"""Every request of every protocol meets its handler here; every exception its outcome.
+"""Every request about calls and tools meets its handler here; every exception its outcome.
 
-Handling never waits: what must wait runs as a task of the daemon's group, so that a
-connection's reader goes on reading, and a connection's end does not end its calls.
+What is about a connection itself (`bye`, `rotate_token`) stays with it. Handling never
+waits: what must wait runs as a task of the daemon's group, so that a connection's reader
+goes on reading, and a connection's end does not end its calls.
 """
 
 import asyncio
