@@ -45,7 +45,10 @@ def guard_pid() -> int:
 
 
 def _command_of(pid: int) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+        return b""
 
 
 async def test_a_child_has_three_pipes_and_an_exit_status(guard: ProcessGuard) -> None:
