@@ -14,7 +14,7 @@ import pytest
 
 from tests.cli.exai_process import Shell
 from tests.journeys.wire import Wire, open_wire
-from tests.processes.process_tree import descendants_of, has_mapped, is_alive, until
+from tests.processes.process_tree import command_of, descendants_of, has_mapped, is_alive, until
 
 TESTS = Path(__file__).parent.parent
 SERVERS = {
@@ -85,10 +85,6 @@ async def test_kill_9_leaves_no_model_that_is_still_loading(tmp_path: Path) -> N
         below = descendants_of(daemon.pid)
         daemon.kill()
         await until(lambda: not any(is_alive(pid) for pid in below))
-
-
-def command_of(pid: int) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 async def until_all_serve(wire: Wire) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 BOUND_S = 20.0
@@ -21,6 +22,13 @@ def descendants_of(pid: int) -> set[int]:
     while level := {child for child, parent in parents.items() if parent in level} - found:
         found |= level
     return {child for child in found if is_alive(child)}
+
+
+def command_of(pid: int) -> bytes:
+    """Return a process's command line; nothing of one that has ended meanwhile."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 def open_file_count(pid: int) -> int:

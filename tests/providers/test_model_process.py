@@ -3,7 +3,6 @@
 import asyncio
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from exai.processes.process_guard import ProcessGuard
 from exai.providers import model_process
 from exai.providers.model_process import ModelProcess, ProcessEnded
-from tests.processes.process_tree import descendants_of, until
+from tests.processes.process_tree import command_of, descendants_of, until
 
 READY = "import sys; sys.stdin.readline(); print('http://here', flush=True);"
 SERVE = READY + "sys.stdin.read()\n"
@@ -48,12 +47,6 @@ def start(guard: ProcessGuard, tasks: asyncio.TaskGroup) -> Start:
 def scripts_running() -> list[int]:
     """Return our descendants that run a script of `play`."""
     return [pid for pid in descendants_of(os.getpid()) if b"script.py" in command_of(pid)]
-
-
-def command_of(pid: int) -> bytes:
-    with suppress(FileNotFoundError, ProcessLookupError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    return b""
 
 
 async def test_it_says_its_address_to_everybody_who_waits(play: Play, start: Start) -> None:
