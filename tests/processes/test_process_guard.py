@@ -9,6 +9,7 @@ import time
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -234,6 +235,23 @@ async def test_a_child_that_nobody_waits_for_any_more_is_not_left_running(
     if not starting.cancelled():  # it was quicker than the cancellation
         await starting.result().stop(0.1)
     await until(lambda: not descendants_of(pid))
+
+
+async def test_a_start_that_is_cancelled_as_it_succeeds_leaves_nobody(
+    guard: ProcessGuard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await (await shell(guard, "true")).stop()
+    take = ProcessGuard.__dict__["_take_spawned"]
+
+    def take_and_cancel(*answer: Any) -> None:
+        take(*answer)
+        starting.cancel()
+
+    monkeypatch.setattr(ProcessGuard, "_take_spawned", take_and_cancel)
+    async with asyncio.TaskGroup() as tasks:
+        starting = tasks.create_task(guard.spawn("sleep", ["600"], env=ENV))
+    assert starting.cancelled()
+    await until(lambda: not descendants_of(guard_pid()))
 
 
 async def test_a_start_that_takes_too_long_is_given_up_and_leaves_nobody(

@@ -181,7 +181,12 @@ class ProcessGuard:
         spawned: asyncio.Future[_Spawned] = asyncio.get_running_loop().create_future()
         self._spawning[spawn_id] = spawned
         self._send(line, descriptors)
-        return await spawned
+        try:
+            return await spawned
+        except asyncio.CancelledError:
+            if not spawned.cancelled() and not spawned.exception():  # both in the same moment
+                self.send_signal(spawned.result()[0], signal.SIGKILL)
+            raise
 
     def _send(self, line: bytes, descriptors: Sequence[int] = ()) -> None:
         try:
