@@ -132,12 +132,12 @@ async def test_results_expire_and_their_tombstones_are_forgotten(store: CallStor
     await store.accept(record("c2"))
     await store.settle("c1", ANSWER, now=1000.0)
     await store.settle("c2", ANSWER, now=1500.0)
-    assert await store.expire(now=1599.9, result_ttl_s=600.0) == 0
-    assert await store.expire(now=1600.0, result_ttl_s=600.0) == 1
+    assert await store.expire(now=1599.9, result_ttl_s=600.0, idempotency_ttl_s=86_400.0) == 0
+    assert await store.expire(now=1600.0, result_ttl_s=600.0, idempotency_ttl_s=86_400.0) == 1
     found = await store.find("s1", "r-c1")
     assert found is not None
     assert (found.state, found.erased_because) == (CallState.ERASED, "expired")
-    assert await store.expire(now=2200.0, result_ttl_s=600.0) == 1
+    assert await store.expire(now=2200.0, result_ttl_s=600.0, idempotency_ttl_s=86_400.0) == 1
     assert await store.find("s1", "r-c1") is None
     assert store.statistics().record_count == 1
 
@@ -166,7 +166,7 @@ async def test_a_sessions_oldest_results_make_room(store: CallStore) -> None:
 
 async def test_what_has_not_settled_never_expires(store: CallStore) -> None:
     await store.accept(record())
-    assert await store.expire(now=1e12, result_ttl_s=1.0) == 0
+    assert await store.expire(now=1e12, result_ttl_s=1.0, idempotency_ttl_s=86_400.0) == 0
     assert await store.find("s1", "r-c1") is not None
 
 
@@ -195,8 +195,8 @@ async def test_a_key_that_outlived_its_session_expires_like_any_result(store: Ca
     await store.accept(record(idempotency_key="k"))
     await store.settle("c1", ANSWER, now=1000.0)
     await store.end_session("s1")
-    await store.expire(now=1600.0, result_ttl_s=600.0)
-    await store.expire(now=2200.0, result_ttl_s=600.0)
+    await store.expire(now=1600.0, result_ttl_s=600.0, idempotency_ttl_s=86_400.0)
+    await store.expire(now=2200.0, result_ttl_s=600.0, idempotency_ttl_s=86_400.0)
     assert await store.accept(record("c2", idempotency_key="k")) is None
 
 

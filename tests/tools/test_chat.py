@@ -10,6 +10,7 @@ import pytest
 from exai.core.config import LocalModelConfig, ProviderConfig
 from exai.core.errors import ArgumentsInvalid, NotConfigured, ProviderFailed
 from exai.core.events import Event
+from exai.core.identity import Principal
 from exai.core.outcomes import Completed, ExecutionFacts, Usage
 from exai.processes.process_guard import ProcessGuard
 from exai.providers.registry import ProviderRegistry
@@ -21,6 +22,8 @@ from exai.testing.scripted_provider import (
     never_answers,
 )
 from exai.tools.chat import ChatTool
+
+TESTER = Principal("tester")
 
 
 class Deaf:
@@ -118,15 +121,17 @@ async def test_what_cannot_be_asked_is_refused(
 
 
 async def test_capacity_is_that_of_the_models_provider(chat: ChatTool) -> None:
-    assert chat.capacity_of({"prompt": "hi"}) == "provider:acme"
-    assert chat.capacity_of({"prompt": "hi", "model": "smollm2-135m"}) == "provider:local"
+    demand = await chat.demand_of({"prompt": "hi"}, TESTER)
+    assert demand.scope == "provider:acme"
+    demand = await chat.demand_of({"prompt": "hi", "model": "smollm2-135m"}, TESTER)
+    assert demand.scope == "provider:local"
 
 
 async def test_before_it_waits_a_call_learns_that_its_model_cannot_be_asked(chat: ChatTool) -> None:
     with pytest.raises(ArgumentsInvalid):
-        chat.capacity_of({"prompt": "hi", "model": "nobody"})
+        await chat.demand_of({"prompt": "hi", "model": "nobody"}, TESTER)
     with pytest.raises(NotConfigured):
-        chat.capacity_of({"prompt": "hi", "model": "kimi"})
+        await chat.demand_of({"prompt": "hi", "model": "kimi"}, TESTER)
 
 
 async def test_a_providers_failure_is_the_calls(service: ScriptedProvider, chat: ChatTool) -> None:

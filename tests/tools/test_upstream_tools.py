@@ -79,7 +79,8 @@ async def test_a_description_is_passed_on_untouched() -> None:
     assert spec.icons == FULL["icons"]
     assert spec.meta == FULL["_meta"]
     assert (spec.provider, spec.timeout_s) == ("srv", 7.0)
-    assert offering.tool("search").capacity_of({}) == upstream_scope("srv")
+    demand = await offering.tool("search").demand_of({}, ANYONE)
+    assert demand.scope == upstream_scope("srv")
 
 
 async def test_the_least_description_is_enough() -> None:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -82,6 +82,9 @@ class Run(ToolRun):
 
     def begin_attempt(self) -> None:
         raise AssertionError("a call is never tried twice")
+
+    def permit(self, scope: str) -> AbstractAsyncContextManager[None]:
+        raise AssertionError("an MCP server's permit is held before its call runs")
 
 
 @dataclass

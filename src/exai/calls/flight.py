@@ -3,6 +3,7 @@
 What the tool reports goes to every caller, in order.
 """
 
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from exai.calls.call import Call
@@ -49,3 +50,7 @@ class Flight(ToolRun):
         for call in self.callers:
             if call.outcome is None:
                 call.tell_progress(self._clock, **said)
+
+    def permit(self, scope: str) -> AbstractAsyncContextManager[None]:
+        """Hold a permit of `scope`."""
+        raise NotImplementedError

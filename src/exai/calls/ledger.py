@@ -19,6 +19,7 @@ class Ledger:
     def __init__(self, store: CallStore, limits: LimitsConfig, clock: Clock, owner: str) -> None:
         self._store = store
         self._result_ttl_s = limits.result_ttl_s
+        self._idempotency_ttl_s = limits.idempotency_ttl_s
         self._bounds = SessionBounds(
             max_results=limits.session_max_unacked,
             max_result_bytes=limits.session_max_unacked_bytes,
@@ -78,7 +79,9 @@ class Ledger:
 
     async def expire(self) -> int:
         """Erase results that are too old; return how many."""
-        return await self._store.expire(self._clock.wall_s(), self._result_ttl_s)
+        return await self._store.expire(
+            self._clock.wall_s(), self._result_ttl_s, self._idempotency_ttl_s
+        )
 
 
 def conflict(request_id: str) -> RequestIdConflict:

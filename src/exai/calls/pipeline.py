@@ -41,11 +41,12 @@ class Pipeline:
         peer, arguments = call.peer, call.request.arguments
         tool = self._tools.require_tool(call.request.name, peer.principal)
         tool.check(arguments)
+        demand = await tool.demand_of(arguments, peer.principal)
         with self._admission.reserve(
             call.call_id,
             principal=peer.principal.name,
             session_id=peer.session_id,
-            scope=tool.capacity_of(arguments),
+            scope=demand.scope,
         ) as place:
             await self._accept(call, tool.spec)
             await place.permits()

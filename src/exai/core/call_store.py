@@ -105,6 +105,14 @@ class CallStore(ABC):
         """Return what is known of a session's request."""
 
     @abstractmethod
+    async def find_by_key(self, principal: str, idempotency_key: str) -> CallRecord | None:
+        """Return what is known of the request that a principal gave this key, in any session."""
+
+    @abstractmethod
+    async def key_count(self, principal: str) -> int:
+        """Return how many idempotency keys of a principal are remembered."""
+
+    @abstractmethod
     async def acknowledge(self, session_id: str, request_ids: list[str], now: float) -> int:
         """SETTLED -> ERASED for those of `request_ids` that are settled; return how many."""
 
@@ -112,19 +120,31 @@ class CallStore(ABC):
     async def trim(self, session_id: str, bounds: SessionBounds, now: float) -> int:
         """Erase a session's oldest results, and forget its oldest tombstones, over the bounds.
 
-        Returns how many results were erased.
+        Tombstones with an idempotency key neither count nor go. Returns how many results
+        were erased.
         """
 
     @abstractmethod
-    async def expire(self, now: float, result_ttl_s: float) -> int:
-        """Erase results that settled, and forget what was erased, `result_ttl_s` ago.
+    async def trim_keyed(self, principal: str, max_bytes: int, now: float) -> int:
+        """Erase the oldest results that only their keys keep, over `max_bytes` a principal.
 
-        Returns how many results were erased.
+        These are the results of sessions that have ended. Returns how many were erased.
+        """
+
+    @abstractmethod
+    async def expire(self, now: float, result_ttl_s: float, idempotency_ttl_s: float) -> int:
+        """Erase results that settled `result_ttl_s` ago, and forget what was erased so long ago.
+
+        A tombstone with an idempotency key stays until the call settled
+        `idempotency_ttl_s` ago. Returns how many results were erased.
         """
 
     @abstractmethod
     async def end_session(self, session_id: str) -> None:
-        """Forget all records of a session that have no idempotency key."""
+        """Forget all records of a session, but for those with an idempotency key.
+
+        These are found by their key alone from now on.
+        """
 
     @abstractmethod
     def statistics(self) -> StoreStatistics:

@@ -85,6 +85,8 @@ class LimitsConfig(Section, frozen=True, kw_only=True):
     session_max_inflight: PositiveCount = 8
     session_max_waiting: PositiveCount = 64
     global_max_waiting: PositiveCount = 1024
+    principal_max_waiting: PositiveCount = 512
+    principal_max_waiting_bytes: PositiveCount = 67_108_864
     call_timeout_s: PositiveSeconds = 180.0
     cancel_grace_s: Seconds = 2.0
     result_ttl_s: PositiveSeconds = 600.0
@@ -92,12 +94,32 @@ class LimitsConfig(Section, frozen=True, kw_only=True):
     session_max_unacked: PositiveCount = 1000
     session_max_unacked_bytes: PositiveCount = 33_554_432
     session_max_remembered: PositiveCount = 10_000
+    idempotency_ttl_s: PositiveSeconds = 86_400.0
+    principal_max_idempotency_keys: PositiveCount = 10_000
+    principal_max_kept_bytes: PositiveCount = 134_217_728
+    result_cache_entries: PositiveCount = 10_000
+    result_cache_bytes: PositiveCount = 67_108_864
 
 
 class ToolsConfig(Section, frozen=True, kw_only=True):
     """Built-in tools."""
 
     default_model: str | None = None
+    never_share: tuple[str, ...] = ()
+    """Names, or globs of names, of tools whose every call is executed."""
+
+
+class ConversationsConfig(Section, frozen=True, kw_only=True):
+    """How much is kept of what was said to models, and how much of it they are told again.
+
+    `history_max_tokens` bounds what one call sends of earlier turns.
+    """
+
+    ttl_s: PositiveSeconds = 604_800.0
+    history_max_tokens: PositiveCount = 32_000
+    max_bytes: PositiveCount = 16_777_216
+    principal_max_count: PositiveCount = 1000
+    principal_max_bytes: PositiveCount = 134_217_728
 
 
 class ProviderConfig(Section, frozen=True, kw_only=True):
@@ -113,6 +135,8 @@ class ProviderConfig(Section, frozen=True, kw_only=True):
     models: tuple[str, ...] = ()
     max_inflight: PositiveCount = 4
     idle_timeout_s: PositiveSeconds = 60.0
+    max_attempts: PositiveCount = 4
+    context_tokens: PositiveCount = 65_536
 
 
 def is_glob(model: str) -> bool:
@@ -173,6 +197,7 @@ class Config(Section, frozen=True, kw_only=True):
     auth: AuthConfig = AuthConfig()
     limits: LimitsConfig = LimitsConfig()
     tools: ToolsConfig = ToolsConfig()
+    conversations: ConversationsConfig = ConversationsConfig()
     local: LocalModelConfig = LocalModelConfig()
     principals: dict[str, PrincipalConfig] = {}
     providers: dict[str, ProviderConfig] = msgspec.field(default_factory=KNOWN_PROVIDERS.copy)

@@ -5,6 +5,7 @@ knows nothing else of them.
 """
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal
 
 import msgspec
@@ -60,6 +61,18 @@ class ToolSpec(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float | None = None
 
 
+class Demand(msgspec.Struct, frozen=True):
+    """What a call needs at once in order to run, beside the session's and the daemon's permits.
+
+    `scope` is a `provider_scope` or an `upstream_scope`; None where the work meets no
+    provider, or asks for each request's permit while it runs (`ToolRun.permit`).
+    `conversation` names what one call at a time may continue; such a call is never shared.
+    """
+
+    scope: str | None = None
+    conversation: str | None = None
+
+
 def provider_scope(name: str) -> str:
     """Name the permits of an LLM service."""
     return f"provider:{name}"
@@ -98,6 +111,15 @@ class ToolRun(ABC):
     def begin_attempt(self) -> None:
         """Start over: what was streamed so far belongs to an attempt that failed."""
 
+    @abstractmethod
+    def permit(self, scope: str) -> AbstractAsyncContextManager[None]:
+        """Hold a permit of `scope` while the context is open; entering waits for it.
+
+        For work that meets its providers only while it runs: one permit for each request.
+        Whoever holds a permit waits for no other, so a fallback leaves the one before it
+        enters the next; anything else is a defect and raises `RuntimeError`.
+        """
+
 
 class Tool(ABC):
     """Something that can be called."""
@@ -111,14 +133,13 @@ class Tool(ABC):
         Raises `ArgumentsInvalid` with the JSON Pointer of the first fault.
         """
 
-    def capacity_of(self, arguments: dict[str, Any]) -> str | None:
-        """Name the scope whose permit a call with these arguments needs.
+    async def demand_of(self, arguments: dict[str, Any], principal: Principal) -> Demand:
+        """Say what a call with these arguments needs.
 
-        It is a `provider_scope` or an `upstream_scope`; `None`: no permit but the
-        session's and the daemon's. Raises `NotConfigured` or
-        `ArgumentsInvalid` where the arguments lead to no provider.
+        Raises `NotConfigured` or `ArgumentsInvalid` where the arguments lead to no
+        provider, or to nothing that this principal has.
         """
-        return None
+        return Demand()
 
     @abstractmethod
     async def run(self, arguments: dict[str, Any], run: ToolRun) -> Completed:
@@ -129,3 +150,12 @@ class Tool(ABC):
         the work has really ended or can no longer be waited for: the call's permits are
         released at that moment.
         """
+
+    async def hand_out(
+        self, completed: Completed, arguments: dict[str, Any], principal: Principal, call_id: str
+    ) -> Completed:
+        """Return what one caller of a finished execution gets: each may get its own.
+
+        Called once for each caller, also where it joined or was served from the cache.
+        """
+        return completed

@@ -83,6 +83,19 @@ class MemoryCallStore(CallStore):
         call_id = self._by_session.get(session_id, {}).get(request_id)
         return None if call_id is None else self._records[call_id]
 
+    async def find_by_key(self, principal: str, idempotency_key: str) -> CallRecord | None:
+        """Return what is known of the request that a principal gave this key."""
+        call_id = self._by_idempotency_key.get((principal, idempotency_key))
+        return None if call_id is None else self._records[call_id]
+
+    async def key_count(self, principal: str) -> int:
+        """Return how many keys of a principal are remembered."""
+        return sum(owner == principal for owner, _ in self._by_idempotency_key)
+
+    async def trim_keyed(self, principal: str, max_bytes: int, now: float) -> int:
+        """Erase the oldest results that only their keys keep."""
+        raise NotImplementedError
+
     async def acknowledge(self, session_id: str, request_ids: list[str], now: float) -> int:
         """Erase acknowledged results."""
         of_session = self._by_session.get(session_id, {})
@@ -104,7 +117,7 @@ class MemoryCallStore(CallStore):
             self._forget(next(iter(kept.tombstones)))
         return erased
 
-    async def expire(self, now: float, result_ttl_s: float) -> int:
+    async def expire(self, now: float, result_ttl_s: float, idempotency_ttl_s: float) -> int:
         """Erase old results, forget old tombstones."""
         horizon = now - result_ttl_s
         for call_id in _until(self._erased_at, horizon):

@@ -1,13 +1,18 @@
 """A tool's run that writes down what the tool tells its callers."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from exai.core.identity import Principal
 from exai.core.tool import LogLevel, ToolRun
 
 
 class RecordedRun(ToolRun):
-    """What was reported and streamed, in order; `streamed` is the last attempt's text."""
+    """What was reported and streamed, in order; `streamed` is the last attempt's text.
+
+    `attempt` counts from 1.
+    """
 
     def __init__(self, *, principal: str = "tester", timeout_s: float = 30.0) -> None:
         self.call_id = "recorded"
@@ -15,6 +20,8 @@ class RecordedRun(ToolRun):
         self.deadline = asyncio.get_running_loop().time() + timeout_s
         self.messages: list[str] = []
         self.deltas: list[str] = []
+        self.permits: list[str] = []
+        self.attempt = 1
         self.has_streamed = asyncio.Event()
 
     @property
@@ -41,4 +48,14 @@ class RecordedRun(ToolRun):
 
     def begin_attempt(self) -> None:
         """Forget the pieces of the attempt that failed."""
+        self.attempt += 1
         self.deltas.clear()
+
+    @asynccontextmanager
+    async def permit(self, scope: str) -> AsyncIterator[None]:
+        """Grant every permit at once, and keep its scope in `permits` while it is held."""
+        self.permits.append(scope)
+        try:
+            yield
+        finally:
+            self.permits.remove(scope)

@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from exai.core.identity import Principal
 from exai.core.outcomes import Completed, text_block
-from exai.core.tool import SharingPolicy, Tool, ToolRun, ToolSpec
+from exai.core.tool import Demand, SharingPolicy, Tool, ToolRun, ToolSpec
 
 _PATIENCE_S = 20.0
 
@@ -37,9 +38,9 @@ class ScriptedTool(Tool):
     def check(self, arguments: dict[str, Any]) -> None:
         """Accept everything."""
 
-    def capacity_of(self, arguments: dict[str, Any]) -> str | None:
-        """Return the scope that the test named."""
-        return self._scope
+    async def demand_of(self, arguments: dict[str, Any], principal: Principal) -> Demand:
+        """Ask for what the test named, and for the conversation that an argument names."""
+        return Demand(self._scope, arguments.get("conversation"))
 
     async def run(self, arguments: dict[str, Any], run: ToolRun) -> Completed:
         """Do what the test told."""

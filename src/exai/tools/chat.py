@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from exai.core.identity import Principal
 from exai.core.outcomes import Completed, ExecutionFacts, text_block
-from exai.core.tool import SharingPolicy, ToolRun, ToolSpec, provider_scope
+from exai.core.tool import Demand, SharingPolicy, ToolRun, ToolSpec, provider_scope
 from exai.providers.provider import ChatRequest, Message
 from exai.providers.registry import AUTO, ProviderRegistry
 from exai.tools.own_tool import OwnTool
@@ -79,10 +80,10 @@ class ChatTool(OwnTool):
         super().__init__()
         self._providers = providers
 
-    def capacity_of(self, arguments: dict[str, Any]) -> str:
-        """Return the scope of the model's provider."""
+    async def demand_of(self, arguments: dict[str, Any], principal: Principal) -> Demand:
+        """Ask for a permit of the model's provider."""
         provider, _ = self._providers.resolve(arguments.get("model"))
-        return provider_scope(provider.name)
+        return Demand(provider_scope(provider.name))
 
     async def run(self, arguments: dict[str, Any], run: ToolRun) -> Completed:
         """Ask, stream, return the whole answer."""

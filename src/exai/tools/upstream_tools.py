@@ -13,8 +13,10 @@ import msgspec
 
 from exai.core.config import UpstreamConfig
 from exai.core.events import EventSink, ToolUnavailable
+from exai.core.identity import Principal
 from exai.core.outcomes import Completed
 from exai.core.tool import (
+    Demand,
     SharingPolicy,
     Tool,
     ToolRun,
@@ -65,9 +67,9 @@ class UpstreamTool(Tool):
         """Check the arguments against the server's schema, as far as that is surely cheap."""
         self._schema.check(arguments)
 
-    def capacity_of(self, arguments: dict[str, Any]) -> str:
-        """Name the server's scope: it gets only so many calls at once."""
-        return upstream_scope(self._server.name)
+    async def demand_of(self, arguments: dict[str, Any], principal: Principal) -> Demand:
+        """Ask for a permit of the server: it gets only so many calls at once."""
+        return Demand(upstream_scope(self._server.name))
 
     async def run(self, arguments: dict[str, Any], run: ToolRun) -> Completed:
         """Let the server do it."""
