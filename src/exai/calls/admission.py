@@ -1,28 +1,30 @@
-"""Who may run now: session, provider (or upstream) and global permits, together or not at all.
+"""Who may run now: session, conversation, provider (or upstream) and global permits at once.
 
-A call waits in one place and holds nothing while it waits. Waiting calls stand in a lane
-per session and scope, so that one provider's crowd never blocks another's; freed permits
-go round robin over scopes, principals and sessions.
+Work waits in one place and holds nothing while it waits. Waiting work stands in a lane per
+session and scope, so that one provider's crowd never blocks another's; freed permits go
+round robin over scopes, principals and sessions.
 
-Every change is one synchronous step over the present counts, and after each step no head
-of a lane waits whose permits are free. A step costs O(scopes), not O(waiting).
+Every change is one synchronous step over the present counts, and after each step nobody
+waits at the head of a lane whose permits are free. A step costs O(scopes), not O(waiting).
 """
 
-import asyncio
+from collections import OrderedDict
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Self
 
 import msgspec
 
-from exai.calls.limit import FixedLimit, Limit
+from exai.calls.gates import ConversationGate, Lane, PrincipalGate, ScopeGate, SessionGate
+from exai.calls.limit import Ending, FixedLimit, ServiceSample
 from exai.calls.permits import PermitPool, PermitStatistics
-from exai.calls.waiting import FairRing, Lane
+from exai.calls.places import Leaf, Place, Stand
+from exai.calls.service_times import retry_after_s
+from exai.core.clock import Clock
 from exai.core.config import LimitsConfig
 from exai.core.errors import QueueFull
+from exai.core.tool import Demand
 
 NO_SCOPE = ""
-"""Where calls stand that need no permit but the session's and the daemon's."""
+"""Where work stands that needs no permit but the session's and the daemon's."""
 
 
 class AdmissionStatistics(msgspec.Struct, frozen=True):
@@ -31,51 +33,135 @@ class AdmissionStatistics(msgspec.Struct, frozen=True):
     pools: list[PermitStatistics]
     session_pools: list[PermitStatistics]
     waiting_count: dict[str, int]
+    conversation_count: int
 
 
 class AdmissionController:
     """The one gate in front of all work."""
 
-    def __init__(self, limits: LimitsConfig, scope_limits: Mapping[str, int]) -> None:
+    def __init__(self, limits: LimitsConfig, scope_limits: Mapping[str, int], clock: Clock) -> None:
         self._limits = limits
+        self._clock = clock
         self._session_limit = FixedLimit(limits.session_max_inflight)
         self._global = PermitPool("global", FixedLimit(limits.global_max_inflight))
-        self._scopes = {
-            scope: PermitPool(scope, FixedLimit(permit_count))
-            for scope, permit_count in scope_limits.items()
-        }
-        self._sessions: dict[str, _SessionGate] = {}
-        self._rings: dict[str, FairRing[Place]] = {
-            scope: FairRing() for scope in (NO_SCOPE, *scope_limits)
-        }
-        self._waiting_count = dict.fromkeys(self._rings, 0)
+        self._scopes = OrderedDict({NO_SCOPE: ScopeGate(NO_SCOPE, None)})
+        for scope, permit_count in scope_limits.items():
+            self._scopes[scope] = ScopeGate(scope, PermitPool(scope, FixedLimit(permit_count)))
+        self._principals: dict[str, PrincipalGate] = {}
+        self._sessions: dict[str, SessionGate] = {}
+        self._conversations: dict[str, ConversationGate] = {}
+        self._waiting_count = 0
 
-    def reserve(self, owner: str, *, principal: str, session_id: str, scope: str | None) -> "Place":
-        """Take a place, with its permits if they are free; never waits.
+    def reserve(
+        self,
+        owner: str,
+        *,
+        principal: str,
+        session_id: str,
+        demand: Demand,
+        size_bytes: int = 0,
+        patience_s: float = float("inf"),
+    ) -> tuple[Place, Stand]:
+        """Take a place for one caller, with its permits if they are free; never waits.
 
-        Raises `QueueFull` where the session or the daemon has too many waiting; a session
-        with nothing waiting always finds a place.
+        Raises `QueueFull` where the session, the principal or the daemon has too many
+        waiting, and where the wait would probably outlast `patience_s`; a session with
+        nothing waiting always finds room.
         """
-        session = self._sessions.get(session_id)
-        if session is None:
-            session = _SessionGate(principal, session_id, self._session_limit)
-            self._sessions[session_id] = session
-        place = Place(self, owner, session, scope or NO_SCOPE)
-        if session.pool.has_free and self._has_free(place.scope):
-            self._grant(place)
-        else:
-            self._check_room(session)
-            self._line_up(place)
-        return place
+        session = self._session(principal, session_id)
+        place = Place(self, owner, self.gate(demand.scope or NO_SCOPE), demand.conversation)
+        stand = Stand(place, session, size_bytes)
+        try:
+            if not self._can_start(place, session):
+                self._check_room(session, place.scope, size_bytes)
+                self._check_patience(session, place.scope, patience_s)
+        except QueueFull:
+            self._forget_if_idle(session)
+            raise
+        place.stands[stand] = None
+        self._count_waiting(stand, 1)
+        if self._is_turn_of(place):
+            self._line_up(place, session)
+            self._start_waiting()
+        return place, stand
 
-    def give_up(self, place: "Place") -> None:
-        """Take a place back: its permits if it has them, else its stand in the line."""
-        if place.is_granted:
-            self._release(place)
+    def join(self, place: Place, *, principal: str, session_id: str, size_bytes: int = 0) -> Stand:
+        """Add a caller to work that waits or runs. Raises `QueueFull`."""
+        session = self._session(principal, session_id)
+        try:
+            self._check_room(session, place.scope, size_bytes)
+        except QueueFull:
+            self._forget_if_idle(session)
+            raise
+        stand = Stand(place, session, size_bytes)
+        place.stands[stand] = None
+        self._count_waiting(stand, 1)
+        if not place.is_granted:
+            self._line_up(place, session)
+            self._start_waiting()
+        return stand
+
+    def leave(self, stand: Stand) -> None:
+        """Take a caller away; the work goes on, charged to its oldest remaining caller.
+
+        Where that caller's session has no permit to give, the charge stays where it is.
+        """
+        place = stand.place
+        del place.stands[stand]
+        if place.charged is not stand:
+            self._count_waiting(stand, -1)
+            if not place.is_granted and not any(s.session is stand.session for s in place.stands):
+                self._leave_lane(place, stand.session)
+        self._move_charge(place)
+        self._forget_if_idle(stand.session)
+
+    def give_up(self, place: Place) -> None:
+        """Take a place back: its permits if it has them, else its stand in the lines."""
+        for stand in place.stands:
+            if stand is not place.charged:
+                self._count_waiting(stand, -1)
+            if not place.is_granted:
+                self._leave_lane(place, stand.session)
+        if place.charged is not None:
+            self._release(place, place.charged.session)
+        self._leave_conversation(place)
+        self._start_waiting()
+        for stand in place.stands:
+            self._forget_if_idle(stand.session)
+        if place.charged is not None:
+            self._forget_if_idle(place.charged.session)
+
+    def line_up_leaf(self, leaf: Leaf) -> None:
+        """Let a request of running work have a permit of its scope, now or in its turn."""
+        lane = leaf.scope.lane_of(leaf.session)
+        lane.leaves.join(leaf)
+        leaf.scope.waiting_count += 1
+        leaf.scope.refresh(lane)
+        self._start_waiting()
+
+    def give_up_leaf(self, leaf: Leaf, ending: Ending) -> None:
+        """Take back a leaf: its permit, or its stand in the line."""
+        if leaf.is_granted:
+            self._return_permit(leaf.scope, leaf.owner, leaf.granted_at, ending)
+            self._start_waiting()
         else:
-            self._leave(place)
-        if place.session.is_idle:
-            del self._sessions[place.session.session_id]
+            lane = leaf.scope.lane_of(leaf.session)
+            lane.leaves.leave(leaf)
+            leaf.scope.waiting_count -= 1
+            leaf.scope.refresh(lane)
+        self._forget_if_idle(leaf.session)
+
+    def gate(self, scope: str) -> ScopeGate:
+        """Return a scope's gate. A scope that nobody configured is a defect."""
+        return self._scopes[scope]
+
+    def place_in_line(self, place: Place, stand: Stand) -> int:
+        """Return where a waiting place stands in its session's line for its scope, from 1.
+
+        0: it stands in none yet, because another call of its conversation has its turn.
+        """
+        lane = place.scope.lane_of(stand.session)
+        return next((at for at, each in enumerate(lane.places, 1) if each is place), 0)
 
     def owners(self) -> frozenset[str]:
         """Return every call id that holds permits."""
@@ -83,134 +169,208 @@ class AdmissionController:
 
     def statistics(self) -> AdmissionStatistics:
         """Return the numbers now."""
-        pools = [self._global, *self._scopes.values()]
+        scopes = sorted(self._scopes.values(), key=lambda gate: gate.scope)
+        pools = [self._global, *(gate.pool for gate in scopes if gate.pool is not None)]
         return AdmissionStatistics(
             [pool.statistics() for pool in pools],
             [session.pool.statistics() for session in self._sessions.values()],
-            dict(self._waiting_count),
+            {gate.scope: gate.waiting_count for gate in scopes},
+            len(self._conversations),
         )
 
-    def _check_room(self, session: "_SessionGate") -> None:
-        if session.waiting_count >= self._limits.session_max_waiting:
-            raise QueueFull(
-                f"{session.waiting_count} calls of this session wait already", scope="session"
+    def _session(self, principal: str, session_id: str) -> SessionGate:
+        session = self._sessions.get(session_id)
+        if session is None:
+            gate = self._principals.get(principal)
+            if gate is None:
+                gate = self._principals[principal] = PrincipalGate(principal)
+            gate.session_count += 1
+            session = self._sessions[session_id] = SessionGate(
+                gate, session_id, self._session_limit
             )
-        waiting_count = sum(self._waiting_count.values())
-        if session.waiting_count and waiting_count >= self._limits.global_max_waiting:
-            raise QueueFull(f"{waiting_count} calls wait already", scope="global")
+        return session
 
-    def _line_up(self, place: "Place") -> None:
-        lane = place.session.lane(place.scope)
-        lane.join(place)
-        place.session.waiting_count += 1
-        self._waiting_count[place.scope] += 1
-        if place.session.pool.has_free:
-            self._rings[place.scope].add(lane)
+    def _forget_if_idle(self, session: SessionGate) -> None:
+        if session.is_idle and self._sessions.pop(session.session_id, None) is not None:
+            session.principal.session_count -= 1
+            if session.principal.session_count == 0:
+                del self._principals[session.principal.name]
 
-    def _leave(self, place: "Place") -> None:
-        lane = place.session.lane(place.scope)
-        lane.leave(place)
-        self._left_the_line(place, lane)
+    def _can_start(self, place: Place, session: SessionGate) -> bool:
+        return (
+            session.pool.has_free
+            and self._global.has_free
+            and place.scope.has_free
+            and place.conversation not in self._conversations
+        )
 
-    def _left_the_line(self, place: "Place", lane: "Lane[Place]") -> None:
-        place.session.waiting_count -= 1
-        self._waiting_count[place.scope] -= 1
-        if not lane:
-            self._rings[place.scope].remove(lane)
+    def _check_room(self, session: SessionGate, scope: ScopeGate, size_bytes: int) -> None:
+        if not session.waiting_count:
+            return
+        limits, principal = self._limits, session.principal
+        for name, waiting_count, most in (
+            ("session", session.waiting_count, limits.session_max_waiting),
+            ("principal", principal.waiting_count, limits.principal_max_waiting),
+            ("global", self._waiting_count, limits.global_max_waiting),
+        ):
+            if waiting_count >= most:
+                whose = "" if name == "global" else f" of this {name}"
+                raise QueueFull(
+                    f"{waiting_count} calls{whose} wait already; at most {most} may",
+                    scope=name,
+                    retry_after_s=retry_after_s(scope.turn_s(session)),
+                )
+        if principal.waiting_bytes + size_bytes > limits.principal_max_waiting_bytes:
+            raise QueueFull(
+                f"the waiting calls of this principal have {principal.waiting_bytes:,} bytes of "
+                f"arguments; at most {limits.principal_max_waiting_bytes:,} may be",
+                scope="principal",
+                retry_after_s=retry_after_s(scope.turn_s(session)),
+            )
 
-    def _release(self, place: "Place") -> None:
-        session = place.session
-        session.pool.release(place.owner)
-        self._global.release(place.owner)
-        if place.scope in self._scopes:
-            self._scopes[place.scope].release(place.owner)
-        for scope, lane in session.lanes.items():
-            if lane:
-                self._rings[scope].add(lane)
-        self._start_waiting()
+    def _check_patience(self, session: SessionGate, scope: ScopeGate, patience_s: float) -> None:
+        expected_s = self._expected_wait_s(session, scope)
+        if expected_s is not None and expected_s > patience_s:
+            raise QueueFull(
+                f"{scope.scope or 'the daemon'} is full: the wait would be about "
+                f"{expected_s:.3g} s, longer than the call's time-out of {patience_s:g} s",
+                scope=scope.scope or "global",
+                retry_after_s=retry_after_s(expected_s - patience_s),
+            )
+
+    def _expected_wait_s(self, session: SessionGate, scope: ScopeGate) -> float | None:
+        """Return the longest of the waits for what is not free; None: too little is known."""
+        if scope.service_times.mean_s is None:
+            return None
+        waits = [0.0]
+        if not scope.has_free:
+            waits.append(scope.expected_wait_s(session) or 0.0)
+        if not session.pool.has_free:
+            waits.append((session.waiting_count + 1) * scope.release_s(session.pool))
+        if not self._global.has_free:
+            waits.append(scope.release_s(self._global))
+        return max(waits)
+
+    def _count_waiting(self, stand: Stand, by: int) -> None:
+        stand.session.waiting_count += by
+        stand.session.principal.waiting_count += by
+        stand.session.principal.waiting_bytes += by * stand.size_bytes
+        self._waiting_count += by
+
+    def _is_turn_of(self, place: Place) -> bool:
+        """Take the place's turn in its conversation, or stand behind those who came before."""
+        if place.conversation is None:
+            return True
+        gate = self._conversations.get(place.conversation)
+        if gate is None:
+            self._conversations[place.conversation] = ConversationGate(place)
+            return True
+        gate.line.join(place)
+        place.scope.waiting_count += 1
+        return False
+
+    def _leave_conversation(self, place: Place) -> None:
+        if place.conversation is None:
+            return
+        gate = self._conversations[place.conversation]
+        if gate.turn_of is not place:
+            gate.line.leave(place)
+            place.scope.waiting_count -= 1
+        elif gate.line:
+            gate.turn_of = gate.line.pop_head()
+            gate.turn_of.scope.waiting_count -= 1
+            for stand in gate.turn_of.stands:
+                self._line_up(gate.turn_of, stand.session)
+        else:
+            del self._conversations[place.conversation]
+
+    def _line_up(self, place: Place, session: SessionGate) -> None:
+        lane = place.scope.lane_of(session)
+        if place not in lane.places:
+            lane.places.join(place)
+            place.scope.waiting_count += 1
+            place.scope.refresh(lane)
+
+    def _leave_lane(self, place: Place, session: SessionGate) -> None:
+        lane = place.scope.lane_of(session)
+        if place in lane.places:
+            lane.places.leave(place)
+            place.scope.waiting_count -= 1
+            place.scope.refresh(lane)
 
     def _start_waiting(self) -> None:
         """Serve one head of each scope in turn, until none could start."""
         served = True
         while served:
             served = False
-            for scope, ring in self._rings.items():
-                if ring and self._has_free(scope):
-                    lane = ring.take_turn()
-                    place = lane.pop_head()
-                    self._left_the_line(place, lane)
-                    self._grant(place)
+            for gate in list(self._scopes.values()):
+                if not gate.has_free:
+                    continue
+                lane = gate.next_lane(leaves_only=not self._global.has_free)
+                if lane is not None:
+                    self._scopes.move_to_end(gate.scope)
+                    self._serve(gate, lane)
                     served = True
 
-    def _has_free(self, scope: str) -> bool:
-        pool = self._scopes.get(scope)
-        return self._global.has_free and (pool is None or pool.has_free)
-
-    def _grant(self, place: "Place") -> None:
-        session = place.session
-        session.pool.acquire_nowait(place.owner)
+    def _serve(self, gate: ScopeGate, lane: Lane) -> None:
+        """Let the head of a lane start. What runs already goes before what would begin."""
+        now = self._clock.monotonic_s()
+        if lane.leaves:
+            leaf = lane.leaves.pop_head()
+            gate.waiting_count -= 1
+            gate.refresh(lane)
+            self._take_permit(gate, leaf.owner)
+            leaf.grant(now)
+            return
+        place, session = next(iter(lane.places)), lane.session
+        stand = next(stand for stand in place.stands if stand.session is session)
+        for each in place.stands:
+            self._leave_lane(place, each.session)
+        self._count_waiting(stand, -1)
+        self._take_permit(gate, place.owner)
         self._global.acquire_nowait(place.owner)
-        if place.scope in self._scopes:
-            self._scopes[place.scope].acquire_nowait(place.owner)
+        self._take_session_permit(session, place.owner)
+        place.grant(stand, now)
+
+    def _release(self, place: Place, session: SessionGate) -> None:
+        self._return_permit(place.scope, place.owner, place.granted_at, place.ending)
+        self._global.release(place.owner)
+        self._return_session_permit(session, place.owner)
+
+    def _move_charge(self, place: Place) -> None:
+        if place.charged is None or place.charged in place.stands or not place.stands:
+            return
+        heir, left = next(iter(place.stands)), place.charged.session
+        if heir.session is not left:
+            if not heir.session.pool.has_free:
+                return
+            self._take_session_permit(heir.session, place.owner)
+            self._return_session_permit(left, place.owner)
+        self._count_waiting(heir, -1)
+        place.charged = heir
+        self._start_waiting()
+
+    def _take_permit(self, gate: ScopeGate, owner: str) -> None:
+        if gate.pool is not None:
+            gate.pool.acquire_nowait(owner)
+
+    def _return_permit(
+        self, gate: ScopeGate, owner: str, granted_at: float, ending: Ending
+    ) -> None:
+        service_s = self._clock.monotonic_s() - granted_at
+        gate.service_times.add(service_s)
+        if gate.pool is not None:
+            gate.pool.release(owner, ServiceSample(service_s, gate.pool.in_use, ending))
+
+    def _take_session_permit(self, session: SessionGate, owner: str) -> None:
+        session.pool.acquire_nowait(owner)
         if not session.pool.has_free:
-            for scope, lane in session.lanes.items():
-                self._rings[scope].remove(lane)
-        place.grant()
+            self._refresh_lanes(session)
 
+    def _return_session_permit(self, session: SessionGate, owner: str) -> None:
+        session.pool.release(owner)
+        self._refresh_lanes(session)
 
-class Place:
-    """One call's place: waiting, then holding its permits. Leaving the context gives it up."""
-
-    def __init__(
-        self, admission: AdmissionController, owner: str, session: "_SessionGate", scope: str
-    ) -> None:
-        self.owner = owner
-        self.session = session
-        self.scope = scope
-        self.is_granted = False
-        self._admission = admission
-        self._granted: asyncio.Future[None] | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Give up the place. A grant that met a cancellation counts, and is passed on here."""
-        self._admission.give_up(self)
-
-    async def permits(self) -> None:
-        """Wait until every permit is held."""
-        if not self.is_granted:
-            self._granted = asyncio.get_running_loop().create_future()
-            await self._granted
-
-    def grant(self) -> None:
-        """Wake the call, whose permits are taken."""
-        self.is_granted = True
-        if self._granted is not None and not self._granted.done():
-            self._granted.set_result(None)
-
-
-class _SessionGate:
-    """A session's permits and its lanes, one per scope."""
-
-    def __init__(self, principal: str, session_id: str, limit: Limit) -> None:
-        self.session_id = session_id
-        self.pool = PermitPool(f"session:{session_id}", limit)
-        self.lanes: dict[str, Lane[Place]] = {}
-        self.waiting_count = 0
-        self._principal = principal
-
-    @property
-    def is_idle(self) -> bool:
-        return self.waiting_count == 0 and self.pool.is_idle
-
-    def lane(self, scope: str) -> "Lane[Place]":
-        if scope not in self.lanes:
-            self.lanes[scope] = Lane(self._principal, self.session_id)
-        return self.lanes[scope]
+    def _refresh_lanes(self, session: SessionGate) -> None:
+        for scope, lane in session.lanes.items():
+            self._scopes[scope].refresh(lane)

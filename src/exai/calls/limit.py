@@ -1,14 +1,49 @@
-"""How many may run at once. Who does is `permits`' concern."""
+"""How many may run at once. Who does is `permits`' concern.
 
-from typing import Protocol
+A limit may change over time, by itself (from what it observes) or by an operator's hand.
+"""
+
+from abc import ABC, abstractmethod
+from enum import Enum, auto
+
+import msgspec
+
+from exai.core.errors import ErrorCode
+from exai.core.outcomes import Completed, Outcome
+
+_SIGNS_OF_CONGESTION = {ErrorCode.TIMEOUT, ErrorCode.RATE_LIMITED, ErrorCode.PROVIDER_UNAVAILABLE}
+_STATUSES_OF_CONGESTION = {408, 429, 502, 503, 504, 529}
 
 
-class Limit(Protocol):
-    """A number of permits, which may change over time."""
+class Ending(Enum):
+    """What the end of some work says about the capacity of whoever did it."""
+
+    SUCCESS = auto()
+    DROPPED = auto()
+    """It was too much: a time-out, a 429, a 503."""
+    IGNORED = auto()
+    """Nothing: it was cancelled, or failed for reasons of its own."""
+
+
+class ServiceSample(msgspec.Struct, frozen=True):
+    """One permit's use: for how long, how many were in use as it came back, how it ended."""
+
+    service_s: float
+    in_use: int
+    ending: Ending
+
+
+class Limit(ABC):
+    """A number of permits."""
 
     @property
+    @abstractmethod
     def permit_count(self) -> int:
-        """Return how many permits exist now."""
+        """Return how many permits exist now, at least one."""
+
+    def observe(self, sample: ServiceSample) -> None:
+        """Learn from a permit that came back. A fixed limit has nothing to learn."""
+        return
 
 
 class FixedLimit(Limit):
@@ -23,3 +58,17 @@ class FixedLimit(Limit):
     def permit_count(self) -> int:
         """Return the configured number."""
         return self._permit_count
+
+
+def ending_of(outcome: Outcome | None) -> Ending:
+    """Return what an outcome says about capacity; None is work that was given up."""
+    if outcome is None:
+        return Ending.IGNORED
+    if isinstance(outcome, Completed):
+        return Ending.SUCCESS
+    details = outcome.error.details or {}
+    congested = (
+        outcome.error.code in _SIGNS_OF_CONGESTION
+        or details.get("status") in _STATUSES_OF_CONGESTION
+    )
+    return Ending.DROPPED if congested else Ending.IGNORED

@@ -6,7 +6,7 @@ owner has ended, and is reported, not repaired.
 
 import msgspec
 
-from exai.calls.limit import Limit
+from exai.calls.limit import Limit, ServiceSample
 
 
 class PermitStatistics(msgspec.Struct, frozen=True):
@@ -24,6 +24,16 @@ class PermitPool:
         self.scope = scope
         self._limit = limit
         self._owners: set[str] = set()
+
+    @property
+    def permit_count(self) -> int:
+        """Return how many permits exist now."""
+        return self._limit.permit_count
+
+    @property
+    def in_use(self) -> int:
+        """Return how many permits are held."""
+        return len(self._owners)
 
     @property
     def has_free(self) -> bool:
@@ -48,11 +58,16 @@ class PermitPool:
             raise RuntimeError(f"{self.scope} has no free permit")
         self._owners.add(owner)
 
-    def release(self, owner: str) -> None:
-        """Take back `owner`'s permit. Releasing twice is a defect."""
+    def release(self, owner: str, sample: ServiceSample | None = None) -> None:
+        """Take back `owner`'s permit; the limit may learn from how it was used.
+
+        Releasing twice is a defect.
+        """
         if owner not in self._owners:
             raise RuntimeError(f"{owner} holds no permit of {self.scope}")
         self._owners.remove(owner)
+        if sample is not None:
+            self._limit.observe(sample)
 
     def statistics(self) -> PermitStatistics:
         """Return the numbers now."""
