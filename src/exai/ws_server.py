@@ -42,6 +42,7 @@ from exai.protocols import close_codes
 from exai.protocols.hello import PROTOCOL, ServerName
 from exai.providers.registry import ProviderRegistry
 from exai.stores.instance_lock import InstanceLock
+from exai.stores.memory_conversations import MemoryConversationStore
 from exai.stores.memory_store import MemoryCallStore
 from exai.tools.built_in import EchoTool, VersionTool
 from exai.tools.chat import ChatTool
@@ -89,6 +90,7 @@ class Daemon:
         self._admission = AdmissionController(config.limits, self._scope_limits())
         self._in_flight = InFlight()
         self._store = store
+        self._conversations = MemoryConversationStore()
         self._ledger = Ledger(store, config.limits, clock, owner=secrets.token_hex(8))
         self._defects = Defects(events)
         self._health = self._build_health()
@@ -165,7 +167,12 @@ class Daemon:
                 EchoTool(),
                 VersionTool(SERVER.name, SERVER.version, PROTOCOL),
                 ListModelsTool(self._providers),
-                ChatTool(self._providers),
+                ChatTool(
+                    self._providers,
+                    self._conversations,
+                    self._config.conversations,
+                    self._clock,
+                ),
             ],
         )
 
@@ -212,6 +219,7 @@ class Daemon:
             "pools": lambda _: self._admission.statistics().pools,
             "waiting_count": lambda _: self._admission.statistics().waiting_count,
             "store": lambda _: self._store.statistics(),
+            "conversations": lambda _: self._conversations.statistics(),
             "models": lambda _: self._providers.models(),
             "upstreams": for_those_who_see_everything(self._upstreams.statistics),
             "unavailable_tools": for_those_who_see_everything(self._upstream_tools.unavailable),

@@ -7,13 +7,15 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from exai.core.config import LocalModelConfig, ProviderConfig
+from exai.core.clock import SystemClock
+from exai.core.config import ConversationsConfig, LocalModelConfig, ProviderConfig
 from exai.core.errors import ArgumentsInvalid, NotConfigured, ProviderFailed
 from exai.core.events import Event
 from exai.core.identity import Principal
 from exai.core.outcomes import Completed, ExecutionFacts, Usage
 from exai.processes.process_guard import ProcessGuard
 from exai.providers.registry import ProviderRegistry
+from exai.stores.memory_conversations import MemoryConversationStore
 from exai.testing.recorded_run import RecordedRun
 from exai.testing.scripted_provider import (
     ScriptedProvider,
@@ -50,7 +52,7 @@ async def chat(service: ScriptedProvider) -> AsyncIterator[ChatTool]:
             tasks=tasks,
             max_reply_bytes=100_000,
         )
-        yield ChatTool(providers)
+        yield ChatTool(providers, MemoryConversationStore(), ConversationsConfig(), SystemClock())
         await providers.close()
 
 

@@ -60,6 +60,7 @@ class LocalModel(Provider):
         tasks: asyncio.TaskGroup,
     ) -> None:
         self.max_inflight = config.max_inflight
+        self.context_tokens = config.context_tokens
         self.models = (config.model_name,)
         self._config = config
         self._sdk = sdk

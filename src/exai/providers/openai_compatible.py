@@ -22,6 +22,7 @@ class OpenAICompatible(Provider):
     def __init__(self, name: str, config: ProviderConfig, sdk: OpenAISdk) -> None:
         self.name = name
         self.max_inflight = config.max_inflight
+        self.context_tokens = config.context_tokens
         self.models = config.models
         self.missing = _missing_key(name) if config.key_required and not config.api_key else None
         self._config = config

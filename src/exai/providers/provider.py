@@ -42,6 +42,8 @@ class Provider(ABC):
 
     name: str
     max_inflight: int
+    context_tokens: int
+    """How much a model reads and writes in one request, of the least capable model here."""
     models: tuple[str, ...]
     """Names, or globs of names, that lead here."""
     is_open_ended: bool
