@@ -4,22 +4,12 @@ Nothing here is global: two daemons with different configurations live in one pr
 """
 
 import asyncio
-import secrets
 from collections.abc import Callable, Mapping, Set
 from functools import partial
 from importlib.metadata import version
 from typing import NamedTuple
 
-from exai.calls.admission import AdmissionController
-from exai.calls.defects import Defects
-from exai.calls.heartbeat import Heartbeat
-from exai.calls.in_flight import InFlight
-from exai.calls.ledger import Ledger
-from exai.calls.pipeline import Pipeline
-from exai.calls.request_router import RequestRouter
-from exai.calls.retention import Retention
-from exai.calls.settling import Settling
-from exai.calls.tool_executor import ToolExecutor
+from exai.calls.call_path import CallPath
 from exai.connections.auth_token_manager import AuthTokenManager
 from exai.connections.connection import serve_connection
 from exai.connections.connection_manager import ConnectionManager
@@ -87,14 +77,10 @@ class Daemon:
         self._guard = ProcessGuard()
         self._upstreams = self._build_upstreams(environment)
         self._providers = self._build_providers()
-        self._admission = AdmissionController(config.limits, self._scope_limits())
-        self._in_flight = InFlight()
         self._store = store
         self._conversations = MemoryConversationStore()
-        self._ledger = Ledger(store, config.limits, clock, owner=secrets.token_hex(8))
-        self._defects = Defects(events)
+        self._calls = self._build_call_path()
         self._health = self._build_health()
-        self._router = self._build_router()
         self._sessions = self._build_sessions()
         self._tokens = AuthTokenManager(config.auth, config.principals)
         self._websocket = self._build_websocket()
@@ -105,9 +91,6 @@ class Daemon:
 
         Raises `AlreadyRunning` for a state directory in use, `OSError` for a port in use.
         """
-        server = self._config.server
-        heartbeat = Heartbeat(self._in_flight, self._clock, server.progress_interval_s)
-        retention = Retention(self._ledger, self._defects, self._config.limits.result_ttl_s)
         self._offer_own_tools()
         with InstanceLock(self._config.state_dir), lone_cause():
             async with (
@@ -117,7 +100,7 @@ class Daemon:
                 self._upstreams,
                 self._http,
                 self._websocket,
-                running(heartbeat.run(), retention.run(), self._become_ready()),
+                running(*(part.run() for part in self._calls.background), self._become_ready()),
             ):
                 on_ready(self._address())
                 await stop.wait()
@@ -135,7 +118,7 @@ class Daemon:
         self._status = _DRAINING
         self._sessions.drain(GoingAway("restart", _RECONNECT_AFTER_S))
         server, begun_at = self._config.server, self._clock.monotonic_s()
-        await self._router.drain(server.drain_s)
+        await self._calls.router.drain(server.drain_s)
         left_s = begun_at + server.drain_s - self._clock.monotonic_s()
         await self._sessions.close_all(
             close_codes.SERVICE_RESTART, max(left_s, server.close_timeout_s)
@@ -214,10 +197,11 @@ class Daemon:
         parts: dict[str, HealthPart] = {
             "port": lambda _: self._websocket.port,
             "sessions": lambda _: len(self._sessions),
-            "global_inflight": lambda _: len(self._admission.owners()),
+            "global_inflight": lambda _: len(self._calls.admission.owners()),
             "tool_count": lambda principal: len(self.tools.visible_to(principal)),
-            "pools": lambda _: self._admission.statistics().pools,
-            "waiting_count": lambda _: self._admission.statistics().waiting_count,
+            "pools": lambda _: self._calls.admission.statistics().pools,
+            "waiting_count": lambda _: self._calls.admission.statistics().waiting_count,
+            "result_cache": lambda _: self._calls.result_cache.statistics(),
             "store": lambda _: self._store.statistics(),
             "conversations": lambda _: self._conversations.statistics(),
             "models": lambda _: self._providers.models(),
@@ -226,37 +210,25 @@ class Daemon:
         }
         return HealthReport(self._clock, facts, lambda: self._status, parts)
 
-    def _build_router(self) -> RequestRouter:
-        settling = Settling(
-            self._ledger, self._in_flight, self._tasks, self._clock, self._events, self._defects
-        )
-        pipeline = Pipeline(
-            self.tools,
-            self._admission,
-            self._ledger,
-            settling,
-            ToolExecutor(self._config.limits.max_result_bytes),
-            self._clock,
-            self._events,
-            self._config.limits.call_timeout_s,
-        )
-        return RequestRouter(
-            pipeline,
-            settling,
-            self._in_flight,
-            self._ledger,
-            self.tools,
-            self._tasks,
-            self._clock,
-            self._defects,
-            self._health.report,
+    def _build_call_path(self) -> CallPath:
+        return CallPath(
+            self._config.limits,
+            self._scope_limits(),
+            tools=self.tools,
+            never_share=self._config.tools.never_share,
+            store=self._store,
+            tasks=self._tasks,
+            clock=self._clock,
+            events=self._events,
+            health=lambda principal: self._health.report(principal),
+            progress_interval_s=self._config.server.progress_interval_s,
         )
 
     def _build_sessions(self) -> SessionHandler:
         server = self._config.server
         greeting = greeting_of(SERVER, server, self._config.limits, durable=self._store.durable)
         make_outbox = partial(Outbox, server.outbox_bytes, server.slow_consumer_s)
-        return SessionHandler(greeting, make_outbox, self._router.end_session, self._events)
+        return SessionHandler(greeting, make_outbox, self._calls.router.end_session, self._events)
 
     def _build_websocket(self) -> WebSocketServer:
         config = self._config
@@ -272,7 +244,7 @@ class Daemon:
                 connection_manager=connections,
                 session_manager=self._sessions,
                 auth_token_manager=self._tokens,
-                message_handler=self._router.handle_message,
+                message_handler=self._calls.router.handle_message,
                 event_sink=self._events,
                 hello_timeout_s=config.server.hello_timeout_s,
             ),

@@ -107,6 +107,8 @@ class AdmissionController:
         Where that caller's session has no permit to give, the charge stays where it is.
         """
         place = stand.place
+        if stand not in place.stands:
+            return  # the work has ended
         del place.stands[stand]
         if place.charged is not stand:
             self._count_waiting(stand, -1)
@@ -126,10 +128,9 @@ class AdmissionController:
             self._release(place, place.charged.session)
         self._leave_conversation(place)
         self._start_waiting()
-        for stand in place.stands:
-            self._forget_if_idle(stand.session)
-        if place.charged is not None:
-            self._forget_if_idle(place.charged.session)
+        for session in {stand.session for stand in (*place.stands, place.charged) if stand}:
+            self._forget_if_idle(session)
+        place.stands.clear()
 
     def line_up_leaf(self, leaf: Leaf) -> None:
         """Let a request of running work have a permit of its scope, now or in its turn."""
@@ -155,13 +156,17 @@ class AdmissionController:
         """Return a scope's gate. A scope that nobody configured is a defect."""
         return self._scopes[scope]
 
-    def place_in_line(self, place: Place, stand: Stand) -> int:
-        """Return where a waiting place stands in its session's line for its scope, from 1.
-
-        0: it stands in none yet, because another call of its conversation has its turn.
-        """
+    def place_in_line(self, stand: Stand) -> str:
+        """Say where a caller of waiting work stands, in words for people."""
+        place, what = stand.place, stand.place.scope.scope or "a free permit"
         lane = place.scope.lane_of(stand.session)
-        return next((at for at, each in enumerate(lane.places, 1) if each is place), 0)
+        at = next((n for n, each in enumerate(lane.places, 1) if each is place), None)
+        if at is None:
+            return f"waiting for {what}, behind another call of its conversation"
+        return (
+            f"waiting for {what}: place {at} in this session's line, "
+            f"{place.scope.waiting_count} waiting in all"
+        )
 
     def owners(self) -> frozenset[str]:
         """Return every call id that holds permits."""
@@ -349,6 +354,7 @@ class AdmissionController:
         self._count_waiting(heir, -1)
         place.charged = heir
         self._start_waiting()
+        self._forget_if_idle(left)
 
     def _take_permit(self, gate: ScopeGate, owner: str) -> None:
         if gate.pool is not None:

@@ -6,9 +6,9 @@ on is the router's and the pipeline's concern.
 
 import asyncio
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from exai.calls.arguments_digest import arguments_digest
+from exai.calls.arguments_digest import arguments_digest, text_length
 from exai.core.clock import Clock
 from exai.core.errors import DeadlinePassed, ExaiError
 from exai.core.outcomes import Outcome
@@ -16,6 +16,9 @@ from exai.core.peer import Peer
 from exai.core.replies import CallAcked, CallMeta, CallProgressed
 from exai.core.requests import CallTool
 from exai.core.tool import ToolSpec
+
+if TYPE_CHECKING:
+    from exai.calls.flight import Flight
 
 
 class Call:
@@ -29,7 +32,7 @@ class Call:
         self.request = request
         self.request_id = request_id
         self.peer = peer
-        self.task: asyncio.Task[None] | None = None
+        self.flight: Flight | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.spec: ToolSpec | None = None
         self.timeout_s = 0.0
@@ -38,7 +41,12 @@ class Call:
         self.started_at: float | None = None
         self.last_told_at = 0.0
         self.is_accepted = False
+        self.is_joined = False
+        self.is_cached = False
+        self.has_led_anew = False
+        self.follows_its_key = False
         self.early_joins = 0
+        self.moved = asyncio.Event()
         self.withdrawn: ExaiError | None = None
         self.outcome: Outcome | None = None
         self.queue_s = 0.0
@@ -49,10 +57,30 @@ class Call:
         """What identifies the name and the arguments that were asked for."""
         return arguments_digest(self.request.name, self.request.arguments)
 
+    @cached_property
+    def size_bytes(self) -> int:
+        """About how much memory the arguments take while the call waits."""
+        return text_length(self.request.arguments)
+
     @property
     def tool_name(self) -> str:
         """The tool's registered name once it is found, else the name that was asked for."""
         return self.request.name if self.spec is None else self.spec.name
+
+    def prepare(self, spec: ToolSpec, limit_s: float) -> None:
+        """Let the call know its tool, and how long it may take; it may have asked for less."""
+        self.spec = spec
+        self.timeout_s = min(self.request.timeout_s or limit_s, limit_s)
+
+    def require_wanted(self) -> None:
+        """Raise what took the call back while its acceptance was being stored."""
+        if self.withdrawn is not None:
+            raise self.withdrawn
+
+    def pulse(self) -> None:
+        """Wake whoever waits for this call to come further."""
+        self.moved.set()
+        self.moved.clear()
 
     @property
     def is_idempotent(self) -> bool:
@@ -95,7 +123,7 @@ class Call:
     def tell_accepted(self, now: float) -> None:
         """Acknowledge the call, and whoever joined it before it could be acknowledged."""
         self.last_told_at = now
-        self.peer.send(self._ack(joined=False))
+        self.peer.send(self._ack(joined=self.follows_its_key))
         for _ in range(self.early_joins):
             self.peer.send(self._ack(joined=True))
 
@@ -126,6 +154,8 @@ class Call:
             return None
         return CallMeta(
             call_id=self.call_id,
+            cached=self.is_cached,
+            joined=self.is_joined,
             queue_ms=round(self.queue_s * 1000),
             run_ms=round(self.run_s * 1000),
         )

@@ -1,12 +1,18 @@
-"""What happens to an exception that nobody expected: it is logged under an id, and told as such."""
+"""The one boundary where exceptions become outcomes.
+
+What nobody expected is logged under an id, and told as a defect of that id.
+"""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
-from exai.core.errors import ErrorCode, ErrorInfo
+from exai.core.errors import ErrorCode, ErrorInfo, ExaiError, ToolFailed
 from exai.core.events import CallFailedInside, EventSink
+from exai.core.outcomes import Failed
+
+T = TypeVar("T")
 
 
 class Defects:
@@ -25,6 +31,17 @@ class Defects:
             retryable=False,
             details={"error_id": error_id, **details},
         )
+
+    async def outcome_of(self, work: Awaitable[T], where: str, **details: Any) -> T | Failed:
+        """Return what `work` returns, or its failure; `details` go with a defect's."""
+        try:
+            return await work
+        except ToolFailed as error:
+            return Failed(error.describe(), error.outputs, error.structured)
+        except ExaiError as error:
+            return Failed(error.describe())
+        except Exception as error:  # noqa: BLE001 - the one boundary
+            return Failed(self.report(where, error, **details))
 
     @contextmanager
     def contained(self, where: str) -> Iterator[None]:

@@ -1,28 +1,71 @@
-"""One execution, as its tool sees it, and those who wait for it.
+"""One execution, as its tool sees it, and the callers aboard, who may come and go.
 
-What the tool reports goes to every caller, in order.
+What the tool reports goes to every caller, in order. A flight belongs to its callers and
+to none of them: it goes on until the last has left, or its own time is over.
 """
 
-from contextlib import AbstractAsyncContextManager
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from exai.calls.call import Call
+from exai.calls.places import Place, Stand
 from exai.core.clock import Clock
-from exai.core.tool import LogLevel, ToolRun
+from exai.core.outcomes import Outcome
+from exai.core.tool import Demand, LogLevel, Tool, ToolRun
 
 
 class Flight(ToolRun):
-    """A running tool and its callers."""
+    """Work that waits, runs or has landed. Times named `_at` are monotonic.
 
-    def __init__(self, call: Call, clock: Clock) -> None:
+    `deadline` is the latest of the callers', `ends_at` when the tool's own limit is
+    reached. `first_attempt` is higher than 1 where an earlier flight of the same callers
+    ended without an outcome.
+    """
+
+    def __init__(
+        self,
+        tool: Tool,
+        demand: Demand,
+        call: Call,
+        *,
+        key: bytes | None,
+        limit_s: float,
+        clock: Clock,
+        first_attempt: int = 1,
+    ) -> None:
+        self.tool = tool
+        self.demand = demand
+        self.key = key
+        self.limit_s = limit_s
+        self.ends_at = clock.monotonic_s() + limit_s
+        self.deadline = 0.0
         self.call_id = call.call_id
         self.principal = call.peer.principal
-        self.deadline = call.deadline
+        self.arguments = call.request.arguments
         self.traceparent = call.request.traceparent
-        self.callers = [call]
+        self.callers: dict[Call, Stand] = {}
+        self.place: Place | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.epoch = 0
+        self.started_at: float | None = None
+        self.outcome: Outcome | None = None
+        self.attempt = first_attempt
         self._clock = clock
-        self._attempt = 1
+        self._streamed: list[str] = []
         self._offset = 0
+        self._leaf_count = 0
+        self._leaf_holders: set[asyncio.Task[Any] | None] = set()
+
+    def expect(self, call: Call) -> None:
+        """Fly as long as this caller may wait, but no longer than the tool may take."""
+        self.deadline = max(self.deadline, min(self.ends_at, call.deadline))
+
+    def possible_effect(self) -> dict[str, bool]:
+        """Return the error details of work that may have had an effect not to be repeated."""
+        return {} if self.tool.spec.policy.idempotent else {"may_have_run": True}
 
     def report(
         self,
@@ -38,19 +81,38 @@ class Flight(ToolRun):
     def stream(self, delta: str) -> None:
         """Tell every caller the next piece of the text."""
         if delta:
-            self._tell(delta=delta, offset=self._offset, attempt=self._attempt)
+            self._tell(delta=delta, offset=self._offset, attempt=self.attempt)
+            self._streamed.append(delta)
             self._offset += len(delta)
 
     def begin_attempt(self) -> None:
         """Count offsets from 0 again, under the next attempt's number."""
-        self._attempt += 1
+        self.attempt += 1
+        self._streamed.clear()
         self._offset = 0
+
+    @asynccontextmanager
+    async def permit(self, scope: str) -> AsyncIterator[None]:
+        """Hold a permit of `scope` for one request."""
+        holder = asyncio.current_task()
+        if self.demand.scope is not None or holder in self._leaf_holders:
+            raise RuntimeError(f"{self.tool.spec.name} waits for {scope} while it holds a permit")
+        assert self.place is not None
+        self._leaf_count += 1
+        self._leaf_holders.add(holder)
+        try:
+            async with self.place.leaf(scope, f"{self.call_id}/{self._leaf_count}"):
+                yield
+        finally:
+            self._leaf_holders.discard(holder)
+
+    def catch_up(self, call: Call) -> None:
+        """Tell a caller that came late the text so far, in one piece."""
+        if self._streamed:
+            text = "".join(self._streamed)
+            call.tell_progress(self._clock, delta=text, offset=0, attempt=self.attempt)
 
     def _tell(self, **said: Any) -> None:
         for call in self.callers:
-            if call.outcome is None:
+            if call.is_accepted and call.outcome is None:
                 call.tell_progress(self._clock, **said)
-
-    def permit(self, scope: str) -> AbstractAsyncContextManager[None]:
-        """Hold a permit of `scope`."""
-        raise NotImplementedError

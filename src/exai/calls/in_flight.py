@@ -11,6 +11,7 @@ class InFlight:
 
     def __init__(self) -> None:
         self._sessions: dict[str, dict[str, Call]] = {}
+        self._by_key: dict[tuple[str, str], Call] = {}
         self._count = 0
         self._over: dict[str, asyncio.Event] = {}
         self._empty = asyncio.Event()
@@ -27,6 +28,14 @@ class InFlight:
         """Return all calls of a session that are under way."""
         return list(self._sessions.get(session_id, {}).values())
 
+    def claim_key(self, call: Call) -> Call | None:
+        """Let the call own its idempotency key, and return None; or return whose it is."""
+        key = call.request.idempotency_key
+        if key is None:
+            return None
+        owner = self._by_key.setdefault((call.peer.principal.name, key), call)
+        return None if owner is call else owner
+
     def register(self, call: Call) -> None:
         """Add a call whose name is free."""
         self._sessions.setdefault(call.peer.session_id, {})[call.request_id] = call
@@ -39,6 +48,10 @@ class InFlight:
         calls = self._sessions[session_id]
         del calls[call.request_id]
         self._count -= 1
+        key = (call.peer.principal.name, call.request.idempotency_key or "")
+        if self._by_key.get(key) is call:
+            del self._by_key[key]
+        call.pulse()
         if not calls:
             del self._sessions[session_id]
             if session_id in self._over:

@@ -4,11 +4,14 @@ The one place where `Call`, which lives in this process, meets `CallRecord`, whi
 outlive it.
 """
 
+from collections.abc import Sequence
+
 from exai.calls.call import Call
+from exai.calls.service_times import retry_after_s
 from exai.core.call_store import CallRecord, CallState, CallStore, SessionBounds, Settlement
 from exai.core.clock import Clock
 from exai.core.config import LimitsConfig
-from exai.core.errors import RequestIdConflict, ResultUnknown
+from exai.core.errors import QueueFull, RequestIdConflict, ResultUnknown
 from exai.core.outcomes import Failed
 from exai.core.replies import CallAnswered, CallMeta
 
@@ -19,6 +22,8 @@ class Ledger:
     def __init__(self, store: CallStore, limits: LimitsConfig, clock: Clock, owner: str) -> None:
         self._store = store
         self._result_ttl_s = limits.result_ttl_s
+        self._max_keys = limits.principal_max_idempotency_keys
+        self._max_kept_bytes = limits.principal_max_kept_bytes
         self._idempotency_ttl_s = limits.idempotency_ttl_s
         self._bounds = SessionBounds(
             max_results=limits.session_max_unacked,
@@ -32,14 +37,21 @@ class Ledger:
         """Return the record of a session's request."""
         return await self._store.find(session_id, request_id)
 
-    async def accept(self, call: Call, timeout_s: float) -> None:
+    async def find_by_key(self, principal: str, idempotency_key: str) -> CallRecord | None:
+        """Return the record of a principal's request under its idempotency key."""
+        return await self._store.find_by_key(principal, idempotency_key)
+
+    async def accept(self, call: Call) -> None:
         """Store the call as accepted: from here on it is owed an answer.
 
-        Raises `RequestIdConflict` where another call took its id meanwhile.
+        Raises `RequestIdConflict` where another call took its id meanwhile, and `QueueFull`
+        where the principal has too many idempotency keys.
         """
-        call.timeout_s = timeout_s
+        key = None if call.follows_its_key else call.request.idempotency_key
+        if key is not None:
+            await self._check_key_count(call.peer.principal.name)
         call.queued_at = self._clock.monotonic_s()
-        call.deadline = call.queued_at + timeout_s
+        call.deadline = call.queued_at + call.timeout_s
         known = await self._store.accept(
             CallRecord(
                 call_id=call.call_id,
@@ -49,17 +61,23 @@ class Ledger:
                 tool=call.tool_name,
                 arguments_digest=call.digest,
                 accepted_at=self._clock.wall_s(),
-                timeout_s=timeout_s,
+                timeout_s=call.timeout_s,
+                idempotency_key=key,
             )
         )
         if known is not None:
             raise conflict(call.request_id)
         call.is_accepted = True
+        call.pulse()
 
-    async def start(self, call: Call) -> None:
-        """Store that the call runs, before anything leaves for its tool."""
-        call.started_at = self._clock.monotonic_s()
-        await self._store.start(call.call_id, self._owner, attempt=1)
+    async def start(self, calls: Sequence[Call]) -> None:
+        """Store that calls run, before anything leaves for their tool."""
+        now = self._clock.monotonic_s()
+        for call in calls:
+            call.started_at = now
+        for call in calls:
+            attempt = 2 if call.has_led_anew else 1
+            await self._store.start(call.call_id, self._owner, attempt)
 
     async def settle(self, call: Call) -> None:
         """Store the outcome that the call was given, among a bounded number of its session."""
@@ -73,9 +91,20 @@ class Ledger:
         """Erase what the client has."""
         await self._store.acknowledge(session_id, request_ids, self._clock.wall_s())
 
-    async def end_session(self, session_id: str) -> None:
-        """Forget a session's calls."""
+    async def end_session(self, session_id: str, principal: str) -> None:
+        """Forget a session's calls, but for those with an idempotency key."""
         await self._store.end_session(session_id)
+        await self._store.trim_keyed(principal, self._max_kept_bytes, self._clock.wall_s())
+
+    async def _check_key_count(self, principal: str) -> None:
+        key_count = await self._store.key_count(principal)
+        if key_count >= self._max_keys:
+            raise QueueFull(
+                f"{key_count} idempotency keys of this principal are remembered; at most "
+                f"{self._max_keys} may be, each for {self._idempotency_ttl_s:g} s",
+                scope="idempotency_keys",
+                retry_after_s=retry_after_s(self._idempotency_ttl_s / self._max_keys),
+            )
 
     async def expire(self) -> int:
         """Erase results that are too old; return how many."""
@@ -84,16 +113,20 @@ class Ledger:
         )
 
 
-def conflict(request_id: str) -> RequestIdConflict:
-    """Return the error of an id that stands for another call."""
+def conflict(request_id: str, idempotency_key: str | None = None) -> RequestIdConflict:
+    """Return the error of an id, or a key, that stands for another call."""
+    taken = (
+        f"request id {request_id!r}"
+        if idempotency_key is None
+        else (f"idempotency key {idempotency_key!r}")
+    )
     return RequestIdConflict(
-        f"the request id {request_id!r} stands for a call with another name or other "
-        "arguments; choose a new id"
+        f"the {taken} stands for a call with another name or other arguments; choose a new one"
     )
 
 
-def replay(record: CallRecord) -> CallAnswered:
-    """Return the answer that a record holds, or why it holds none any more."""
+def replay(record: CallRecord, request_id: str) -> CallAnswered:
+    """Return the answer that a record holds for `request_id`, or why it holds none any more."""
     settlement = record.settlement
     if record.state is not CallState.SETTLED or settlement is None:
         gone = ResultUnknown(
@@ -101,14 +134,14 @@ def replay(record: CallRecord) -> CallAnswered:
             reason=record.erased_because or "expired",
             ok=record.succeeded is True,
         )
-        return CallAnswered(record.request_id, Failed(gone.describe()))
+        return CallAnswered(request_id, Failed(gone.describe()))
     meta = CallMeta(
         call_id=record.call_id,
         replayed=True,
         queue_ms=round(settlement.queue_s * 1000),
         run_ms=round(settlement.run_s * 1000),
     )
-    return CallAnswered(record.request_id, settlement.outcome, meta)
+    return CallAnswered(request_id, settlement.outcome, meta)
 
 
 def unknown(request_id: str) -> CallAnswered:

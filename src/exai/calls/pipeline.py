@@ -1,73 +1,140 @@
-"""The story of one call: find, check, accept, admit, execute."""
+"""The story of one call: find, check, share, accept, admit, execute, answer.
 
-from exai.calls.admission import AdmissionController
+A call arrives, and boards the flight that will answer it: one of equal work, or its own. A
+flight waits for its permits, runs its tool, and answers whoever is still aboard.
+"""
+
+import asyncio
+
 from exai.calls.call import Call
+from exai.calls.defects import Defects
 from exai.calls.flight import Flight
 from exai.calls.ledger import Ledger
+from exai.calls.limit import ending_of
 from exai.calls.settling import Settling
+from exai.calls.single_flight import SingleFlight
 from exai.calls.tool_executor import ToolExecutor
 from exai.core.clock import Clock
 from exai.core.events import CallAccepted, EventSink
 from exai.core.outcomes import Completed
-from exai.core.tool import ToolSpec
 from exai.tools.registry import ToolRegistry
 
 
 class Pipeline:
-    """Walks a call from its request to its tool's answer. What goes wrong is raised."""
+    """Walks calls to their answers. Refusals are raised; what happens aloft is a value."""
 
     def __init__(
         self,
         tools: ToolRegistry,
-        admission: AdmissionController,
+        sharing: SingleFlight,
         ledger: Ledger,
         settling: Settling,
         executor: ToolExecutor,
+        tasks: asyncio.TaskGroup,
         clock: Clock,
         events: EventSink,
+        defects: Defects,
         call_timeout_s: float,
     ) -> None:
         self._tools = tools
-        self._admission = admission
+        self._sharing = sharing
         self._ledger = ledger
         self._settling = settling
         self._executor = executor
+        self._tasks = tasks
         self._clock = clock
         self._events = events
+        self._defects = defects
         self._call_timeout_s = call_timeout_s
 
-    async def run(self, call: Call) -> Completed:
-        """Return what the call's tool answers; raises `ExaiError` for whatever else happens."""
+    async def board(self, call: Call) -> None:
+        """Find the flight that will answer a new call. Raises `ExaiError` for a refusal."""
         peer, arguments = call.peer, call.request.arguments
         tool = self._tools.require_tool(call.request.name, peer.principal)
         tool.check(arguments)
         demand = await tool.demand_of(arguments, peer.principal)
-        with self._admission.reserve(
-            call.call_id,
-            principal=peer.principal.name,
-            session_id=peer.session_id,
-            scope=demand.scope,
-        ) as place:
-            await self._accept(call, tool.spec)
-            await place.permits()
-            await self._ledger.start(call)
-            return await self._executor.execute(tool, arguments, Flight(call, self._clock))
+        limit_s = min(tool.spec.timeout_s or self._call_timeout_s, self._call_timeout_s)
+        call.prepare(tool.spec, limit_s)
+        self._sharing.board(call, tool, demand, limit_s)
+        await self._accept(call)
 
-    async def _accept(self, call: Call, spec: ToolSpec) -> None:
-        """Store the call, tell its peer, and start its time."""
-        call.spec = spec
-        limits = (call.request.timeout_s, spec.timeout_s, self._call_timeout_s)
-        await self._ledger.accept(call, min(limit for limit in limits if limit is not None))
-        call.tell_accepted(self._clock.monotonic_s())
-        self._settling.limit_time(call)
-        self._events.emit(
-            CallAccepted(
-                call.call_id,
-                call.request_id,
-                call.peer.session_id,
-                call.peer.principal.name,
-                spec.name,
+    async def follow(self, call: Call, earlier: Call) -> None:
+        """Let a call be answered by the flight of an earlier one: it is the same request."""
+        assert earlier.spec is not None and earlier.flight is not None
+        call.prepare(earlier.spec, earlier.flight.limit_s)
+        call.follows_its_key = True
+        self._sharing.join(call, earlier.flight)
+        await self._accept(call)
+
+    async def _accept(self, call: Call) -> None:
+        """Store the call, tell its peer, start its time, and have its flight fly."""
+        try:
+            await self._ledger.accept(call)
+            call.tell_accepted(self._clock.monotonic_s())
+            self._events.emit(_accepted(call))
+            self._settling.limit_time(call)
+            call.require_wanted()
+        except BaseException:
+            self._sharing.leave(call)
+            raise
+        await self._take_off(call, _flight_of(call))
+
+    async def _take_off(self, call: Call, flight: Flight) -> None:
+        """Bring an accepted call to where its flight is already."""
+        if flight.outcome is not None:
+            await self._answer(call, flight)
+            return
+        flight.expect(call)
+        if flight.started_at is not None:
+            flight.catch_up(call)
+            await self._ledger.start([call])
+            return
+        if flight.task is None:
+            flight.task = self._tasks.create_task(self._fly(flight))
+        if line := self._sharing.place_in_line(call):
+            call.tell_progress(self._clock, message=line)
+
+    async def _fly(self, flight: Flight) -> None:
+        """Wait for permits, run the tool, answer whoever is aboard."""
+        assert flight.place is not None
+        with flight.place as place:
+            await place.permits()
+            outcome = await self._defects.outcome_of(
+                self._execute(flight), flight.tool.spec.name, **flight.possible_effect()
             )
-        )
-        if call.withdrawn is not None:
-            raise call.withdrawn
+            place.ending = ending_of(outcome)
+        self._sharing.land(flight, outcome)
+        for call in list(flight.callers):
+            if call.is_accepted:
+                self._tasks.create_task(self._answer(call, flight))
+
+    async def _execute(self, flight: Flight) -> Completed:
+        self._sharing.start(flight)
+        try:
+            await self._ledger.start([call for call in flight.callers if call.is_accepted])
+            return await self._executor.execute(flight.tool, flight.arguments, flight)
+        finally:
+            self._sharing.end(flight)
+
+    async def _answer(self, call: Call, flight: Flight) -> None:
+        """Give one caller what its flight brought."""
+        outcome = flight.outcome
+        assert outcome is not None
+        if isinstance(outcome, Completed):
+            with self._defects.contained("handing out"):
+                outcome = await flight.tool.hand_out(
+                    outcome, call.request.arguments, call.peer.principal, call.call_id
+                )
+        await self._settling.settle(call, outcome)
+
+
+def _accepted(call: Call) -> CallAccepted:
+    peer = call.peer
+    return CallAccepted(
+        call.call_id, call.request_id, peer.session_id, peer.principal.name, call.tool_name
+    )
+
+
+def _flight_of(call: Call) -> Flight:
+    assert call.flight is not None
+    return call.flight

@@ -23,12 +23,10 @@ from exai.core.errors import (
     CallCancelled,
     CallInterrupted,
     ExaiError,
-    InvalidRequest,
     ServiceUnavailable,
-    ToolFailed,
 )
 from exai.core.identity import Principal
-from exai.core.outcomes import Failed, Outcome
+from exai.core.outcomes import Failed
 from exai.core.peer import Peer
 from exai.core.replies import CallAnswered, HealthReported, ToolsListed
 from exai.core.requests import (
@@ -84,12 +82,12 @@ class RequestRouter:
         """Do what `peer` asks, or see to it that it is done. Never waits, never raises."""
         self._handlers[type(request)](peer, request)
 
-    async def end_session(self, session_id: str) -> None:
+    async def end_session(self, session_id: str, principal: str) -> None:
         """End a session's calls as if cancelled, and forget what was kept for it."""
         for call in self._in_flight.of_session(session_id):
             self._settling.end(call, CallCancelled("the session ended", **call.possible_effect()))
         await self._in_flight.wait_session_over(session_id)
-        await self._ledger.end_session(session_id)
+        await self._ledger.end_session(session_id, principal)
 
     async def drain(self, drain_s: float) -> None:
         """Take no new calls, let running ones end within `drain_s`, then end the rest."""
@@ -111,46 +109,54 @@ class RequestRouter:
         if earlier is None:
             call = Call(secrets.token_hex(16), request, request_id, peer)
             self._in_flight.register(call)
-            call.task = self._tasks.create_task(self._answer(call))
+            self._tasks.create_task(self._arrive(call))
         elif earlier.digest == arguments_digest(request.name, request.arguments):
             earlier.join()
         else:
             peer.send(_refused(request_id, conflict(request_id)))
 
-    async def _answer(self, call: Call) -> None:
-        """See a call to its one answer: the boundary where exceptions become outcomes."""
-        outcome: Outcome
-        try:
-            if text_length(call.request.arguments) > _HASHED_AT_ONCE_LENGTH:
-                await asyncio.to_thread(getattr, call, "digest")  # it is kept
-            known = await self._ledger.find(call.peer.session_id, call.request_id)
-            if known is not None:
-                self._answer_again(call, known)
-                return
-            self._check_new(call)
-            outcome = await self._pipeline.run(call)
-        except ToolFailed as error:
-            outcome = Failed(error.describe(), error.outputs, error.structured)
-        except ExaiError as error:
-            outcome = Failed(error.describe())
-        except Exception as error:  # noqa: BLE001 - the one boundary
-            info = self._defects.report(call.request.name, error, **call.possible_effect())
-            outcome = Failed(info)
-        await self._settling.settle(call, outcome)
+    async def _arrive(self, call: Call) -> None:
+        """See a call aboard a flight, which will answer it; or answer it here and now."""
+        refusal = await self._defects.outcome_of(self._board(call), call.request.name)
+        if refusal is not None:
+            await self._settling.settle(call, refusal)
 
-    def _check_new(self, call: Call) -> None:
-        if call.request.idempotency_key is not None:
-            raise InvalidRequest("idempotency_key is not supported by this version")
-        if self._is_draining:
-            raise ServiceUnavailable("the daemon is stopping; reconnect and try again")
+    async def _board(self, call: Call) -> None:
+        if text_length(call.request.arguments) > _HASHED_AT_ONCE_LENGTH:
+            await asyncio.to_thread(getattr, call, "digest")  # it is kept
+        known = await self._ledger.find(call.peer.session_id, call.request_id)
+        if known is not None:
+            self._answer_again(call, known, conflict(call.request_id))
+        elif call.request.idempotency_key is None or not await self._find_by_key(
+            call, call.request.idempotency_key
+        ):
+            if self._is_draining:
+                raise ServiceUnavailable("the daemon is stopping; reconnect and try again")
+            await self._pipeline.board(call)
 
-    def _answer_again(self, call: Call, known: CallRecord) -> None:
+    async def _find_by_key(self, call: Call, idempotency_key: str) -> bool:
+        """Answer a call whose key stands for an earlier one, which may be under way."""
+        refusal = conflict(call.request_id, idempotency_key)
+        while (earlier := self._in_flight.claim_key(call)) is not None:
+            if earlier.digest != call.digest:
+                raise refusal
+            if earlier.is_accepted and earlier.outcome is None:
+                await self._pipeline.follow(call, earlier)
+                return True
+            await earlier.moved.wait()
+        known = await self._ledger.find_by_key(call.peer.principal.name, idempotency_key)
+        if known is None:
+            return False
+        self._answer_again(call, known, refusal)
+        return True
+
+    def _answer_again(self, call: Call, known: CallRecord, otherwise: ExaiError) -> None:
         """Answer a request that was settled before: nothing runs."""
         self._in_flight.unregister(call)
         if known.arguments_digest == call.digest:
-            call.peer.send(replay(known))
+            call.peer.send(replay(known, call.request_id))
         else:
-            call.peer.send(_refused(call.request_id, conflict(call.request_id)))
+            call.peer.send(_refused(call.request_id, otherwise))
 
     def _cancel_tool(self, peer: Peer, request: CancelTool) -> None:
         call = self._in_flight.find(peer.session_id, request.request_id)
@@ -171,7 +177,7 @@ class RequestRouter:
     async def _tell_stored(self, peer: Peer, request_id: str) -> None:
         try:
             known = await self._ledger.find(peer.session_id, request_id)
-            peer.send(unknown(request_id) if known is None else replay(known))
+            peer.send(unknown(request_id) if known is None else replay(known, request_id))
         except Exception as error:  # noqa: BLE001 - a store may fail in its own ways
             info = self._defects.report("get_result", error)
             peer.send(CallAnswered(request_id, Failed(info)))

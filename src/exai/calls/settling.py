@@ -11,6 +11,7 @@ from exai.calls.call import Call
 from exai.calls.defects import Defects
 from exai.calls.in_flight import InFlight
 from exai.calls.ledger import Ledger
+from exai.calls.single_flight import SingleFlight
 from exai.core.clock import Clock
 from exai.core.errors import ExaiError
 from exai.core.events import CallRejected, CallSettled, EventSink
@@ -25,6 +26,7 @@ class Settling:
         self,
         ledger: Ledger,
         in_flight: InFlight,
+        sharing: SingleFlight,
         tasks: asyncio.TaskGroup,
         clock: Clock,
         events: EventSink,
@@ -32,6 +34,7 @@ class Settling:
     ) -> None:
         self._ledger = ledger
         self._in_flight = in_flight
+        self._sharing = sharing
         self._tasks = tasks
         self._clock = clock
         self._events = events
@@ -43,7 +46,7 @@ class Settling:
             await self._deliver(call, outcome)
 
     def end(self, call: Call, error: ExaiError) -> None:
-        """End a call from outside: answer now, and have its execution stop.
+        """End a call from outside: answer now; it leaves its flight, which may go on for others.
 
         A call whose acceptance is just being stored ends as soon as it is.
         """
@@ -52,9 +55,8 @@ class Settling:
             return
         outcome = Failed(error.describe())
         if call.decide(outcome, self._clock.monotonic_s()):
+            self._sharing.leave(call)
             self._tasks.create_task(self._deliver(call, outcome))
-            if call.task is not None:
-                call.task.cancel()
 
     def limit_time(self, call: Call) -> None:
         """See to it that an accepted call ends at its deadline."""

@@ -37,7 +37,7 @@ class SessionHandler:
         self,
         greeting: HelloAck,
         make_outbox: Callable[[], Outbox],
-        on_end: Callable[[str], Awaitable[None]],
+        on_end: Callable[[str, str], Awaitable[None]],
         events: EventSink,
     ) -> None:
         self._greeting = greeting
@@ -81,7 +81,7 @@ class SessionHandler:
         del self._sessions[session.session_id]
         if not self._sessions:
             self._none_open.set()
-        await self._on_end(session.session_id)
+        await self._on_end(session.session_id, session.principal.name)
         self._events.emit(SessionEnded(session.session_id, session.principal.name, reason))
 
     def tell_all(self, reply: Reply) -> None:

@@ -1,0 +1,51 @@
+"""Which calls are the same work: the call key, and the epoch that work belongs to."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from exai.calls.call import Call
+from exai.core.tool import Demand, ToolSpec
+
+
+def call_key(
+    call: Call, spec: ToolSpec, demand: Demand, never_share: Sequence[str]
+) -> bytes | None:
+    """Return what equal calls have in common, within whom their tool's policy lets share.
+
+    None: this call's work is its own. The key is a SHA-256 over length-prefixed parts.
+    """
+    peer, share = call.peer, spec.policy.share
+    if call.request.cache == "off" or share == "none" or demand.conversation is not None:
+        return None
+    if any(fnmatchcase(spec.name, pattern) for pattern in never_share):
+        return None
+    within = {"session": peer.session_id, "principal": peer.principal.name, "all": ""}[share]
+    key = hashlib.sha256()
+    for part in (spec.name, spec.version, share, within):
+        encoded = part.encode()
+        key.update(len(encoded).to_bytes(8, "big") + encoded)
+    key.update(call.digest)
+    return key.digest()
+
+
+class Epochs:
+    """Counts what has changed behind the tools, by who serves them: read your own writes.
+
+    An execution of a tool that is not read-only begins an epoch when it starts and another
+    when it has really ended. Work of an older epoch is neither joined nor served again.
+    """
+
+    def __init__(self) -> None:
+        self._epochs: defaultdict[str, int] = defaultdict(int)
+
+    def of(self, spec: ToolSpec) -> int:
+        """Return the present epoch of whoever serves the tool."""
+        return self._epochs[spec.provider]
+
+    def advance(self, spec: ToolSpec) -> int:
+        """Begin an epoch, if the tool may change something; return the present one."""
+        if not spec.policy.read_only:
+            self._epochs[spec.provider] += 1
+        return self._epochs[spec.provider]

@@ -1,0 +1,70 @@
+"""The call path, assembled: what stands between a request and its answer, wired together."""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from exai.calls.admission import AdmissionController
+from exai.calls.call_key import Epochs
+from exai.calls.defects import Defects
+from exai.calls.heartbeat import Heartbeat
+from exai.calls.in_flight import InFlight
+from exai.calls.ledger import Ledger
+from exai.calls.pipeline import Pipeline
+from exai.calls.request_router import RequestRouter
+from exai.calls.result_cache import ResultCache
+from exai.calls.retention import Retention
+from exai.calls.settling import Settling
+from exai.calls.single_flight import SingleFlight
+from exai.calls.tool_executor import ToolExecutor
+from exai.core.call_store import CallStore
+from exai.core.clock import Clock
+from exai.core.config import LimitsConfig
+from exai.core.events import EventSink
+from exai.core.identity import Principal
+from exai.tools.registry import ToolRegistry
+
+
+class CallPath:
+    """Every part of a call's walk. `router` is the entrance, `background` what runs beside."""
+
+    def __init__(
+        self,
+        limits: LimitsConfig,
+        scope_limits: Mapping[str, int],
+        *,
+        tools: ToolRegistry,
+        never_share: Sequence[str],
+        store: CallStore,
+        tasks: asyncio.TaskGroup,
+        clock: Clock,
+        events: EventSink,
+        health: Callable[[Principal], dict[str, Any]],
+        progress_interval_s: float,
+    ) -> None:
+        self.admission = AdmissionController(limits, scope_limits, clock)
+        self.result_cache = ResultCache(limits.result_cache_entries, limits.result_cache_bytes)
+        self.sharing = SingleFlight(self.admission, self.result_cache, Epochs(), clock, never_share)
+        in_flight, defects = InFlight(), Defects(events)
+        ledger = Ledger(store, limits, clock, owner=secrets.token_hex(8))
+        settling = Settling(ledger, in_flight, self.sharing, tasks, clock, events, defects)
+        pipeline = Pipeline(
+            tools,
+            self.sharing,
+            ledger,
+            settling,
+            ToolExecutor(limits.max_result_bytes),
+            tasks,
+            clock,
+            events,
+            defects,
+            limits.call_timeout_s,
+        )
+        self.router = RequestRouter(
+            pipeline, settling, in_flight, ledger, tools, tasks, clock, defects, health
+        )
+        self.background = (
+            Heartbeat(in_flight, self.sharing, clock, progress_interval_s),
+            Retention(ledger, defects, limits.result_ttl_s),
+        )

@@ -1,0 +1,153 @@
+"""Equal work runs once: which flight answers a call, and who may still join which.
+
+In this order: a flight of the same work, a stored success of it, a flight of its own.
+Everything here is one synchronous step.
+"""
+
+from collections.abc import Sequence
+
+from exai.calls.admission import AdmissionController
+from exai.calls.call import Call
+from exai.calls.call_key import Epochs, call_key
+from exai.calls.flight import Flight
+from exai.calls.result_cache import ResultCache
+from exai.core.clock import Clock
+from exai.core.outcomes import Completed, Outcome
+from exai.core.tool import Demand, Tool
+
+
+class SingleFlight:
+    """The flights that may be joined, by call key, and the way aboard and out of each."""
+
+    def __init__(
+        self,
+        admission: AdmissionController,
+        cache: ResultCache,
+        epochs: Epochs,
+        clock: Clock,
+        never_share: Sequence[str],
+    ) -> None:
+        self._admission = admission
+        self._cache = cache
+        self._epochs = epochs
+        self._clock = clock
+        self._never_share = never_share
+        self._joinable: dict[bytes, Flight] = {}
+
+    def __len__(self) -> int:
+        """Return how many flights may be joined."""
+        return len(self._joinable)
+
+    def board(self, call: Call, tool: Tool, demand: Demand, limit_s: float) -> None:
+        """Seat `call` in the flight that will answer it, or has; `limit_s` is the tool's own limit.
+
+        Raises `QueueFull`.
+        """
+        key = call_key(call, tool.spec, demand, self._never_share)
+        now = self._clock.monotonic_s()
+        if key is not None and call.request.cache == "use":
+            flight = self._joinable.get(key)
+            if flight is not None and self._is_fresh(flight):
+                self.join(call, flight)
+                return
+            stored = self._cache.find(key, self._epochs.of(tool.spec), now)
+            if stored is not None:
+                call.is_cached = True
+                call.flight = Flight(tool, demand, call, key=None, limit_s=0.0, clock=self._clock)
+                call.flight.outcome = stored
+                return
+        self.lead(call, Flight(tool, demand, call, key=key, limit_s=limit_s, clock=self._clock))
+
+    def join(self, call: Call, flight: Flight) -> None:
+        """Let a call be answered by a flight of others. Raises `QueueFull`."""
+        call.is_joined, peer = True, call.peer
+        if flight.outcome is not None:
+            call.flight = flight
+            return
+        assert flight.place is not None
+        flight.callers[call] = self._admission.join(
+            flight.place,
+            principal=peer.principal.name,
+            session_id=peer.session_id,
+            size_bytes=call.size_bytes,
+        )
+        call.flight = flight
+
+    def lead(self, call: Call, flight: Flight) -> None:
+        """Reserve a place for a flight's work, on behalf of its first caller.
+
+        From now on it is the one that equal calls join. Raises `QueueFull`.
+        """
+        peer = call.peer
+        flight.place, flight.callers[call] = self._admission.reserve(
+            flight.call_id,
+            principal=peer.principal.name,
+            session_id=peer.session_id,
+            demand=flight.demand,
+            size_bytes=call.size_bytes,
+            patience_s=call.timeout_s,
+        )
+        if flight.key is not None:
+            earlier = self._joinable.get(flight.key)
+            if earlier is not None:
+                self._close_doors(earlier)
+            self._joinable[flight.key] = flight
+        call.flight = flight
+
+    def place_in_line(self, call: Call) -> str | None:
+        """Say where a waiting call stands; None for one that need not wait (any more)."""
+        flight = call.flight
+        stand = None if flight is None else flight.callers.get(call)
+        if flight is None or stand is None or stand.place.is_granted:
+            return None
+        return self._admission.place_in_line(stand)
+
+    def start(self, flight: Flight) -> None:
+        """Mark a flight, which has its permits, as running."""
+        flight.started_at = self._clock.monotonic_s()
+        flight.epoch = self._epochs.advance(flight.tool.spec)
+
+    def end(self, flight: Flight) -> None:
+        """Mark the end of a flight's work, however it ended."""
+        self._epochs.advance(flight.tool.spec)
+
+    def land(self, flight: Flight, outcome: Outcome) -> None:
+        """Give a flight its outcome: from now on nobody joins it; a success may be kept."""
+        flight.outcome = outcome
+        ttl_s = flight.tool.spec.policy.cache_ttl_s
+        if flight.key is not None and ttl_s and isinstance(outcome, Completed):
+            expires_at = self._clock.monotonic_s() + ttl_s
+            self._cache.put(flight.key, outcome, flight.epoch, expires_at)
+        self._close_doors(flight)
+
+    def leave(self, call: Call) -> None:
+        """Let a call be answered by its flight no more; the last to leave ends it."""
+        flight = call.flight
+        stand = None if flight is None else flight.callers.pop(call, None)
+        if flight is None or stand is None:
+            return
+        self._admission.leave(stand)
+        if not flight.callers:
+            self.abandon(flight)
+
+    def abandon(self, flight: Flight) -> None:
+        """End a flight that has no outcome. Its permits come back once its work has ended."""
+        self._close_doors(flight)
+        if flight.timer is not None:
+            flight.timer.cancel()
+        if flight.outcome is not None or flight.place is None:
+            return
+        if flight.task is None:
+            self._admission.give_up(flight.place)
+        else:
+            flight.task.cancel()
+
+    def _is_fresh(self, flight: Flight) -> bool:
+        """Tell whether a flight sees everything that was written before now."""
+        return flight.started_at is None or flight.epoch == self._epochs.of(flight.tool.spec)
+
+    def _close_doors(self, flight: Flight) -> None:
+        """Let nobody join a flight any more, nor be served what it will bring."""
+        if flight.key is not None:
+            del self._joinable[flight.key]
+            flight.key = None
