@@ -113,7 +113,10 @@ async def test_no_more_requests_reach_a_service_than_it_takes(
         for wire in (one, other):
             for n in range(10):
                 await wire.say(
-                    "call_tool", name="chat", request_id=f"r{n}", arguments={"prompt": f"p{n}"}
+                    "call_tool",
+                    name="chat",
+                    request_id=f"r{n}",
+                    arguments={"prompt": f"p{n}", "temperature": 0.5 if wire is one else 1},
                 )
         for wire in (one, other):
             assert all([(await wire.result(f"r{n}"))["ok"] for n in range(10)])

@@ -106,6 +106,23 @@ class Flight(ToolRun):
         finally:
             self._leaf_holders.discard(holder)
 
+    def may_repeat_for(self, call: Call) -> bool:
+        """Tell whether a caller of this flight, which is late, may have the work done again."""
+        has_time = not call.is_accepted or call.deadline > self._clock.monotonic_s()
+        return has_time and not call.has_led_anew and self.tool.spec.policy.idempotent
+
+    def successor(self, call: Call, key: bytes | None) -> "Flight":
+        """Return a flight of the same work, whose first caller is `call`."""
+        return Flight(
+            self.tool,
+            self.demand,
+            call,
+            key=key,
+            limit_s=self.limit_s,
+            clock=self._clock,
+            first_attempt=self.attempt + 1,
+        )
+
     def catch_up(self, call: Call) -> None:
         """Tell a caller that came late the text so far, in one piece."""
         if self._streamed:

@@ -15,6 +15,7 @@ from exai.calls.settling import Settling
 from exai.calls.single_flight import SingleFlight
 from exai.calls.tool_executor import ToolExecutor
 from exai.core.clock import Clock
+from exai.core.errors import QueueFull
 from exai.core.events import CallAccepted, EventSink
 from exai.core.outcomes import Completed
 from exai.tools.registry import ToolRegistry
@@ -85,6 +86,9 @@ class Pipeline:
             await self._answer(call, flight)
             return
         flight.expect(call)
+        if len(flight.callers) > 1 and flight.timer is None:
+            loop = asyncio.get_running_loop()
+            flight.timer = loop.call_at(flight.ends_at, self._fly_anew, flight)
         if flight.started_at is not None:
             flight.catch_up(call)
             await self._ledger.start([call])
@@ -107,6 +111,28 @@ class Pipeline:
         for call in list(flight.callers):
             if call.is_accepted:
                 self._tasks.create_task(self._answer(call, flight))
+
+    def _fly_anew(self, late: Flight) -> None:
+        """End a flight whose tool may take no longer; callers with time left fly again, once."""
+        key, callers, flight = late.key, list(late.callers), None
+        for call in callers:
+            self._sharing.leave(call)
+        for call in callers:
+            if not late.may_repeat_for(call):
+                self._settling.end(call, call.expired())
+                continue
+            call.has_led_anew = True
+            try:
+                if flight is None:
+                    flight = late.successor(call, key)
+                    self._sharing.lead(call, flight)
+                else:
+                    self._sharing.join(call, flight)
+            except QueueFull as refusal:
+                self._settling.end(call, refusal)
+        for call in callers:
+            if call.is_accepted and call.outcome is None:
+                self._tasks.create_task(self._take_off(call, _flight_of(call)))
 
     async def _execute(self, flight: Flight) -> Completed:
         self._sharing.start(flight)
