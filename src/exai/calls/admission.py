@@ -13,10 +13,19 @@ from collections.abc import Mapping
 
 import msgspec
 
-from exai.calls.gates import ConversationGate, Lane, PrincipalGate, ScopeGate, SessionGate
 from exai.calls.limit import Ending, FixedLimit, ServiceSample
 from exai.calls.permits import PermitPool, PermitStatistics
-from exai.calls.places import Leaf, Place, Stand
+from exai.calls.places import (
+    ConversationGate,
+    Gatekeeper,
+    Lane,
+    Leaf,
+    Place,
+    PrincipalGate,
+    ScopeGate,
+    SessionGate,
+    Stand,
+)
 from exai.calls.service_times import retry_after_s
 from exai.core.clock import Clock
 from exai.core.config import LimitsConfig
@@ -36,7 +45,7 @@ class AdmissionStatistics(msgspec.Struct, frozen=True):
     conversation_count: int
 
 
-class AdmissionController:
+class AdmissionController(Gatekeeper):
     """The one gate in front of all work."""
 
     def __init__(self, limits: LimitsConfig, scope_limits: Mapping[str, int], clock: Clock) -> None:

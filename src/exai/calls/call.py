@@ -6,7 +6,7 @@ on is the router's and the pipeline's concern.
 
 import asyncio
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from exai.calls.arguments_digest import arguments_digest, text_length
 from exai.core.clock import Clock
@@ -16,9 +16,6 @@ from exai.core.peer import Peer
 from exai.core.replies import CallAcked, CallMeta, CallProgressed
 from exai.core.requests import CallTool
 from exai.core.tool import ToolSpec
-
-if TYPE_CHECKING:
-    from exai.calls.flight import Flight
 
 
 class Call:
@@ -32,7 +29,6 @@ class Call:
         self.request = request
         self.request_id = request_id
         self.peer = peer
-        self.flight: Flight | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.spec: ToolSpec | None = None
         self.timeout_s = 0.0

@@ -61,10 +61,10 @@ class Pipeline:
 
     async def follow(self, call: Call, earlier: Call) -> None:
         """Let a call be answered by the flight of an earlier one: it is the same request."""
-        assert earlier.spec is not None and earlier.flight is not None
-        call.prepare(earlier.spec, earlier.flight.limit_s)
+        flight = self._sharing.flight_of(earlier)
+        call.prepare(flight.tool.spec, flight.limit_s)
         call.follows_its_key = True
-        self._sharing.join(call, earlier.flight)
+        self._sharing.join(call, flight)
         await self._accept(call)
 
     async def _accept(self, call: Call) -> None:
@@ -78,7 +78,7 @@ class Pipeline:
         except BaseException:
             self._sharing.leave(call)
             raise
-        await self._take_off(call, _flight_of(call))
+        await self._take_off(call, self._sharing.flight_of(call))
 
     async def _take_off(self, call: Call, flight: Flight) -> None:
         """Bring an accepted call to where its flight is already."""
@@ -132,7 +132,7 @@ class Pipeline:
                 self._settling.end(call, refusal)
         for call in callers:
             if call.is_accepted and call.outcome is None:
-                self._tasks.create_task(self._take_off(call, _flight_of(call)))
+                self._tasks.create_task(self._take_off(call, self._sharing.flight_of(call)))
 
     async def _execute(self, flight: Flight) -> Completed:
         self._sharing.start(flight)
@@ -152,6 +152,7 @@ class Pipeline:
                     outcome, call.request.arguments, call.peer.principal, call.call_id
                 )
         await self._settling.settle(call, outcome)
+        self._sharing.leave(call)
 
 
 def _accepted(call: Call) -> CallAccepted:
@@ -159,8 +160,3 @@ def _accepted(call: Call) -> CallAccepted:
     return CallAccepted(
         call.call_id, call.request_id, peer.session_id, peer.principal.name, call.tool_name
     )
-
-
-def _flight_of(call: Call) -> Flight:
-    assert call.flight is not None
-    return call.flight

@@ -33,10 +33,11 @@ class SingleFlight:
         self._clock = clock
         self._never_share = never_share
         self._joinable: dict[bytes, Flight] = {}
+        self._aboard: dict[Call, Flight] = {}
 
     def __len__(self) -> int:
-        """Return how many flights may be joined."""
-        return len(self._joinable)
+        """Return how many calls are aboard a flight."""
+        return len(self._aboard)
 
     def board(self, call: Call, tool: Tool, demand: Demand, limit_s: float) -> None:
         """Seat `call` in the flight that will answer it, or has; `limit_s` is the tool's own limit.
@@ -53,8 +54,9 @@ class SingleFlight:
             stored = self._cache.find(key, self._epochs.of(tool.spec), now)
             if stored is not None:
                 call.is_cached = True
-                call.flight = Flight(tool, demand, call, key=None, limit_s=0.0, clock=self._clock)
-                call.flight.outcome = stored
+                landed = Flight(tool, demand, call, key=None, limit_s=0.0, clock=self._clock)
+                landed.outcome = stored
+                self._aboard[call] = landed
                 return
         self.lead(call, Flight(tool, demand, call, key=key, limit_s=limit_s, clock=self._clock))
 
@@ -62,7 +64,7 @@ class SingleFlight:
         """Let a call be answered by a flight of others. Raises `QueueFull`."""
         call.is_joined, peer = True, call.peer
         if flight.outcome is not None:
-            call.flight = flight
+            self._aboard[call] = flight
             return
         assert flight.place is not None
         flight.callers[call] = self._admission.join(
@@ -71,7 +73,7 @@ class SingleFlight:
             session_id=peer.session_id,
             size_bytes=call.size_bytes,
         )
-        call.flight = flight
+        self._aboard[call] = flight
 
     def lead(self, call: Call, flight: Flight) -> None:
         """Reserve a place for a flight's work, on behalf of its first caller.
@@ -92,11 +94,15 @@ class SingleFlight:
             if earlier is not None:
                 self._close_doors(earlier)
             self._joinable[flight.key] = flight
-        call.flight = flight
+        self._aboard[call] = flight
+
+    def flight_of(self, call: Call) -> Flight:
+        """Return the flight that a call is aboard."""
+        return self._aboard[call]
 
     def place_in_line(self, call: Call) -> str | None:
         """Say where a waiting call stands; None for one that need not wait (any more)."""
-        flight = call.flight
+        flight = self._aboard.get(call)
         stand = None if flight is None else flight.callers.get(call)
         if flight is None or stand is None or stand.place.is_granted:
             return None
@@ -122,7 +128,7 @@ class SingleFlight:
 
     def leave(self, call: Call) -> None:
         """Let a call be answered by its flight no more; the last to leave ends it."""
-        flight = call.flight
+        flight = self._aboard.pop(call, None)
         stand = None if flight is None else flight.callers.pop(call, None)
         if flight is None or stand is None:
             return
