@@ -8,10 +8,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from exai.calls.admission import AdmissionController, Place
+from exai.calls.admission import AdmissionController
 from exai.calls.permits import PermitStatistics
+from exai.calls.places import Place, Stand
+from exai.core.clock import Clock
 from exai.core.config import LimitsConfig
 from exai.core.errors import QueueFull
+from exai.core.tool import Demand
 
 LIMITS = LimitsConfig(
     global_max_inflight=4, session_max_inflight=2, session_max_waiting=3, global_max_waiting=6
@@ -19,14 +22,58 @@ LIMITS = LimitsConfig(
 SCOPES = {"provider:kimi": 1, "provider:glm": 3}
 
 
-def controller(limits: LimitsConfig = LIMITS) -> AdmissionController:
-    return AdmissionController(limits, SCOPES)
+class HandClock(Clock):
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def wall_s(self) -> float:
+        return self.now
+
+    def monotonic_s(self) -> float:
+        return self.now
+
+
+def controller(limits: LimitsConfig = LIMITS, clock: Clock | None = None) -> AdmissionController:
+    return AdmissionController(limits, SCOPES, clock or HandClock())
 
 
 def reserve(
-    admission: AdmissionController, owner: str, session: str = "s", scope: str | None = None
+    admission: AdmissionController,
+    owner: str,
+    session: str = "s",
+    scope: str | None = None,
+    conversation: str | None = None,
+    *,
+    size_bytes: int = 0,
+    patience_s: float = 60.0,
 ) -> Place:
-    return admission.reserve(owner, principal=f"p-{session}", session_id=session, scope=scope)
+    place, _ = admission.reserve(
+        owner,
+        principal=f"p-{session[0]}",
+        session_id=session,
+        demand=Demand(scope, conversation),
+        size_bytes=size_bytes,
+        patience_s=patience_s,
+    )
+    return place
+
+
+def is_granted(place: Place) -> bool:
+    return place.is_granted
+
+
+def join(admission: AdmissionController, place: Place, session: str) -> Stand:
+    return admission.join(place, principal=f"p-{session[0]}", session_id=session)
+
+
+def scope_of(refused: pytest.ExceptionInfo[QueueFull]) -> object:
+    info = refused.value.describe()
+    assert isinstance(info.retry_after_s, float)
+    assert info.retry_after_s > 0
+    assert info.details
+    return info.details["scope"]
 
 
 def in_use(admission: AdmissionController) -> dict[str, int]:
@@ -77,7 +124,7 @@ def test_a_session_may_not_fill_the_line() -> None:
         reserve(admission, f"a{n}")
     with pytest.raises(QueueFull) as refused:
         reserve(admission, "one too many")
-    assert refused.value.describe().details == {"scope": "session"}
+    assert scope_of(refused) == "session"
 
 
 def test_when_the_daemon_is_full_a_session_with_nothing_waiting_still_finds_a_place() -> None:
@@ -86,7 +133,7 @@ def test_when_the_daemon_is_full_a_session_with_nothing_waiting_still_finds_a_pl
         reserve(admission, f"a{n}", session=f"s{n // 2}", scope="provider:kimi")
     with pytest.raises(QueueFull) as refused:
         reserve(admission, "x", session="s3", scope="provider:kimi")
-    assert refused.value.describe().details == {"scope": "global"}
+    assert scope_of(refused) == "global"
     assert not reserve(admission, "y", session="fresh", scope="provider:kimi").is_granted
 
 
@@ -121,6 +168,164 @@ async def test_a_grant_that_meets_a_cancellation_goes_to_the_next_waiter() -> No
     assert in_use(admission) == {"global": 0, "provider:kimi": 0, "provider:glm": 0}
 
 
+def test_a_principal_may_not_fill_the_lines_of_all_its_sessions() -> None:
+    limits = LimitsConfig(session_max_inflight=1, session_max_waiting=3, principal_max_waiting=4)
+    admission = controller(limits)
+    for session in ("s1", "s2"):
+        for n in range(3):
+            reserve(admission, f"{session}-{n}", session)
+    with pytest.raises(QueueFull) as refused:
+        reserve(admission, "one too many", "s1")
+    assert scope_of(refused) == "principal"
+    assert reserve(admission, "of another", "t1").is_granted
+
+
+def test_the_arguments_of_a_principals_waiting_calls_are_bounded_in_bytes() -> None:
+    limits = LimitsConfig(session_max_inflight=1, principal_max_waiting_bytes=100)
+    admission = controller(limits)
+    running = reserve(admission, "runs", size_bytes=90)
+    reserve(admission, "waits", size_bytes=90)
+    with pytest.raises(QueueFull) as refused:
+        reserve(admission, "too much", size_bytes=11)
+    assert scope_of(refused) == "principal"
+    running.__exit__(None, None, None)
+    reserve(admission, "fits now", size_bytes=11)
+
+
+def test_a_wait_that_would_outlast_the_call_is_refused_once_enough_was_measured() -> None:
+    clock = HandClock()
+    admission = controller(clock=clock)
+    for n in range(5):
+        with (
+            reserve(admission, f"measured-{n}", "s1", "provider:kimi"),
+            reserve(admission, f"unrefused-{n}", "s2", "provider:kimi", patience_s=1),
+        ):
+            clock.now += 10.0
+    with reserve(admission, "busy", "s1", "provider:kimi"):
+        with pytest.raises(QueueFull) as refused:
+            reserve(admission, "impatient", "s2", "provider:kimi", patience_s=4)
+        assert scope_of(refused) == "provider:kimi"
+        assert not reserve(admission, "patient", "s2", "provider:kimi", patience_s=11).is_granted
+
+
+def test_one_conversation_has_one_call_at_a_time_and_blocks_no_other() -> None:
+    admission = controller()
+    first = reserve(admission, "a", "s1", "provider:glm", "talk")
+    second = reserve(admission, "b", "s1", "provider:glm", "talk")
+    third = reserve(admission, "c", "s2", "provider:glm", "talk")
+    other = reserve(admission, "d", "s2", "provider:glm", "other talk")
+    granted = [place.is_granted for place in (first, second, third, other)]
+    assert granted == [True, False, False, True]
+    second.__exit__(None, None, None)
+    first.__exit__(None, None, None)
+    assert third.is_granted
+    third.__exit__(None, None, None)
+    other.__exit__(None, None, None)
+    assert admission.statistics().conversation_count == 0
+
+
+def test_work_of_several_sessions_starts_from_the_first_that_has_a_permit() -> None:
+    admission = controller()
+    busy = [reserve(admission, f"busy-{n}", "s1") for n in range(2)]
+    place = reserve(admission, "shared", "s1")
+    assert not is_granted(place)
+    join(admission, place, "s2")
+    assert is_granted(place)
+    assert in_use(admission)["session:s2"] == 1
+    for each in (*busy, place):
+        each.__exit__(None, None, None)
+
+
+def test_a_permit_is_charged_to_the_oldest_caller_that_stays() -> None:
+    admission = controller()
+    place, leader = admission.reserve("shared", principal="p-a", session_id="a1", demand=Demand())
+    followers = [join(admission, place, session) for session in ("b1", "c1")]
+    admission.leave(leader)
+    assert in_use(admission)["session:b1"] == 1
+    assert "session:a1" not in in_use(admission)
+    admission.leave(followers[0])
+    assert in_use(admission)["session:c1"] == 1
+    place.__exit__(None, None, None)
+    admission.leave(followers[1])
+    assert set(in_use(admission)) == {"global", "provider:kimi", "provider:glm"}
+
+
+def test_a_charge_stays_where_the_next_caller_has_no_permit_to_give() -> None:
+    admission = controller()
+    place, leader = admission.reserve("shared", principal="p-a", session_id="a1", demand=Demand())
+    full = [reserve(admission, f"b-{n}", "b1") for n in range(2)]
+    join(admission, place, "b1")
+    admission.leave(leader)
+    assert in_use(admission)["session:a1"] == 1
+    assert in_use(admission)["session:b1"] == 2
+    for each in (*full, place):
+        each.__exit__(None, None, None)
+
+
+async def test_work_that_runs_needs_only_its_providers_permit_and_goes_first() -> None:
+    admission = controller(LimitsConfig(global_max_inflight=2, session_max_inflight=1))
+    fan_out = reserve(admission, "fan-out", "s1")
+    kimi = reserve(admission, "kimi", "t1", "provider:kimi")
+    waiting = reserve(admission, "waits", "s1", "provider:kimi")
+    order: list[str] = []
+
+    async def leg(n: int) -> None:
+        async with fan_out.leaf("provider:kimi", f"fan-out/{n}"):
+            order.append(f"leg {n}")
+            assert in_use(admission)["provider:kimi"] == 1
+
+    async with asyncio.TaskGroup() as tasks:
+        for n in (1, 2):
+            tasks.create_task(leg(n))
+        await asyncio.sleep(0)
+        assert order == []
+        kimi.__exit__(None, None, None)
+    assert order == ["leg 1", "leg 2"]
+    assert not is_granted(waiting)
+    fan_out.__exit__(None, None, None)
+    assert is_granted(waiting)
+    waiting.__exit__(None, None, None)
+
+
+async def test_a_leaf_that_is_cancelled_leaves_the_line_or_passes_its_permit_on() -> None:
+    admission = controller()
+    place = reserve(admission, "fan-out", "s1")
+    taken = reserve(admission, "kimi", "t1", "provider:kimi")
+    done: list[int] = []
+
+    async def leg(n: int) -> None:
+        async with place.leaf("provider:kimi", f"fan-out/{n}"):
+            done.append(n)
+
+    async with asyncio.TaskGroup() as tasks:
+        legs = [tasks.create_task(leg(n)) for n in range(3)]
+        await asyncio.sleep(0)
+        legs[0].cancel()
+        await asyncio.sleep(0)
+        taken.__exit__(None, None, None)
+        legs[1].cancel()
+    assert done == [2]
+    place.__exit__(None, None, None)
+    assert set(in_use(admission).values()) == {0}
+
+
+def test_scopes_take_turns_where_the_daemon_is_full() -> None:
+    admission = controller(LimitsConfig(global_max_inflight=1))
+    running = reserve(admission, "runs", "r1")
+    plain = [reserve(admission, f"plain-{n}", f"s{n}") for n in range(3)]
+    kimi = reserve(admission, "kimi", "k1", "provider:kimi")
+    running.__exit__(None, None, None)
+    (first,) = (place for place in (*plain, kimi) if place.is_granted)
+    first.__exit__(None, None, None)
+    (second,) = (place for place in (*plain, kimi) if place.is_granted and place is not first)
+    assert {first.scope.scope, second.scope.scope} == {"", "provider:kimi"}
+
+
+def session_of(place: Place) -> str:
+    (stand,) = place.stands
+    return stand.session.session_id
+
+
 class Admission(RuleBasedStateMachine):
     """Callers of several sessions come, are served, give up and go, in any order."""
 
@@ -137,12 +342,10 @@ class Admission(RuleBasedStateMachine):
     def come(self, session: str, scope: str | None) -> None:
         self.served += 1
         try:
-            place = self.admission.reserve(
-                f"call-{self.served}", principal=session[0], session_id=session, scope=scope
-            )
+            place = reserve(self.admission, f"call-{self.served}", session, scope)
         except QueueFull:
             waiting = [p for p in self.places if not p.is_granted]
-            assert any(p.session.session_id == session for p in waiting)
+            assert any(session_of(p) == session for p in waiting)
         else:
             self.places.append(place)
 
@@ -159,9 +362,9 @@ class Admission(RuleBasedStateMachine):
         assert self.admission.owners() == {place.owner for place in granted}
         expected = Counter({"global": len(granted)})
         for place in granted:
-            expected[f"session:{place.session.session_id}"] += 1
-            if place.scope:
-                expected[place.scope] += 1
+            expected[f"session:{session_of(place)}"] += 1
+            if place.scope.scope:
+                expected[place.scope.scope] += 1
         for pool in all_pools(self.admission):
             assert pool.in_use == expected[pool.scope] <= pool.limit
 
@@ -171,20 +374,20 @@ class Admission(RuleBasedStateMachine):
         for place in self.places:
             if place.is_granted:
                 continue
-            needed = ["global", f"session:{place.session.session_id}"]
-            needed += [place.scope] if place.scope else []
+            needed = ["global", f"session:{session_of(place)}"]
+            needed += [place.scope.scope] if place.scope.scope else []
             assert any(free[scope] == 0 for scope in needed)
 
     @invariant()
     def whoever_waits_is_counted(self) -> None:
-        waiting = Counter(place.scope for place in self.places if not place.is_granted)
+        waiting = Counter(place.scope.scope for place in self.places if not place.is_granted)
         assert +Counter(self.admission.statistics().waiting_count) == waiting
 
     @invariant()
     def a_line_is_served_in_the_order_of_arrival(self) -> None:
         lines: dict[tuple[str, str], list[bool]] = {}
         for place in self.places:
-            key = (place.session.session_id, place.scope)
+            key = (session_of(place), place.scope.scope)
             lines.setdefault(key, []).append(place.is_granted)
         for grants in lines.values():
             assert grants == sorted(grants, reverse=True)
