@@ -260,9 +260,11 @@ class AdmissionController(Gatekeeper):
         if not scope.has_free:
             waits.append(scope.expected_wait_s(session) or 0.0)
         if not session.pool.has_free:
-            waits.append((session.waiting_count + 1) * scope.release_s(session.pool))
+            waits.append((session.line_length + 1) * scope.release_s(session.pool))
         if not self._global.has_free:
-            waits.append(scope.release_s(self._global))
+            in_all = sum(gate.waiting_count for gate in self._scopes.values()) + 1
+            of_equal_length = (session.line_length + 1) * len(self._sessions)
+            waits.append(min(in_all, of_equal_length) * scope.release_s(self._global))
         return max(waits)
 
     def _count_waiting(self, stand: Stand, by: int) -> None:

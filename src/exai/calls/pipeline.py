@@ -15,7 +15,6 @@ from exai.calls.settling import Settling
 from exai.calls.single_flight import SingleFlight
 from exai.calls.tool_executor import ToolExecutor
 from exai.core.clock import Clock
-from exai.core.errors import QueueFull
 from exai.core.events import CallAccepted, EventSink
 from exai.core.outcomes import Completed
 from exai.tools.registry import ToolRegistry
@@ -91,7 +90,8 @@ class Pipeline:
             flight.timer = loop.call_at(flight.ends_at, self._fly_anew, flight)
         if flight.started_at is not None:
             flight.catch_up(call)
-            await self._ledger.start([call])
+            with self._defects.contained("starting"):
+                await self._ledger.start([call])
             return
         if flight.task is None:
             flight.task = self._tasks.create_task(self._fly(flight))
@@ -114,24 +114,10 @@ class Pipeline:
 
     def _fly_anew(self, late: Flight) -> None:
         """End a flight whose tool may take no longer; callers with time left fly again, once."""
-        key, callers, flight = late.key, list(late.callers), None
-        for call in callers:
-            self._sharing.leave(call)
-        for call in callers:
-            if not late.may_repeat_for(call):
-                self._settling.end(call, call.expired())
-                continue
-            call.has_led_anew = True
-            try:
-                if flight is None:
-                    flight = late.successor(call, key)
-                    self._sharing.lead(call, flight)
-                else:
-                    self._sharing.join(call, flight)
-            except QueueFull as refusal:
+        for call, refusal in self._sharing.reseat(late).items():
+            if refusal is not None:
                 self._settling.end(call, refusal)
-        for call in callers:
-            if call.is_accepted and call.outcome is None:
+            elif call.is_accepted:
                 self._tasks.create_task(self._take_off(call, self._sharing.flight_of(call)))
 
     async def _execute(self, flight: Flight) -> Completed:
@@ -146,7 +132,7 @@ class Pipeline:
         """Give one caller what its flight brought."""
         outcome = flight.outcome
         assert outcome is not None
-        if isinstance(outcome, Completed):
+        if isinstance(outcome, Completed) and call.outcome is None:
             with self._defects.contained("handing out"):
                 outcome = await flight.tool.hand_out(
                     outcome, call.request.arguments, call.peer.principal, call.call_id

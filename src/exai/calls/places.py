@@ -57,6 +57,11 @@ class SessionGate:
         self.waiting_count = 0
 
     @property
+    def line_length(self) -> int:
+        """Return how much of this session's work has not begun, over all scopes."""
+        return sum(len(lane.places) for lane in self.lanes.values())
+
+    @property
     def is_idle(self) -> bool:
         """Tell whether nothing of this session waits or runs."""
         return (

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from exai.calls.arguments_digest import arguments_digest, text_length
+from exai.calls.arguments_digest import arguments_digest
 from exai.calls.call import Call
 from exai.calls.defects import Defects
 from exai.calls.in_flight import InFlight
@@ -122,7 +122,7 @@ class RequestRouter:
             await self._settling.settle(call, refusal)
 
     async def _board(self, call: Call) -> None:
-        if text_length(call.request.arguments) > _HASHED_AT_ONCE_LENGTH:
+        if call.size_bytes > _HASHED_AT_ONCE_LENGTH:
             await asyncio.to_thread(getattr, call, "digest")  # it is kept
         known = await self._ledger.find(call.peer.session_id, call.request_id)
         if known is not None:

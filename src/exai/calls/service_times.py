@@ -6,6 +6,7 @@ from collections import deque
 _WINDOW_COUNT = 64
 _FEWEST_SAMPLES = 5
 _UNKNOWN_RETRY_S = 1.0
+_SOONEST_RETRY_S = 0.1
 _JITTER = 0.2
 
 
@@ -35,5 +36,5 @@ def retry_after_s(expected_s: float | None) -> float:
 
     Where nothing is expected, because too little was measured, that is about a second.
     """
-    base_s = _UNKNOWN_RETRY_S if expected_s is None else expected_s
+    base_s = _UNKNOWN_RETRY_S if expected_s is None else max(expected_s, _SOONEST_RETRY_S)
     return round(base_s * random.uniform(1 - _JITTER, 1 + _JITTER), 3)

@@ -12,6 +12,7 @@ from exai.calls.call_key import Epochs, call_key
 from exai.calls.flight import Flight
 from exai.calls.result_cache import ResultCache
 from exai.core.clock import Clock
+from exai.core.errors import ExaiError, QueueFull
 from exai.core.outcomes import Completed, Outcome
 from exai.core.tool import Demand, Tool
 
@@ -135,6 +136,32 @@ class SingleFlight:
         self._admission.leave(stand)
         if not flight.callers:
             self.abandon(flight)
+
+    def reseat(self, late: Flight) -> dict[Call, ExaiError | None]:
+        """End a flight that is late, and let its callers board another, each at most once.
+
+        Returns every caller, with the reason where it cannot.
+        """
+        key, callers = late.key, list(late.callers)
+        for call in callers:
+            self.leave(call)
+        flight: Flight | None = None
+        refusals: dict[Call, ExaiError | None] = {}
+        for call in callers:
+            refusals[call] = None
+            try:
+                if not late.may_repeat_for(call):
+                    refusals[call] = call.expired()
+                elif flight is not None:
+                    self.join(call, flight)
+                else:
+                    successor = late.successor(call, key)
+                    self.lead(call, successor)
+                    flight = successor
+                call.has_led_anew = True
+            except QueueFull as refusal:
+                refusals[call] = refusal
+        return refusals
 
     def abandon(self, flight: Flight) -> None:
         """End a flight that has no outcome. Its permits come back once its work has ended."""
