@@ -206,13 +206,6 @@ async def test_a_settled_failure_is_replayed_too(daemon: RunningDaemon) -> None:
     assert again["meta"]["replayed"] is True
 
 
-async def test_a_promise_that_cannot_be_kept_yet_is_refused(daemon: RunningDaemon) -> None:
-    async with open_wire(daemon.url, token=TOKEN) as wire:
-        answer = await wire.call("echo", arguments={"text": "x"}, idempotency_key="k1")
-    assert answer["error"]["code"] == "INVALID_REQUEST"
-    assert "idempotency_key" in answer["error"]["message"]
-
-
 async def test_a_refused_request_leaves_nothing_behind(daemon: RunningDaemon) -> None:
     async with open_wire(daemon.url, token=TOKEN) as wire:
         refused = await wire.call("echo", "r1", arguments={"text": 7})
