@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from exai.calls.admission import AdmissionController
+from exai.calls.limit import Ending, FixedLimit, Limit, ServiceSample
 from exai.calls.permits import PermitStatistics
 from exai.calls.places import Place, Stand
 from exai.core.clock import Clock
@@ -36,7 +37,8 @@ class HandClock(Clock):
 
 
 def controller(limits: LimitsConfig = LIMITS, clock: Clock | None = None) -> AdmissionController:
-    return AdmissionController(limits, SCOPES, clock or HandClock())
+    scope_limits = {scope: FixedLimit(count) for scope, count in SCOPES.items()}
+    return AdmissionController(limits, scope_limits, clock or HandClock())
 
 
 def reserve(
@@ -319,6 +321,35 @@ def test_scopes_take_turns_where_the_daemon_is_full() -> None:
     first.__exit__(None, None, None)
     (second,) = (place for place in (*plain, kimi) if place.is_granted and place is not first)
     assert {first.scope.scope, second.scope.scope} == {"", "provider:kimi"}
+
+
+class GrowingLimit(Limit):
+    """One more permit for each success."""
+
+    def __init__(self) -> None:
+        self.samples: list[ServiceSample] = []
+
+    @property
+    def permit_count(self) -> int:
+        return 1 + sum(sample.ending is Ending.SUCCESS for sample in self.samples)
+
+    def observe(self, sample: ServiceSample) -> None:
+        self.samples.append(sample)
+
+
+def test_a_limit_learns_from_what_comes_back_and_may_let_more_start() -> None:
+    limit, clock = GrowingLimit(), HandClock()
+    admission = AdmissionController(LIMITS, {"provider:kimi": limit}, clock)
+    running = reserve(admission, "a", "a1", "provider:kimi")
+    waiting = [reserve(admission, f"w{n}", f"{n}", "provider:kimi") for n in range(3)]
+    clock.now += 2.5
+    running.ending = Ending.SUCCESS
+    running.__exit__(None, None, None)
+    assert limit.samples == [ServiceSample(2.5, 1, Ending.SUCCESS)]
+    assert [place.is_granted for place in waiting] == [True, True, False]
+    waiting[0].__exit__(None, None, None)
+    assert limit.samples[1].ending is Ending.IGNORED
+    assert [place.is_granted for place in waiting] == [True, True, True]
 
 
 def session_of(place: Place) -> str:

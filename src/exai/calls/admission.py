@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from exai.calls.limit import Ending, FixedLimit, ServiceSample
+from exai.calls.limit import Ending, FixedLimit, Limit, ServiceSample
 from exai.calls.permits import PermitPool, PermitStatistics
 from exai.calls.places import (
     ConversationGate,
@@ -48,14 +48,16 @@ class AdmissionStatistics(msgspec.Struct, frozen=True):
 class AdmissionController(Gatekeeper):
     """The one gate in front of all work."""
 
-    def __init__(self, limits: LimitsConfig, scope_limits: Mapping[str, int], clock: Clock) -> None:
+    def __init__(
+        self, limits: LimitsConfig, scope_limits: Mapping[str, Limit], clock: Clock
+    ) -> None:
         self._limits = limits
         self._clock = clock
         self._session_limit = FixedLimit(limits.session_max_inflight)
         self._global = PermitPool("global", FixedLimit(limits.global_max_inflight))
         self._scopes = OrderedDict({NO_SCOPE: ScopeGate(NO_SCOPE, None)})
-        for scope, permit_count in scope_limits.items():
-            self._scopes[scope] = ScopeGate(scope, PermitPool(scope, FixedLimit(permit_count)))
+        for scope, limit in scope_limits.items():
+            self._scopes[scope] = ScopeGate(scope, PermitPool(scope, limit))
         self._principals: dict[str, PrincipalGate] = {}
         self._sessions: dict[str, SessionGate] = {}
         self._conversations: dict[str, ConversationGate] = {}

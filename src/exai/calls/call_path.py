@@ -11,6 +11,7 @@ from exai.calls.defects import Defects
 from exai.calls.heartbeat import Heartbeat
 from exai.calls.in_flight import InFlight
 from exai.calls.ledger import Ledger
+from exai.calls.limit import FixedLimit
 from exai.calls.pipeline import Pipeline
 from exai.calls.request_router import RequestRouter
 from exai.calls.result_cache import ResultCache
@@ -43,7 +44,9 @@ class CallPath:
         health: Callable[[Principal], dict[str, Any]],
         progress_interval_s: float,
     ) -> None:
-        self.admission = AdmissionController(limits, scope_limits, clock)
+        self.admission = AdmissionController(
+            limits, {scope: FixedLimit(count) for scope, count in scope_limits.items()}, clock
+        )
         self.result_cache = ResultCache(limits.result_cache_entries, limits.result_cache_bytes)
         self.sharing = SingleFlight(self.admission, self.result_cache, Epochs(), clock, never_share)
         in_flight, defects = InFlight(), Defects(events)

@@ -26,7 +26,7 @@ class Ending(Enum):
 
 
 class ServiceSample(msgspec.Struct, frozen=True):
-    """One permit's use: for how long, how many were in use as it came back, how it ended."""
+    """One permit's use: for how long, how many were in use with it at its end, how it ended."""
 
     service_s: float
     in_use: int
