@@ -191,15 +191,6 @@ async def test_a_session_of_thousands_of_records_ends(store: CallStore) -> None:
     assert store.statistics().record_count == 0
 
 
-async def test_a_key_that_outlived_its_session_expires_like_any_result(store: CallStore) -> None:
-    await store.accept(record(idempotency_key="k"))
-    await store.settle("c1", ANSWER, now=1000.0)
-    await store.end_session("s1")
-    await store.expire(now=1600.0, result_ttl_s=600.0, idempotency_ttl_s=86_400.0)
-    await store.expire(now=2200.0, result_ttl_s=600.0, idempotency_ttl_s=86_400.0)
-    assert await store.accept(record("c2", idempotency_key="k")) is None
-
-
 async def test_statistics_count_records_and_bytes(store: CallStore) -> None:
     await store.accept(record())
     await store.accept(record("c2"))

@@ -1,7 +1,7 @@
 """The ledger in memory: fast, gone with the process, and the definition of the behaviour."""
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from itertools import takewhile
 
 import msgspec
@@ -25,8 +25,9 @@ _UNSETTLED = (CallState.ACCEPTED, CallState.RUNNING)
 class MemoryCallStore(CallStore):
     """`CallStore` over dictionaries; its methods hardly ever wait.
 
-    `_settled_at` and `_erased_at` are in the order of their times, so that expiry looks
-    only at what expires.
+    `_settled_at`, `_erased_at` and `_keyed_at` (when a call with a key settled) are in the
+    order of their times, so that expiry looks only at what expires. A tombstone stands in
+    `_erased_at` if it has no key, else in `_keyed_at` alone.
     """
 
     durable = False
@@ -34,22 +35,28 @@ class MemoryCallStore(CallStore):
     def __init__(self) -> None:
         self._records: dict[str, CallRecord] = {}
         self._by_session: defaultdict[str, dict[str, str]] = defaultdict(dict)
-        self._by_idempotency_key: dict[tuple[str, str], str] = {}
+        self._by_key: dict[tuple[str, str], str] = {}
+        self._key_count: Counter[str] = Counter()
         self._settled_at: dict[str, float] = {}
         self._erased_at: dict[str, float] = {}
-        self._kept: defaultdict[str, _Kept] = defaultdict(_Kept)
+        self._keyed_at: dict[str, float] = {}
+        self._of_session: defaultdict[str, _Kept] = defaultdict(_Kept)
+        self._of_principal: defaultdict[str, _Kept] = defaultdict(_Kept)
+        self._result_bytes = 0
 
     async def accept(self, record: CallRecord) -> CallRecord | None:
         """Insert `record` unless its id is known."""
         known_id = self._by_session[record.session_id].get(record.request_id)
-        if known_id is None and record.idempotency_key is not None:
-            known_id = self._by_idempotency_key.get((record.principal, record.idempotency_key))
+        key = _key_of(record)
+        if known_id is None and key is not None:
+            known_id = self._by_key.get(key)
         if known_id is not None:
             return self._records[known_id]
         self._records[record.call_id] = record
         self._by_session[record.session_id][record.request_id] = record.call_id
-        if record.idempotency_key is not None:
-            self._by_idempotency_key[record.principal, record.idempotency_key] = record.call_id
+        if key is not None:
+            self._by_key[key] = record.call_id
+            self._key_count[record.principal] += 1
         return None
 
     async def start(self, call_id: str, owner: str, attempt: int) -> bool:
@@ -75,7 +82,11 @@ class MemoryCallStore(CallStore):
             succeeded=isinstance(settlement.outcome, Completed),
         )
         self._settled_at[call_id] = now
-        self._kept[record.session_id].add_result(call_id, len(_encode(settlement)))
+        if record.idempotency_key is not None:
+            self._keyed_at[call_id] = now
+        size_bytes = len(_encode(settlement))
+        self._account_of(record).add_result(call_id, size_bytes)
+        self._result_bytes += size_bytes
         return True
 
     async def find(self, session_id: str, request_id: str) -> CallRecord | None:
@@ -85,16 +96,12 @@ class MemoryCallStore(CallStore):
 
     async def find_by_key(self, principal: str, idempotency_key: str) -> CallRecord | None:
         """Return what is known of the request that a principal gave this key."""
-        call_id = self._by_idempotency_key.get((principal, idempotency_key))
+        call_id = self._by_key.get((principal, idempotency_key))
         return None if call_id is None else self._records[call_id]
 
     async def key_count(self, principal: str) -> int:
         """Return how many keys of a principal are remembered."""
-        return sum(owner == principal for owner, _ in self._by_idempotency_key)
-
-    async def trim_keyed(self, principal: str, max_bytes: int, now: float) -> int:
-        """Erase the oldest results that only their keys keep."""
-        return 0  # every result is still within its own session
+        return self._key_count[principal]
 
     async def acknowledge(self, session_id: str, request_ids: list[str], now: float) -> int:
         """Erase acknowledged results."""
@@ -106,15 +113,23 @@ class MemoryCallStore(CallStore):
 
     async def trim(self, session_id: str, bounds: SessionBounds, now: float) -> int:
         """Erase and forget a session's oldest while it has too many, or too large ones."""
-        kept, erased = self._kept.get(session_id, _Kept()), 0
+        kept, erased = self._of_session.get(session_id, _Kept()), 0
         while (
             len(kept.result_bytes) > bounds.max_results
             or kept.total_bytes > bounds.max_result_bytes
         ):
-            self._erase(next(iter(kept.result_bytes)), "expired", now)
+            self._erase(kept.oldest_result, "expired", now)
             erased += 1
         while len(kept.tombstones) > bounds.max_tombstones:
             self._forget(next(iter(kept.tombstones)))
+        return erased
+
+    async def trim_keyed(self, principal: str, max_bytes: int, now: float) -> int:
+        """Erase the oldest results that only their keys keep."""
+        kept, erased = self._of_principal.get(principal, _Kept()), 0
+        while kept.total_bytes > max_bytes:
+            self._erase(kept.oldest_result, "expired", now)
+            erased += 1
         return erased
 
     async def expire(self, now: float, result_ttl_s: float, idempotency_ttl_s: float) -> int:
@@ -125,26 +140,43 @@ class MemoryCallStore(CallStore):
         expired = _until(self._settled_at, horizon)
         for call_id in expired:
             self._erase(call_id, "expired", now)
+        for call_id in _until(self._keyed_at, now - max(idempotency_ttl_s, result_ttl_s)):
+            self._forget(call_id)
         return len(expired)
 
     async def end_session(self, session_id: str) -> None:
         """Forget a session's records, but for those with an idempotency key."""
-        ended = list(self._by_session.pop(session_id, {}).values())
-        for done, call_id in enumerate(ended, 1):
-            if self._records[call_id].idempotency_key is None:
-                self._forget(call_id)
+        of_session = self._by_session.get(session_id, {})
+        for done, (request_id, call_id) in enumerate(list(of_session.items()), 1):
+            if of_session.get(request_id) == call_id:  # not forgotten meanwhile
+                self._leave_session(self._records[call_id])
             if done % _RECORDS_PER_TURN == 0:
                 await asyncio.sleep(0)
+        self._by_session.pop(session_id, None)
 
     def statistics(self) -> StoreStatistics:
         """Return the numbers now."""
-        return StoreStatistics(
-            record_count=len(self._records),
-            result_bytes=sum(kept.total_bytes for kept in self._kept.values()),
-        )
+        return StoreStatistics(record_count=len(self._records), result_bytes=self._result_bytes)
 
     async def close(self) -> None:
         """Nothing to flush."""
+
+    def _account_of(self, record: CallRecord) -> "_Kept":
+        """Return where a record's result counts: in its session, or after that by its key."""
+        of_session = self._by_session.get(record.session_id, {})
+        if of_session.get(record.request_id) == record.call_id:
+            return self._of_session[record.session_id]
+        return self._of_principal[record.principal]
+
+    def _leave_session(self, record: CallRecord) -> None:
+        if record.idempotency_key is None:
+            self._forget(record.call_id)
+            return
+        size_bytes = self._account_of(record).forget(record.call_id)
+        self._by_session[record.session_id].pop(record.request_id)
+        if record.call_id in self._settled_at:
+            self._account_of(record).add_result(record.call_id, size_bytes)
+        self._drop_empty_accounts(record)
 
     def _erase(self, call_id: str, because: ErasedBecause, now: float) -> None:
         record = self._records[call_id]
@@ -156,23 +188,40 @@ class MemoryCallStore(CallStore):
             erased_at=now,
         )
         del self._settled_at[call_id]
-        self._erased_at[call_id] = now
-        self._kept[record.session_id].bury(call_id)
+        account = self._account_of(record)
+        self._result_bytes -= account.forget(call_id)
+        if record.idempotency_key is None:
+            self._erased_at[call_id] = now
+            account.tombstones[call_id] = None
+        self._drop_empty_accounts(record)
 
     def _forget(self, call_id: str) -> None:
         record = self._records.pop(call_id)
-        self._settled_at.pop(call_id, None)
-        self._erased_at.pop(call_id, None)
-        self._kept[record.session_id].forget(call_id)
-        if self._kept[record.session_id].is_empty:
-            del self._kept[record.session_id]
-        self._by_session.get(record.session_id, {}).pop(record.request_id, None)
-        if record.idempotency_key is not None:
-            del self._by_idempotency_key[record.principal, record.idempotency_key]
+        for times in (self._settled_at, self._erased_at, self._keyed_at):
+            times.pop(call_id, None)
+        self._result_bytes -= self._account_of(record).forget(call_id)
+        of_session = self._by_session.get(record.session_id, {})
+        if of_session.get(record.request_id) == call_id:
+            del of_session[record.request_id]
+        key = _key_of(record)
+        if key is not None:
+            del self._by_key[key]
+            self._key_count[record.principal] -= 1
+            if not self._key_count[record.principal]:
+                del self._key_count[record.principal]
+        self._drop_empty_accounts(record)
+
+    def _drop_empty_accounts(self, record: CallRecord) -> None:
+        for accounts, name in (
+            (self._of_session, record.session_id),
+            (self._of_principal, record.principal),
+        ):
+            if name in accounts and accounts[name].is_empty:
+                del accounts[name]
 
 
 class _Kept:
-    """What is kept for one session, oldest first: results by size, and tombstones."""
+    """What is kept for one session or principal, oldest first: results by size, tombstones."""
 
     def __init__(self) -> None:
         self.result_bytes: dict[str, int] = {}
@@ -183,17 +232,25 @@ class _Kept:
     def is_empty(self) -> bool:
         return not self.result_bytes and not self.tombstones
 
+    @property
+    def oldest_result(self) -> str:
+        return next(iter(self.result_bytes))
+
     def add_result(self, call_id: str, size_bytes: int) -> None:
         self.result_bytes[call_id] = size_bytes
         self.total_bytes += size_bytes
 
-    def bury(self, call_id: str) -> None:
-        self.total_bytes -= self.result_bytes.pop(call_id)
-        self.tombstones[call_id] = None
-
-    def forget(self, call_id: str) -> None:
-        self.total_bytes -= self.result_bytes.pop(call_id, 0)
+    def forget(self, call_id: str) -> int:
+        """Drop whatever there is of a call; return how many bytes its result had."""
+        size_bytes = self.result_bytes.pop(call_id, 0)
+        self.total_bytes -= size_bytes
         self.tombstones.pop(call_id, None)
+        return size_bytes
+
+
+def _key_of(record: CallRecord) -> tuple[str, str] | None:
+    key = record.idempotency_key
+    return None if key is None else (record.principal, key)
 
 
 def _until(times: dict[str, float], horizon: float) -> list[str]:
