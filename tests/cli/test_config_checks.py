@@ -1,6 +1,7 @@
 """What must hold between the values of a configuration, and what works but is not meant."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,6 +9,8 @@ from exai.cli.config_checks import problems_of, warnings_of
 from exai.core.config import (
     AuthConfig,
     Config,
+    ConversationsConfig,
+    LimitsConfig,
     PrincipalConfig,
     ProviderConfig,
     Secret,
@@ -83,12 +86,37 @@ def test_what_has_no_effect_yet_is_said() -> None:
             "default": PrincipalConfig(token=Secret("x" * 16), may_rotate=True),
             "boss": PrincipalConfig(token=Secret("y" * 16), admin=True, may_rotate=True),
         },
-        upstreams={
-            "box": UpstreamConfig(command="x", tools={"f": {"share": "all", "idempotent": True}})
-        },
     )
     assert list(warnings_of(config)) == [
         "principals.boss.admin has no effect in this version",
         "principals.boss.may_rotate has no effect in this version",
-        "mcpServers.box.exai.tools.f.share has no effect in this version",
     ]
+
+
+@pytest.mark.parametrize(
+    ("sections", "problem"),
+    [
+        (
+            {"limits": LimitsConfig(result_ttl_s=600, idempotency_ttl_s=60)},
+            "limits.idempotency_ttl_s = 60 is less than limits.result_ttl_s = 600",
+        ),
+        (
+            {"conversations": ConversationsConfig(max_bytes=2, principal_max_bytes=1)},
+            "conversations.max_bytes = 2 is more than conversations.principal_max_bytes = 1",
+        ),
+        (
+            {
+                "upstreams": {
+                    "box": UpstreamConfig(
+                        command="x", tools={"f": {"read_only": False, "cache_ttl_s": 5}}
+                    )
+                }
+            },
+            "mcpServers.box.exai.tools.f: a result that is served again",
+        ),
+    ],
+)
+def test_values_that_contradict_each_other_are_told(sections: dict[str, Any], problem: str) -> None:
+    problems = list(problems_of(Config(state_dir=STATE, **sections), {}))
+    assert len(problems) == 1
+    assert problems[0].startswith(problem)

@@ -101,6 +101,24 @@ async def test_annotations_decide_where_they_are_trusted_and_the_operator_over_t
     assert overruled.spec("t").policy == SharingPolicy("all", 60.0, True, True)
 
 
+@pytest.mark.parametrize(
+    ("said", "policy"),
+    [
+        ({"share": "all"}, SharingPolicy("all")),
+        ({"cache_ttl_s": 60.0}, SharingPolicy("principal", 60.0, True, True)),
+        ({"cache_ttl_s": 60.0, "share": "all"}, SharingPolicy("all", 60.0, True, True)),
+        ({"read_only": True, "idempotent": False}, SharingPolicy("principal", 0.0, False, True)),
+        ({"idempotent": True}, SharingPolicy("none", 0.0, True, False)),
+    ],
+)
+async def test_what_may_be_served_again_or_is_said_to_change_nothing_is_read_only(
+    said: dict[str, Any], policy: SharingPolicy
+) -> None:
+    offering = Offering()
+    await offering.offer(listed("t"), tools={"t": said})
+    assert offering.spec("t").policy == policy
+
+
 async def test_another_description_is_another_version() -> None:
     offering = Offering()
     await offering.offer(listed("t"))

@@ -24,7 +24,7 @@ from exai.core.clock import Clock
 from exai.core.config import LimitsConfig
 from exai.core.events import EventSink
 from exai.core.identity import Principal
-from exai.tools.registry import ToolRegistry
+from exai.tools.registry import ToolRegistry, readings_of
 
 
 class CallPath:
@@ -48,7 +48,8 @@ class CallPath:
             limits, {scope: FixedLimit(count) for scope, count in scope_limits.items()}, clock
         )
         self.result_cache = ResultCache(limits.result_cache_entries, limits.result_cache_bytes)
-        self.sharing = SingleFlight(self.admission, self.result_cache, Epochs(), clock, never_share)
+        patterns = [reading for name in never_share for reading in readings_of(name)]
+        self.sharing = SingleFlight(self.admission, self.result_cache, Epochs(), clock, patterns)
         in_flight, defects = InFlight(), Defects(events)
         ledger = Ledger(store, limits, clock, owner=secrets.token_hex(8))
         settling = Settling(ledger, in_flight, self.sharing, tasks, clock, events, defects)

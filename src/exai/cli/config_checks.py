@@ -44,10 +44,6 @@ def warnings_of(config: Config) -> Iterator[str]:
             yield f"principals.{name}.admin has no effect in this version"
         if principal.may_rotate and name != "default":
             yield f"principals.{name}.may_rotate has no effect in this version"
-    for name, upstream in config.upstreams.items():
-        for tool, policy in upstream.tools.items():
-            for key in sorted(policy.keys() & {"share", "cache_ttl_s"}):
-                yield f"mcpServers.{name}.exai.tools.{tool}.{key} has no effect in this version"
 
 
 def _tokens(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
@@ -114,9 +110,15 @@ def _is_http_url(text: str) -> bool:
 
 
 def _upstreams(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
-    for name in config.upstreams:
+    for name, upstream in config.upstreams.items():
         if name in config.providers or name == "local":
             yield f"the MCP server {name!r} has the name of a provider; give it another"
+        for tool, policy in upstream.tools.items():
+            if policy.get("read_only") is False and policy.get("cache_ttl_s"):
+                yield (
+                    f"mcpServers.{name}.exai.tools.{tool}: a result that is served again "
+                    "(cache_ttl_s) cannot be that of a tool with read_only = false"
+                )
 
 
 def _numbers(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
@@ -128,4 +130,15 @@ def _numbers(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
             f"limits.session_max_waiting = {limits.session_max_waiting} is not less than "
             f"limits.global_max_waiting = {limits.global_max_waiting}: "
             "one session could shut out all others"
+        )
+    if limits.idempotency_ttl_s < limits.result_ttl_s:
+        yield (
+            f"limits.idempotency_ttl_s = {limits.idempotency_ttl_s:g} is less than "
+            f"limits.result_ttl_s = {limits.result_ttl_s:g}: a key is to outlive its result"
+        )
+    talk = config.conversations
+    if talk.max_bytes > talk.principal_max_bytes:
+        yield (
+            f"conversations.max_bytes = {talk.max_bytes} is more than "
+            f"conversations.principal_max_bytes = {talk.principal_max_bytes}"
         )

@@ -36,6 +36,7 @@ _NAMED_BY_HAND: dict[str, KeyPath] = {
     "GLM_API_KEY": ("providers", "glm", "api_key"),
     "GLM_API_URL": ("providers", "glm", "base_url"),
     "DEFAULT_MODEL": ("tools", "default_model"),
+    "EXAI_WS_DISABLE_COALESCE_FOR_TOOLS": ("tools", "never_share"),
 }
 """Names that clients and deployments know. Of two for one key the later wins."""
 
@@ -54,7 +55,6 @@ VARIABLES: dict[str, KeyPath] = {
 }
 
 NO_EFFECT: dict[str, str] = {
-    "EXAI_WS_DISABLE_COALESCE_FOR_TOOLS": "this version does not join equal calls",
     "SESSION_TIMEOUT_SECS": "in this version a session ends with its connection",
     "SESSION_CLEANUP_INTERVAL": "in this version a session ends with its connection",
     "EXAI_HEALTH_WRITER_INTERVAL": "this version writes no health file",

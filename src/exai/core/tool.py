@@ -40,6 +40,20 @@ def policy_from_annotations(annotations: dict[str, Any] | None, *, trusted: bool
     )
 
 
+def policy_as_said(default: SharingPolicy, said: dict[str, Any]) -> SharingPolicy:
+    """Return a tool's policy where an operator knows better; `said` has fields of the policy.
+
+    A success that may be served again changes nothing, so `cache_ttl_s` makes a tool
+    read-only, with what follows from that unless it is said otherwise.
+    """
+    if said.get("cache_ttl_s") and "read_only" not in said:
+        said = {"read_only": True, **said}
+    if said.get("read_only") and not default.read_only:
+        share: Share = "principal" if default.share == "none" else default.share
+        default = msgspec.structs.replace(default, share=share, idempotent=True)
+    return msgspec.structs.replace(default, **said)
+
+
 class ToolSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What a client sees of a tool, and what the call path must know of it.
 

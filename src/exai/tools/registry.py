@@ -45,7 +45,7 @@ class ToolRegistry:
         Raises `ToolNotFound`, the same for a tool that is not there and one that this
         principal may not see.
         """
-        for candidate in _readings_of(name):
+        for candidate in readings_of(name):
             tool = self._tools.get(candidate)
             if tool is not None and principal.may_use(candidate):
                 return tool
@@ -59,7 +59,7 @@ class ToolRegistry:
         return [self._tools[name].spec for name in sorted(self._tools) if principal.may_use(name)]
 
 
-def _readings_of(name: str) -> list[str]:
+def readings_of(name: str) -> list[str]:
     """Return the name itself, then what it means if it carries an old client's suffix."""
     return [name, *(name.removesuffix(s) for s in _OLD_SUFFIXES if name.endswith(s))]
 

@@ -21,6 +21,7 @@ from exai.core.tool import (
     Tool,
     ToolRun,
     ToolSpec,
+    policy_as_said,
     policy_from_annotations,
     upstream_scope,
 )
@@ -159,4 +160,4 @@ def _tool_of(server: UpstreamServer, description: Description) -> UpstreamTool:
 
 def _policy_of(listed: _Listed, config: UpstreamConfig) -> SharingPolicy:
     default = policy_from_annotations(listed.annotations, trusted=config.trust_annotations)
-    return msgspec.structs.replace(default, **config.tools.get(listed.name, {}))
+    return policy_as_said(default, config.tools.get(listed.name, {}))
