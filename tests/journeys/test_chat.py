@@ -140,11 +140,26 @@ async def test_a_services_refusal_says_when_to_come_back(
 ) -> None:
     service.script(fails(429, headers={"retry-after": "7"}))
     async with open_wire(daemon.url, token=TOKEN) as wire:
-        answer = await wire.call("chat", arguments={"prompt": "x"})
+        answer = await wire.call("chat", arguments={"prompt": "x"}, timeout_s=6)
+    assert len(service.requests) == 1  # there is no time for another
     assert answer["error"]["code"] == "PROVIDER_ERROR"
     assert answer["error"]["details"]["status"] == 429
     assert answer["error"]["retryable"] is True
     assert answer["error"]["retry_after_s"] == 7.0
+
+
+async def test_a_service_that_fails_is_asked_again_and_the_text_starts_again(
+    daemon: RunningDaemon, service: ScriptedProvider
+) -> None:
+    service.script_next(disconnects("Lon"), answers("Par", "is."))
+    async with open_wire(daemon.url, token=TOKEN) as wire:
+        await wire.say("call_tool", name="chat", request_id="r1", arguments={"prompt": "x"})
+        progress, answer = await until_answered(wire)
+    deltas = [(f["attempt"], f["offset"], f["delta"]) for f in progress if "delta" in f]
+    assert deltas == [(1, 0, "Lon"), (2, 0, "Par"), (2, 3, "is.")]
+    assert any("trying again in" in frame.get("message", "") for frame in progress)
+    assert answer["text"] == "Paris."
+    assert answer["meta"]["attempts"] == 2
 
 
 async def test_without_a_key_or_a_local_model_chat_says_what_to_do(tmp_path: Path) -> None:

@@ -43,7 +43,9 @@ def provider(service: ScriptedProvider, sdk: OpenAISdk) -> OpenAICompatible:
 
 
 def provider_at(base_url: str, sdk: OpenAISdk, *, idle_timeout_s: float = 5) -> OpenAICompatible:
-    config = ProviderConfig(base_url=base_url, api_key=Secret(KEY), idle_timeout_s=idle_timeout_s)
+    config = ProviderConfig(
+        base_url=base_url, api_key=Secret(KEY), idle_timeout_s=idle_timeout_s, max_attempts=1
+    )
     return OpenAICompatible("acme", config, sdk)
 
 

@@ -1,5 +1,7 @@
 """An LLM service that speaks OpenAI's chat completions: Kimi, GLM and most others."""
 
+import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 from exai.core.config import ProviderConfig
@@ -7,6 +9,7 @@ from exai.core.errors import NotConfigured
 from exai.core.tool import ToolRun
 from exai.providers.openai_sdk import OpenAISdk
 from exai.providers.provider import ChatReply, ChatRequest, Provider
+from exai.providers.retries import Pause, RetryPolicy, ask_until_answered
 
 if TYPE_CHECKING:
     from exai.providers.openai_chat import OpenAIChat
@@ -19,7 +22,9 @@ class OpenAICompatible(Provider):
 
     is_open_ended = True
 
-    def __init__(self, name: str, config: ProviderConfig, sdk: OpenAISdk) -> None:
+    def __init__(
+        self, name: str, config: ProviderConfig, sdk: OpenAISdk, pause: Pause = asyncio.sleep
+    ) -> None:
         self.name = name
         self.max_inflight = config.max_inflight
         self.context_tokens = config.context_tokens
@@ -27,17 +32,20 @@ class OpenAICompatible(Provider):
         self.missing = _missing_key(name) if config.key_required and not config.api_key else None
         self._config = config
         self._sdk = sdk
+        self._retries = RetryPolicy(config.max_attempts)
+        self._pause = pause
         self._chat: OpenAIChat | None = None
 
     async def complete(self, request: ChatRequest, run: ToolRun) -> ChatReply:
-        """Ask the service."""
+        """Ask the service, again where that may help."""
         if self.missing:
             raise NotConfigured(self.missing)
         if self._chat is None:
             self._chat = await self._sdk.open_chat(
                 self.name, self._config.base_url, self._config.api_key, self._config.idle_timeout_s
             )
-        return await self._chat.complete(request, run)
+        ask = partial(self._chat.complete, request, run)
+        return await ask_until_answered(ask, run, self._retries, self._pause)
 
 
 def _missing_key(name: str) -> str:
