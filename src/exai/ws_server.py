@@ -105,7 +105,10 @@ class Daemon:
                 on_ready(self._address())
                 await stop.wait()
                 await self._drain()
-        await self._store.close()
+        try:
+            await self._store.close()
+        finally:
+            await self._conversations.close()
 
     async def _become_ready(self) -> None:
         """Be ready once each MCP server has had its first start, or enough time for it."""
@@ -222,7 +225,12 @@ class Daemon:
             events=self._events,
             health=lambda principal: self._health.report(principal),
             progress_interval_s=self._config.server.progress_interval_s,
+            sweeps=[self._expire_conversations],
         )
+
+    async def _expire_conversations(self) -> None:
+        ttl_s = self._config.conversations.ttl_s
+        await self._conversations.expire(self._clock.wall_s(), ttl_s)
 
     def _build_sessions(self) -> SessionHandler:
         server = self._config.server

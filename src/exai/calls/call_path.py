@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from exai.calls.admission import AdmissionController
@@ -28,7 +28,10 @@ from exai.tools.registry import ToolRegistry, readings_of
 
 
 class CallPath:
-    """Every part of a call's walk. `router` is the entrance, `background` what runs beside."""
+    """Every part of a call's walk. `router` is the entrance, `background` what runs beside.
+
+    `sweeps` are run now and then, and expire what other stores hold.
+    """
 
     def __init__(
         self,
@@ -43,6 +46,7 @@ class CallPath:
         events: EventSink,
         health: Callable[[Principal], dict[str, Any]],
         progress_interval_s: float,
+        sweeps: Sequence[Callable[[], Awaitable[object]]] = (),
     ) -> None:
         self.admission = AdmissionController(
             limits, {scope: FixedLimit(count) for scope, count in scope_limits.items()}, clock
@@ -70,5 +74,5 @@ class CallPath:
         )
         self.background = (
             Heartbeat(in_flight, self.sharing, clock, progress_interval_s),
-            Retention(ledger, defects, limits.result_ttl_s),
+            Retention([ledger.expire, *sweeps], defects, limits.result_ttl_s),
         )

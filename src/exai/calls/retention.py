@@ -1,19 +1,25 @@
-"""Erasing what nobody fetched in time."""
+"""Erasing what nobody fetched, or went on with, in time."""
 
 import asyncio
 
+from collections.abc import Awaitable, Callable, Sequence
+
 from exai.calls.defects import Defects
-from exai.calls.ledger import Ledger
 
 _SWEEPS_PER_TTL = 20
 _LONGEST_PAUSE_S = 10.0
 
 
 class Retention:
-    """Sweeps the ledger often enough that a result outlives its time only slightly."""
+    """Sweeps the stores often enough that a result outlives its time only slightly."""
 
-    def __init__(self, ledger: Ledger, defects: Defects, result_ttl_s: float) -> None:
-        self._ledger = ledger
+    def __init__(
+        self,
+        sweeps: Sequence[Callable[[], Awaitable[object]]],
+        defects: Defects,
+        result_ttl_s: float,
+    ) -> None:
+        self._sweeps = sweeps
         self._defects = defects
         self._pause_s = min(result_ttl_s / _SWEEPS_PER_TTL, _LONGEST_PAUSE_S)
 
@@ -21,5 +27,6 @@ class Retention:
         """Sweep until cancelled."""
         while True:
             await asyncio.sleep(self._pause_s)
-            with self._defects.contained("retention"):
-                await self._ledger.expire()
+            for sweep in self._sweeps:
+                with self._defects.contained("retention"):
+                    await sweep()
