@@ -1,7 +1,6 @@
 """Erasing what nobody fetched, or went on with, in time."""
 
 import asyncio
-
 from collections.abc import Awaitable, Callable, Sequence
 
 from exai.calls.defects import Defects

@@ -124,7 +124,7 @@ def greeting_of(
             progress_interval_s=server.progress_interval_s,
             result_ttl_s=limits.result_ttl_s,
             resume_window_s=0.0,
-            idempotency_ttl_s=0.0,
+            idempotency_ttl_s=limits.idempotency_ttl_s,
             session_max_unacked=limits.session_max_unacked,
         ),
         pending=[],
