@@ -112,10 +112,13 @@ class CallPathMachine(RuleBasedStateMachine):
         self.world.say(self.callers[session], request)
         self.step(turns)
 
-    @precondition(lambda self: self.sent)
+    def of_open_sessions(self) -> list[Sent]:
+        return [sent for sent in self.sent if sent.caller in self.callers.values()]
+
+    @precondition(lambda self: self.of_open_sessions())
     @rule(data=st.data(), what=st.sampled_from(["repeat", "cancel", "fetch"]), turns=some_turns)
     def say_again(self, data: st.DataObject, what: str, turns: int | None) -> None:
-        sent = data.draw(st.sampled_from(self.sent))
+        sent = data.draw(st.sampled_from(self.of_open_sessions()))
         sent.may_be_answered += 1
         requests = {
             "repeat": sent.request,

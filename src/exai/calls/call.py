@@ -42,6 +42,7 @@ class Call:
         self.has_led_anew = False
         self.follows_its_key = False
         self.early_joins = 0
+        self.is_asked_about = False
         self.moved = asyncio.Event()
         self.withdrawn: ExaiError | None = None
         self.outcome: Outcome | None = None
@@ -116,12 +117,14 @@ class Call:
         has_started = self.started_at is not None
         return {"may_have_run": True} if has_started and not self.is_idempotent else {}
 
-    def tell_accepted(self, now: float) -> None:
-        """Acknowledge the call, and whoever joined it before it could be acknowledged."""
-        self.last_told_at = now
+    def tell_accepted(self, clock: Clock) -> None:
+        """Acknowledge the call, and whoever joined or asked before it could be acknowledged."""
+        self.last_told_at = clock.monotonic_s()
         self.peer.send(self._ack(joined=self.follows_its_key))
         for _ in range(self.early_joins):
             self.peer.send(self._ack(joined=True))
+        if self.is_asked_about:
+            self.tell_progress(clock)
 
     def tell_progress(self, clock: Clock, **said: Any) -> None:
         """Tell the peer what `said` says (fields of `CallProgressed`), or that all is well."""

@@ -20,7 +20,8 @@ class Flight(ToolRun):
     """Work that waits, runs or has landed. Times named `_at` are monotonic.
 
     `deadline` is the latest of the callers', `ends_at` when the tool's own limit is
-    reached. `first_attempt` is higher than 1 where an earlier flight of the same callers
+    reached. `is_flown` once `task` has begun, and will give up the place itself.
+    `first_attempt` is higher than 1 where an earlier flight of the same callers
     ended without an outcome.
     """
 
@@ -48,6 +49,7 @@ class Flight(ToolRun):
         self.callers: dict[Call, Stand] = {}
         self.place: Place | None = None
         self.task: asyncio.Task[None] | None = None
+        self.is_flown = False
         self.timer: asyncio.TimerHandle | None = None
         self.epoch = 0
         self.started_at: float | None = None

@@ -70,7 +70,7 @@ class Pipeline:
         """Store the call, tell its peer, start its time, and have its flight fly."""
         try:
             await self._ledger.accept(call)
-            call.tell_accepted(self._clock.monotonic_s())
+            call.tell_accepted(self._clock)
             self._events.emit(_accepted(call))
             self._settling.limit_time(call)
             call.require_wanted()
@@ -101,6 +101,7 @@ class Pipeline:
     async def _fly(self, flight: Flight) -> None:
         """Wait for permits, run the tool, answer whoever is aboard."""
         assert flight.place is not None
+        flight.is_flown = True
         with flight.place as place:
             await place.permits()
             outcome = await self._defects.outcome_of(

@@ -171,8 +171,10 @@ class RequestRouter:
         call = self._in_flight.find(peer.session_id, request.request_id)
         if call is None:
             self._tasks.create_task(self._tell_stored(peer, request.request_id))
-        else:
+        elif call.is_accepted:
             call.tell_progress(self._clock)
+        else:
+            call.is_asked_about = True
 
     async def _tell_stored(self, peer: Peer, request_id: str) -> None:
         try:

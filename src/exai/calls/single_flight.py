@@ -170,10 +170,10 @@ class SingleFlight:
             flight.timer.cancel()
         if flight.outcome is not None or flight.place is None:
             return
-        if flight.task is None:
-            self._admission.give_up(flight.place)
-        else:
+        if flight.task is not None:
             flight.task.cancel()
+        if not flight.is_flown:  # a task that is cancelled before it begins runs nothing
+            self._admission.give_up(flight.place)
 
     def _is_fresh(self, flight: Flight) -> bool:
         """Tell whether a flight sees everything that was written before now."""
