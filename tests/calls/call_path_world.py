@@ -101,17 +101,23 @@ class Caller:
         self.progress: dict[str, list[CallProgressed]] = {}
         self.answers: dict[str, list[CallAnswered]] = {}
         self.out_of_order: list[Reply] = []
+        self._open: set[str] = set()
 
     def send(self, reply: Reply) -> None:
         match reply:
             case CallAcked(request_id=request_id):
                 self.acks.setdefault(request_id, []).append(reply)
+                self._open.add(request_id)
             case CallProgressed(request_id=request_id):
                 self.progress.setdefault(request_id, []).append(reply)
-                if request_id not in self.acks or request_id in self.answers:
+                if request_id not in self._open:
                     self.out_of_order.append(reply)
             case CallAnswered(request_id=request_id):
                 self.answers.setdefault(request_id, []).append(reply)
+                is_own = reply.meta is None or not reply.meta.replayed
+                if isinstance(reply.outcome, Completed) and request_id not in self.acks and is_own:
+                    self.out_of_order.append(reply)
+                self._open.discard(request_id)
 
 
 class Execution:

@@ -1,13 +1,15 @@
 """The whole call path as a state machine: whatever happens, in whatever order.
 
-`EXAI_LONG=1 make test ARGS=tests/calls/test_call_path.py` takes 50,000 steps of it.
+50,000 steps of it:
+EXAI_LONG=1 make test ARGS="tests/calls/test_call_path.py -o faulthandler_timeout=900"
 """
 
 import os
 from collections import Counter
 from typing import Any
 
-from hypothesis import settings
+import pytest
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -59,8 +61,12 @@ class Sent:
 class CallPathMachine(RuleBasedStateMachine):
     """Callers come, go, repeat themselves; executions end, fail, unwind; time passes."""
 
-    @initialize(seed=st.none() | st.integers(0, 1000))
-    def open_world(self, seed: int | None) -> None:
+    @initialize(
+        seed=st.none() | st.integers(0, 1000),
+        tools=st.lists(st.sampled_from(TOOLS), min_size=1, max_size=3, unique=True),
+    )
+    def open_world(self, seed: int | None, tools: list[str]) -> None:
+        self.tools = [*tools, "write"] if "read" in tools[0] else tools
         self.world = World(seed)
         self.callers = {name: Caller(name[0], name) for name in SESSIONS}
         self.sent: list[Sent] = []
@@ -79,22 +85,60 @@ class CallPathMachine(RuleBasedStateMachine):
 
     @rule(
         session=st.sampled_from(SESSIONS),
-        name=st.sampled_from(TOOLS),
-        n=st.integers(0, 1),
+        data=st.data(),
+        n=st.sampled_from([0, 0, 0, 1]),
         cache=st.sampled_from(["use", "use", "use", "refresh", "off"]),
-        slow=st.booleans(),
+        slow=st.sampled_from([False, False, True]),
         timeout_s=st.sampled_from([None, None, 3.0, 20.0]),
         turns=some_turns,
     )
     def call(
-        self, session: str, name: str, n: int, cache: Any, slow: bool, timeout_s: Any, turns: Any
+        self,
+        session: str,
+        data: st.DataObject,
+        n: int,
+        cache: Any,
+        slow: bool,
+        timeout_s: Any,
+        turns: Any,
     ) -> None:
+        name = data.draw(st.sampled_from(self.tools))
         arguments: dict[str, Any] = {"n": n}
         if slow:
             arguments["slow"] = True
-        if name == "talk" and n:
-            arguments["talk"] = "t"
         self.send(session, name, arguments, turns, cache=cache, timeout_s=timeout_s)
+
+    @rule(
+        sessions=st.lists(st.sampled_from(SESSIONS), min_size=2, max_size=5),
+        data=st.data(),
+        turns=st.sampled_from([None, 0, 1, 3, 8]),
+    )
+    def call_alike(self, sessions: list[str], data: st.DataObject, turns: int | None) -> None:
+        name = data.draw(st.sampled_from(self.tools))
+        for session in sessions:
+            self.send(session, name, {"n": 0}, turns)
+
+    @rule(
+        session=st.sampled_from(SESSIONS),
+        data=st.data(),
+        turns=st.integers(0, 12),
+        then=st.sampled_from([None, 0, 1, 2]),
+    )
+    def call_and_cancel(
+        self, session: str, data: st.DataObject, turns: int, then: int | None
+    ) -> None:
+        self.send(session, data.draw(st.sampled_from(self.tools)), {"n": 0}, turns)
+        sent = self.sent[-1]
+        sent.may_be_answered += 1
+        self.world.say(sent.caller, CancelTool(sent.request_id))
+        self.step(then)
+
+    @precondition(lambda self: self.world.live)
+    @rule()
+    def end_all(self) -> None:
+        for execution in list(self.world.live):
+            self.let_go(execution, "finish")
+        self.step(None)
 
     @rule(session=st.sampled_from(SESSIONS), key=st.sampled_from(["k1", "k2"]), turns=some_turns)
     def call_with_key(self, session: str, key: str, turns: int | None) -> None:
@@ -103,6 +147,8 @@ class CallPathMachine(RuleBasedStateMachine):
     def send(
         self, session: str, name: str, arguments: dict[str, Any], turns: int | None, **fields: Any
     ) -> None:
+        if name == "talk" and not arguments["n"]:
+            arguments["talk"] = "t"
         request_id = f"r{len(self.sent)}"
         request = CallTool(name, request_id, arguments, **fields)
         self.world.turn += 1
@@ -116,7 +162,11 @@ class CallPathMachine(RuleBasedStateMachine):
         return [sent for sent in self.sent if sent.caller in self.callers.values()]
 
     @precondition(lambda self: self.of_open_sessions())
-    @rule(data=st.data(), what=st.sampled_from(["repeat", "cancel", "fetch"]), turns=some_turns)
+    @rule(
+        data=st.data(),
+        what=st.sampled_from(["repeat", "repeat", "cancel", "fetch"]),
+        turns=some_turns,
+    )
     def say_again(self, data: st.DataObject, what: str, turns: int | None) -> None:
         sent = data.draw(st.sampled_from(self.of_open_sessions()))
         sent.may_be_answered += 1
@@ -131,7 +181,7 @@ class CallPathMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.world.live)
     @rule(
         data=st.data(),
-        how=st.sampled_from(["finish", "finish", "fail", "congested", "crash"]),
+        how=st.sampled_from([*["finish"] * 7, "fail", "congested", "crash"]),
         turns=some_turns,
     )
     def end_execution(self, data: st.DataObject, how: str, turns: int | None) -> None:
@@ -156,13 +206,15 @@ class CallPathMachine(RuleBasedStateMachine):
             execution.told += "word "
             execution.run.stream("word ")
 
-    @rule(seconds=st.sampled_from([0.5, 2.0, 10.0, 70.0]), turns=some_turns)
+    @rule(seconds=st.sampled_from([0.5, 0.5, 2.0, 2.0, 10.0, 70.0]), turns=some_turns)
     def pass_time(self, seconds: float, turns: int | None) -> None:
         self.world.loop.now += seconds
         self.step(turns)
 
-    @rule(session=st.sampled_from(SESSIONS))
-    def bye(self, session: str) -> None:
+    @rule(session=st.sampled_from(SESSIONS), really=st.sampled_from([False, False, False, True]))
+    def bye(self, session: str, really: bool) -> None:
+        if not really:
+            return
         old = self.callers[session]
         self.step(None)
         self.world.end_session(old)
@@ -316,7 +368,12 @@ def is_about_the_id(answer: CallAnswered) -> bool:
 
 
 LONG = bool(os.environ.get("EXAI_LONG"))
+# A failure is shown as it was found: shrinking one takes longer than a test may.
+PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
+
+
 TestCallPath = CallPathMachine.TestCase
 TestCallPath.settings = settings(
-    max_examples=1000 if LONG else 40, stateful_step_count=50, deadline=None
+    max_examples=1000 if LONG else 60, stateful_step_count=50, phases=PHASES
 )
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900 if LONG else 60)]
