@@ -55,9 +55,10 @@ class AdmissionController(Gatekeeper):
         self._clock = clock
         self._session_limit = FixedLimit(limits.session_max_inflight)
         self._global = PermitPool("global", FixedLimit(limits.global_max_inflight))
-        self._scopes = OrderedDict({NO_SCOPE: ScopeGate(NO_SCOPE, None)})
+        self._scopes = {NO_SCOPE: ScopeGate(NO_SCOPE, None)}
         for scope, limit in scope_limits.items():
             self._scopes[scope] = ScopeGate(scope, PermitPool(scope, limit))
+        self._with_waiting: OrderedDict[str, ScopeGate] = OrderedDict()
         self._principals: dict[str, PrincipalGate] = {}
         self._sessions: dict[str, SessionGate] = {}
         self._conversations: dict[str, ConversationGate] = {}
@@ -82,18 +83,22 @@ class AdmissionController(Gatekeeper):
         session = self._session(principal, session_id)
         place = Place(self, owner, self.gate(demand.scope or NO_SCOPE), demand.conversation)
         stand = Stand(place, session, size_bytes)
+        can_start = self._can_start(place, session)
         try:
-            if not self._can_start(place, session):
+            if not can_start:
                 self._check_room(session, place.scope, size_bytes)
                 self._check_patience(session, place.scope, patience_s)
         except QueueFull:
             self._forget_if_idle(session)
             raise
         place.stands[stand] = None
-        self._count_waiting(stand, 1)
-        if self._is_turn_of(place):
+        if not self._is_turn_of(place):
+            self._count_waiting(stand, 1)
+        elif can_start:
+            self._grant(place, stand)
+        else:
+            self._count_waiting(stand, 1)
             self._line_up(place, session)
-            self._start_waiting()
         return place, stand
 
     def join(self, place: Place, *, principal: str, session_id: str, size_bytes: int = 0) -> Stand:
@@ -147,7 +152,7 @@ class AdmissionController(Gatekeeper):
         """Let a request of running work have a permit of its scope, now or in its turn."""
         lane = leaf.scope.lane_of(leaf.session)
         lane.leaves.join(leaf)
-        leaf.scope.waiting_count += 1
+        self._count_in_line(leaf.scope, 1)
         leaf.scope.refresh(lane)
         self._start_waiting()
 
@@ -159,7 +164,7 @@ class AdmissionController(Gatekeeper):
         else:
             lane = leaf.scope.lane_of(leaf.session)
             lane.leaves.leave(leaf)
-            leaf.scope.waiting_count -= 1
+            self._count_in_line(leaf.scope, -1)
             leaf.scope.refresh(lane)
         self._forget_if_idle(leaf.session)
 
@@ -264,7 +269,7 @@ class AdmissionController(Gatekeeper):
         if not session.pool.has_free:
             waits.append((session.line_length + 1) * scope.release_s(session.pool))
         if not self._global.has_free:
-            in_all = sum(gate.waiting_count for gate in self._scopes.values()) + 1
+            in_all = sum(gate.waiting_count for gate in self._with_waiting.values()) + 1
             of_equal_length = (session.line_length + 1) * len(self._sessions)
             waits.append(min(in_all, of_equal_length) * scope.release_s(self._global))
         return max(waits)
@@ -275,6 +280,13 @@ class AdmissionController(Gatekeeper):
         stand.session.principal.waiting_bytes += by * stand.size_bytes
         self._waiting_count += by
 
+    def _count_in_line(self, scope: ScopeGate, by: int) -> None:
+        scope.waiting_count += by
+        if scope.waiting_count:
+            self._with_waiting.setdefault(scope.scope, scope)
+        else:
+            del self._with_waiting[scope.scope]
+
     def _is_turn_of(self, place: Place) -> bool:
         """Take the place's turn in its conversation, or stand behind those who came before."""
         if place.conversation is None:
@@ -284,7 +296,7 @@ class AdmissionController(Gatekeeper):
             self._conversations[place.conversation] = ConversationGate(place)
             return True
         gate.line.join(place)
-        place.scope.waiting_count += 1
+        self._count_in_line(place.scope, 1)
         return False
 
     def _leave_conversation(self, place: Place) -> None:
@@ -293,10 +305,10 @@ class AdmissionController(Gatekeeper):
         gate = self._conversations[place.conversation]
         if gate.turn_of is not place:
             gate.line.leave(place)
-            place.scope.waiting_count -= 1
+            self._count_in_line(place.scope, -1)
         elif gate.line:
             gate.turn_of = gate.line.pop_head()
-            gate.turn_of.scope.waiting_count -= 1
+            self._count_in_line(gate.turn_of.scope, -1)
             for stand in gate.turn_of.stands:
                 self._line_up(gate.turn_of, stand.session)
         else:
@@ -306,14 +318,14 @@ class AdmissionController(Gatekeeper):
         lane = place.scope.lane_of(session)
         if place not in lane.places:
             lane.places.join(place)
-            place.scope.waiting_count += 1
+            self._count_in_line(place.scope, 1)
             place.scope.refresh(lane)
 
     def _leave_lane(self, place: Place, session: SessionGate) -> None:
         lane = place.scope.lane_of(session)
         if place in lane.places:
             lane.places.leave(place)
-            place.scope.waiting_count -= 1
+            self._count_in_line(place.scope, -1)
             place.scope.refresh(lane)
 
     def _start_waiting(self) -> None:
@@ -321,34 +333,36 @@ class AdmissionController(Gatekeeper):
         served = True
         while served:
             served = False
-            for gate in list(self._scopes.values()):
+            for gate in list(self._with_waiting.values()):
                 if not gate.has_free:
                     continue
                 lane = gate.next_lane(leaves_only=not self._global.has_free)
                 if lane is not None:
-                    self._scopes.move_to_end(gate.scope)
+                    self._with_waiting.move_to_end(gate.scope)
                     self._serve(gate, lane)
                     served = True
 
     def _serve(self, gate: ScopeGate, lane: Lane) -> None:
         """Let the head of a lane start. What runs already goes before what would begin."""
-        now = self._clock.monotonic_s()
         if lane.leaves:
             leaf = lane.leaves.pop_head()
-            gate.waiting_count -= 1
+            self._count_in_line(gate, -1)
             gate.refresh(lane)
             self._take_permit(gate, leaf.owner)
-            leaf.grant(now)
+            leaf.grant(self._clock.monotonic_s())
             return
-        place, session = next(iter(lane.places)), lane.session
-        stand = next(stand for stand in place.stands if stand.session is session)
+        place = next(iter(lane.places))
+        stand = next(stand for stand in place.stands if stand.session is lane.session)
         for each in place.stands:
             self._leave_lane(place, each.session)
         self._count_waiting(stand, -1)
-        self._take_permit(gate, place.owner)
+        self._grant(place, stand)
+
+    def _grant(self, place: Place, stand: Stand) -> None:
+        self._take_permit(place.scope, place.owner)
         self._global.acquire_nowait(place.owner)
-        self._take_session_permit(session, place.owner)
-        place.grant(stand, now)
+        self._take_session_permit(stand.session, place.owner)
+        place.grant(stand, self._clock.monotonic_s())
 
     def _release(self, place: Place, session: SessionGate) -> None:
         self._return_permit(place.scope, place.owner, place.granted_at, place.ending)
