@@ -1,6 +1,7 @@
 """Equal calls share one execution, within whom their tool's policy lets them."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -326,3 +327,37 @@ async def test_two_hundred_equal_calls_of_twenty_clients_are_one_execution(
         answers = [await wire.result(f"r{n}") for wire in wires for n in range(10)]
     assert all(answer["ok"] for answer in answers)
     assert gates.runs == ["g"]
+
+
+@pytest.mark.slow
+async def test_a_leader_that_leaves_at_any_moment_leaves_no_follower_behind(
+    tmp_path: Path,
+) -> None:
+    moments = random.Random(7)
+
+    async def turns(count: int) -> None:
+        for _ in range(count):
+            await asyncio.sleep(0)
+
+    async def work(arguments: dict[str, Any], run: ToolRun) -> Completed:
+        await turns(arguments["turns"])
+        return Completed([text_block("done")])
+
+    tool = ScriptedTool("work", work, policy=shared())
+    async with (
+        running_daemon(daemon_config(tmp_path), [tool]) as daemon,
+        open_wire(daemon.url, token=TOKEN) as leader,
+        open_wire(daemon.url, token=TOKEN) as follower,
+    ):
+        outcomes = set()
+        for n in range(1000):
+            arguments = {"turns": moments.randrange(40), "n": n}
+            for wire in (leader, follower):
+                await wire.say("call_tool", name="work", request_id=f"r{n}", arguments=arguments)
+                await turns(moments.randrange(10))
+            await turns(moments.randrange(20))
+            await leader.say("cancel_tool", request_id=f"r{n}")
+            assert (await follower.result(f"r{n}"))["text"] == "done"
+            left = await leader.result(f"r{n}")
+            outcomes.add("done" if left["ok"] else left["error"]["code"])
+    assert outcomes == {"done", "CANCELLED"}
