@@ -150,6 +150,37 @@ def test_turns_go_round_principals_not_calls() -> None:
     assert [place.is_granted for place in greedy] == [True] + 49 * [False]
 
 
+def test_nobody_waits_behind_a_session_that_was_just_served() -> None:
+    admission = controller(LimitsConfig(global_max_inflight=1, session_max_inflight=1))
+    running = reserve(admission, "g0", "greedy")
+    greedy = [reserve(admission, f"g{n}", "greedy") for n in range(1, 9)]
+    served = []
+    for n in range(4):
+        quiet = reserve(admission, f"q{n}", "gentle")  # another session of the same principal
+        running.__exit__(None, None, None)
+        if n == 0 and greedy[0].is_granted:  # nobody knew yet who was served before
+            greedy.pop(0).__exit__(None, None, None)
+        served.append(is_granted(quiet))
+        quiet.__exit__(None, None, None)
+        running = greedy.pop(0)
+        assert is_granted(running)
+    assert served == [True] * 4
+
+
+def test_who_comes_back_at_once_takes_no_turn_from_those_who_wait() -> None:
+    admission = controller(LimitsConfig(global_max_inflight=1, session_max_inflight=1))
+    running = reserve(admission, "x", "xenia")
+    waiting = {name: reserve(admission, name, name) for name in ("anna", "berta", "clara")}
+    order = []
+    for n in range(9):
+        running.__exit__(None, None, None)
+        (name,) = (name for name, place in waiting.items() if place.is_granted)
+        order.append(name)
+        running = waiting[name]
+        waiting[name] = reserve(admission, f"{name}-{n}", name)
+    assert order == ["anna", "berta", "clara"] * 3
+
+
 async def test_a_grant_that_meets_a_cancellation_goes_to_the_next_waiter() -> None:
     admission = controller(LimitsConfig(global_max_inflight=1, session_max_inflight=1))
     started: list[str] = []

@@ -127,7 +127,7 @@ class ScopeGate:
             return None
         lane = ring.next()
         for each in (self._startable, self._with_leaves):
-            each.move_to_end(lane.session.principal.name, lane.session.session_id)
+            each.end_turn(lane.session.principal.name, lane.session.session_id)
         return lane
 
     def expected_wait_s(self, session: SessionGate) -> float | None:

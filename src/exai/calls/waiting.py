@@ -41,44 +41,95 @@ class Line(Generic[W]):
         return self._waiting.popitem(last=False)[0]
 
 
-class FairRing(Generic[W]):
-    """Members that could be served, one for each session, in the order of their turns."""
+class Turns(Generic[W]):
+    """Members that take turns in rounds: in each round everybody who waits has one.
+
+    Whoever comes in the middle of a round still has a turn in it, but for those who had
+    one: nobody waits behind a member that was just served, and nobody gains by coming back.
+    """
 
     def __init__(self) -> None:
-        self._principals: OrderedDict[str, OrderedDict[str, W]] = OrderedDict()
+        self._now: OrderedDict[str, W] = OrderedDict()
+        self._later: OrderedDict[str, W] = OrderedDict()
+        self._served: set[str] = set()
+
+    def __len__(self) -> int:
+        """Return how many take turns."""
+        return len(self._now) + len(self._later)
+
+    def get(self, name: str) -> W | None:
+        """Return a member by its name."""
+        member = self._now.get(name)
+        return self._later.get(name) if member is None else member
+
+    def add(self, name: str, member: W) -> None:
+        """Let a member take turns; one that does already keeps its place."""
+        if name not in self._now and name not in self._later:
+            (self._later if name in self._served else self._now)[name] = member
+
+    def remove(self, name: str) -> None:
+        """Let a member take no more turns; harmless if it takes none."""
+        self._now.pop(name, None)
+        self._later.pop(name, None)
+        if not len(self):
+            self._served.clear()
+
+    def next(self) -> W:
+        """Return whose turn it is."""
+        if not self._now:
+            self._now, self._later = self._later, self._now
+            self._served.clear()
+        return next(iter(self._now.values()))
+
+    def end_turn(self, name: str) -> None:
+        """Take note that a member, here or not, was served in this round."""
+        if not len(self):
+            return
+        self._served.add(name)
+        member = self._now.pop(name, None)
+        if member is not None:
+            self._later[name] = member
+
+
+class FairRing(Generic[W]):
+    """Members that could be served, one for each session: principals take turns, then sessions."""
+
+    def __init__(self) -> None:
+        self._principals: Turns[Turns[W]] = Turns()
 
     def __bool__(self) -> bool:
         """Tell whether anyone could be served."""
-        return bool(self._principals)
+        return len(self._principals) > 0
 
     def add(self, principal: str, session_id: str, member: W) -> None:
-        """Let a member take turns; one that does already keeps its turn."""
-        sessions = self._principals.setdefault(principal, OrderedDict())
-        sessions.setdefault(session_id, member)
+        """Let a member take turns; one that does already keeps its place."""
+        sessions = self._principals.get(principal)
+        if sessions is None:
+            sessions = Turns()
+            self._principals.add(principal, sessions)
+        sessions.add(session_id, member)
 
     def remove(self, principal: str, session_id: str) -> None:
         """Let a session's member take no more turns; harmless if it takes none."""
         sessions = self._principals.get(principal)
-        if sessions is None:
-            return
-        sessions.pop(session_id, None)
-        if not sessions:
-            del self._principals[principal]
+        if sessions is not None:
+            sessions.remove(session_id)
+            if not len(sessions):
+                self._principals.remove(principal)
 
     def next(self) -> W:
         """Return whose turn it is."""
-        sessions = next(iter(self._principals.values()))
-        return next(iter(sessions.values()))
+        return self._principals.next().next()
 
-    def move_to_end(self, principal: str, session_id: str) -> None:
-        """Put a member and its principal behind all others; harmless if it is not here."""
+    def end_turn(self, principal: str, session_id: str) -> None:
+        """Take note that a session, and so its principal, was served."""
         sessions = self._principals.get(principal)
-        if sessions is not None and session_id in sessions:
-            sessions.move_to_end(session_id)
-            self._principals.move_to_end(principal)
+        if sessions is not None:
+            sessions.end_turn(session_id)
+        self._principals.end_turn(principal)
 
     def turns_in_round(self, principal: str) -> int:
         """Return how many turns pass from one of a session's own to its next."""
         sessions = self._principals.get(principal)
         principal_count = len(self._principals) + (sessions is None)
-        return principal_count * max(1, len(sessions or ()))
+        return principal_count * max(1, 0 if sessions is None else len(sessions))
