@@ -175,12 +175,6 @@ async def test_without_a_key_or_a_local_model_chat_says_what_to_do(tmp_path: Pat
     assert wrong["error"]["details"]["path"] == "/model"
 
 
-async def test_a_conversation_cannot_be_continued_yet(daemon: RunningDaemon) -> None:
-    async with open_wire(daemon.url, token=TOKEN) as wire:
-        answer = await wire.call("chat", arguments={"prompt": "x", "continuation_id": "c"})
-    assert answer["error"]["code"] == "VALIDATION_ERROR"
-
-
 @pytest.mark.slow
 async def test_the_local_model_answers_without_any_key(tmp_path: Path) -> None:
     config = daemon_config(
