@@ -241,6 +241,24 @@ def test_a_wait_that_would_outlast_the_call_is_refused_once_enough_was_measured(
         assert not reserve(admission, "patient", "s2", "provider:kimi", patience_s=11).is_granted
 
 
+def test_a_wait_for_ones_own_session_or_the_daemon_is_expected_too() -> None:
+    clock = HandClock()
+    limits = LimitsConfig(session_max_inflight=1, global_max_inflight=2)
+    admission = controller(limits, clock)
+    for n in range(5):
+        with reserve(admission, f"measured-{n}", scope="provider:glm"):
+            clock.now += 10.0
+    reserve(admission, "a", "a1", "provider:glm")
+    with pytest.raises(QueueFull) as refused:
+        reserve(admission, "b", "a1", "provider:glm", patience_s=9)
+    assert scope_of(refused) == "session"
+    reserve(admission, "c", "c1", "provider:glm")
+    with pytest.raises(QueueFull) as refused:
+        reserve(admission, "d", "d1", "provider:glm", patience_s=4)
+    assert scope_of(refused) == "global"
+    assert not reserve(admission, "e", "d1", "provider:glm", patience_s=6).is_granted
+
+
 def test_one_conversation_has_one_call_at_a_time_and_blocks_no_other() -> None:
     admission = controller()
     first = reserve(admission, "a", "s1", "provider:glm", "talk")

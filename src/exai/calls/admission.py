@@ -26,7 +26,7 @@ from exai.calls.places import (
     SessionGate,
     Stand,
 )
-from exai.calls.service_times import retry_after_s
+from exai.calls.queue_bounds import check_patience, check_room
 from exai.core.clock import Clock
 from exai.core.config import LimitsConfig
 from exai.core.errors import QueueFull
@@ -87,7 +87,7 @@ class AdmissionController(Gatekeeper):
         try:
             if not can_start:
                 self._check_room(session, place.scope, size_bytes)
-                self._check_patience(session, place.scope, patience_s)
+                check_patience(self._expected_waits_s(session, place.scope), patience_s)
         except QueueFull:
             self._forget_if_idle(session)
             raise
@@ -226,53 +226,24 @@ class AdmissionController(Gatekeeper):
         )
 
     def _check_room(self, session: SessionGate, scope: ScopeGate, size_bytes: int) -> None:
-        if not session.waiting_count:
-            return
-        limits, principal = self._limits, session.principal
-        for name, waiting_count, most in (
-            ("session", session.waiting_count, limits.session_max_waiting),
-            ("principal", principal.waiting_count, limits.principal_max_waiting),
-            ("global", self._waiting_count, limits.global_max_waiting),
-        ):
-            if waiting_count >= most:
-                whose = "" if name == "global" else f" of this {name}"
-                raise QueueFull(
-                    f"{waiting_count} calls{whose} wait already; at most {most} may",
-                    scope=name,
-                    retry_after_s=retry_after_s(scope.turn_s(session)),
-                )
-        if principal.waiting_bytes + size_bytes > limits.principal_max_waiting_bytes:
-            raise QueueFull(
-                f"the waiting calls of this principal have {principal.waiting_bytes:,} bytes of "
-                f"arguments; at most {limits.principal_max_waiting_bytes:,} may be",
-                scope="principal",
-                retry_after_s=retry_after_s(scope.turn_s(session)),
-            )
+        check_room(
+            self._limits, session, scope, size_bytes=size_bytes, waiting_count=self._waiting_count
+        )
 
-    def _check_patience(self, session: SessionGate, scope: ScopeGate, patience_s: float) -> None:
-        expected_s = self._expected_wait_s(session, scope)
-        if expected_s is not None and expected_s > patience_s:
-            raise QueueFull(
-                f"{scope.scope or 'the daemon'} is full: the wait would be about "
-                f"{expected_s:.3g} s, longer than the call's time-out of {patience_s:g} s",
-                scope=scope.scope or "global",
-                retry_after_s=retry_after_s(expected_s - patience_s),
-            )
-
-    def _expected_wait_s(self, session: SessionGate, scope: ScopeGate) -> float | None:
-        """Return the longest of the waits for what is not free; None: too little is known."""
+    def _expected_waits_s(self, session: SessionGate, scope: ScopeGate) -> dict[str, float]:
+        """Return the expected waits for what is full; none where too little was measured."""
+        waits_s: dict[str, float] = {}
         if scope.service_times.mean_s is None:
-            return None
-        waits = [0.0]
-        if not scope.has_free:
-            waits.append(scope.expected_wait_s(session) or 0.0)
+            return waits_s
+        if scope.pool is not None and not scope.has_free:
+            waits_s[scope.scope] = scope.expected_wait_s(session, scope.pool)
         if not session.pool.has_free:
-            waits.append((session.line_length + 1) * scope.release_s(session.pool))
+            waits_s["session"] = (session.line_length + 1) * scope.release_s(session.pool)
         if not self._global.has_free:
             in_all = sum(gate.waiting_count for gate in self._with_waiting.values()) + 1
             of_equal_length = (session.line_length + 1) * len(self._sessions)
-            waits.append(min(in_all, of_equal_length) * scope.release_s(self._global))
-        return max(waits)
+            waits_s["global"] = min(in_all, of_equal_length) * scope.release_s(self._global)
+        return waits_s
 
     def _count_waiting(self, stand: Stand, by: int) -> None:
         stand.session.waiting_count += by

@@ -130,16 +130,14 @@ class ScopeGate:
             each.end_turn(lane.session.principal.name, lane.session.session_id)
         return lane
 
-    def expected_wait_s(self, session: SessionGate) -> float | None:
-        """Return how long one more call of a session would wait here; None: nobody knows."""
-        turn_s = self.turn_s(session)
-        if turn_s is None or self.pool is None:
-            return turn_s
+    def expected_wait_s(self, session: SessionGate, pool: PermitPool) -> float:
+        """Return how long one more call of a session would wait for this scope's `pool`."""
         own = len(self.lane_of(session).places) + 1
-        return min(own * turn_s, (self.waiting_count + 1) * self.release_s(self.pool))
+        turns = own * self._startable.turns_in_round(session.principal.name)
+        return min(turns, self.waiting_count + 1) * self.release_s(pool)
 
     def turn_s(self, session: SessionGate) -> float | None:
-        """Return the time from one of a session's turns to its next."""
+        """Return the mean time from one of a session's turns to its next; None: not known."""
         mean_s = self.service_times.mean_s
         if mean_s is None or self.pool is None:
             return mean_s
