@@ -241,7 +241,9 @@ class CallPathMachine(RuleBasedStateMachine):
     def every_permit_has_a_living_owner(self) -> None:
         if self.is_idle:
             running = {execution.run.call_id for execution in self.world.live}
-            assert self.world.path.admission.owners() == running
+            owners = self.world.path.admission.owners()
+            assert {owner.removesuffix("/anew") for owner in owners} == running
+            assert len(owners) == len(self.world.live)
             in_use = {p.scope: p.in_use for p in self.world.path.admission.statistics().pools}
             assert {scope: self.world.in_use[scope] for scope in SCOPES}.items() <= in_use.items()
 

@@ -185,7 +185,7 @@ class AdmissionController(Gatekeeper):
         )
 
     def owners(self) -> frozenset[str]:
-        """Return every call id that holds permits."""
+        """Return who holds permits, each by the id of the call that led it (`/anew`: again)."""
         return self._global.owners
 
     def statistics(self) -> AdmissionStatistics:

@@ -20,9 +20,9 @@ class Flight(ToolRun):
     """Work that waits, runs or has landed. Times named `_at` are monotonic.
 
     `deadline` is the latest of the callers', `ends_at` when the tool's own limit is
-    reached. `is_flown` once `task` has begun, and will give up the place itself.
-    `first_attempt` is higher than 1 where an earlier flight of the same callers
-    ended without an outcome.
+    reached, once there is an accepted caller. `owner` is who holds its permits. `is_flown`
+    once `task` has begun, and will give up the place itself. `first_attempt` is higher than
+    1 where an earlier flight of the same callers ended without an outcome.
     """
 
     def __init__(
@@ -35,14 +35,16 @@ class Flight(ToolRun):
         limit_s: float,
         clock: Clock,
         first_attempt: int = 1,
+        owner: str | None = None,
     ) -> None:
         self.tool = tool
         self.demand = demand
         self.key = key
         self.limit_s = limit_s
-        self.ends_at = clock.monotonic_s() + limit_s
+        self.ends_at = 0.0
         self.deadline = 0.0
         self.call_id = call.call_id
+        self.owner = owner or call.call_id
         self.principal = call.peer.principal
         self.arguments = call.request.arguments
         self.traceparent = call.request.traceparent
@@ -62,7 +64,12 @@ class Flight(ToolRun):
         self._leaf_holders: set[asyncio.Task[Any] | None] = set()
 
     def expect(self, call: Call) -> None:
-        """Fly as long as this caller may wait, but no longer than the tool may take."""
+        """Fly as long as this caller may wait, but no longer than the tool may take.
+
+        That counts from the first caller's acceptance.
+        """
+        if not self.ends_at:
+            self.ends_at = self._clock.monotonic_s() + self.limit_s
         self.deadline = max(self.deadline, min(self.ends_at, call.deadline))
 
     def possible_effect(self) -> dict[str, bool]:
@@ -103,7 +110,7 @@ class Flight(ToolRun):
         self._leaf_count += 1
         self._leaf_holders.add(holder)
         try:
-            async with self.place.leaf(scope, f"{self.call_id}/{self._leaf_count}"):
+            async with self.place.leaf(scope, f"{self.owner}/{self._leaf_count}"):
                 yield
         finally:
             self._leaf_holders.discard(holder)
@@ -123,6 +130,7 @@ class Flight(ToolRun):
             limit_s=self.limit_s,
             clock=self._clock,
             first_attempt=self.attempt + 1,
+            owner=f"{call.call_id}/anew",  # what it led before may still hold permits
         )
 
     def catch_up(self, call: Call) -> None:

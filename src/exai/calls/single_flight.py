@@ -83,7 +83,7 @@ class SingleFlight:
         """
         peer = call.peer
         flight.place, flight.callers[call] = self._admission.reserve(
-            flight.call_id,
+            flight.owner,
             principal=peer.principal.name,
             session_id=peer.session_id,
             demand=flight.demand,
