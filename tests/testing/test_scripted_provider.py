@@ -26,7 +26,8 @@ async def ask() -> AsyncIterator[Ask]:
     sdk = OpenAISdk(max_reply_bytes=1000)
 
     async def ask(service: ScriptedProvider, model: str) -> str:
-        provider = OpenAICompatible("acme", ProviderConfig(base_url=service.base_url), sdk)
+        config = ProviderConfig(base_url=service.base_url, max_attempts=1)
+        provider = OpenAICompatible("acme", config, sdk)
         request = ChatRequest(model=model, messages=(Message("user", "say this"),))
         async with asyncio.timeout(5):
             return (await provider.complete(request, RecordedRun())).text
