@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import uvloop
 from websockets.asyncio.client import ClientConnection, connect
 
 from exai.core.config import LimitsConfig, ProviderConfig
@@ -34,7 +35,7 @@ _NARROW = ProviderConfig(base_url="http://127.0.0.1:9/v1", max_inflight=1)
 
 def serve(told: Connection) -> None:
     """Run the daemon until somebody speaks."""
-    asyncio.run(_serve(told))
+    uvloop.run(_serve(told))
 
 
 async def _serve(told: Connection) -> None:

@@ -138,7 +138,7 @@ def test_each_make_target_exists(target: str) -> None:
     subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, check=True)
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\((?!\w+:)([^)#]+)", README))
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!\w+:)([^)#]+)", README))))
 def test_each_link_leads_somewhere(link: str) -> None:
     assert (ROOT / link).exists()
 

@@ -1,6 +1,7 @@
 """Equal calls share one execution, within whom their tool's policy lets them."""
 
 import asyncio
+import itertools
 import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -91,7 +92,7 @@ async def daemon(
         ScriptedTool("all", gates, policy=shared("all")),
         ScriptedTool("never", gates, policy=shared("all")),
         ScriptedTool("cached", counter, policy=shared("principal", 60.0)),
-        ScriptedTool("brief", counter, policy=shared("principal", 0.001)),
+        ScriptedTool("brief", counter, policy=shared("principal", 0.02)),
         ScriptedTool("uncached", counter, policy=shared()),
         ScriptedTool("write", gates, policy=SharingPolicy("principal")),
         ScriptedTool("tell", teller, policy=shared()),
@@ -210,7 +211,17 @@ async def test_a_success_is_served_again_where_the_tool_allows(
     assert (await other.call("cached", "c"))["text"] == "2"
     for request_id in ("d", "e"):
         assert not (await one.call("uncached", request_id))["meta"]["cached"]
-        assert not (await one.call("brief", f"brief-{request_id}"))["meta"]["cached"]
+
+
+async def test_a_success_is_served_only_as_long_as_the_tool_allows(
+    wires: tuple[Wire, Wire, Wire], counter: Counter
+) -> None:
+    assert not (await wires[0].call("brief", "first"))["meta"]["cached"]
+    async with asyncio.timeout(5):
+        for n in itertools.count():
+            if not (await wires[0].call("brief", f"later-{n}"))["meta"]["cached"]:
+                break
+    assert counter.count == 2
 
 
 async def test_a_failure_is_not_served_again(
