@@ -126,3 +126,22 @@ def test_who_cannot_wait_for_the_work_to_be_done_anew_is_refused() -> None:
         finish(now)
         now.run_turns()
         assert len(two.answers) == 3
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_what_was_read_before_a_write_began_is_not_joined_after_it(seed: int) -> None:
+    for turns in range(10):
+        with world(seed) as now:
+            writer, reader, late = (Caller("a", f"a{n}") for n in range(3))
+            now.say(writer, CallTool("write", "w", {}))
+            now.run_turns(turns)
+            now.say(reader, CallTool("read-all", "r1", {}))
+            now.run_turns()
+            now.say(late, CallTool("read-all", "r2", {}))
+            now.run_turns()
+            (write,) = (each for each in now.executions if each.tool.spec.name == "write")
+            assert now.executions[-1] is not write
+            assert now.executions[-1].began > write.began
+            finish(now)
+            now.run_turns()
+            assert len(late.answers["r2"]) == 1

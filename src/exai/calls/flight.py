@@ -21,7 +21,8 @@ class Flight(ToolRun):
 
     `deadline` is the latest of the callers', `ends_at` when the tool's own limit is
     reached, once there is an accepted caller. `owner` is who holds its permits. `is_flown`
-    once `task` has begun, and will give up the place itself. `first_attempt` is higher than
+    once `task` has begun, and will give up the place itself. `epoch` is the one in which its
+    work began, None before that. `first_attempt` is higher than
     1 where an earlier flight of the same callers ended without an outcome.
     """
 
@@ -53,7 +54,7 @@ class Flight(ToolRun):
         self.task: asyncio.Task[None] | None = None
         self.is_flown = False
         self.timer: asyncio.TimerHandle | None = None
-        self.epoch = 0
+        self.epoch: int | None = None
         self.started_at: float | None = None
         self.outcome: Outcome | None = None
         self.attempt = first_attempt

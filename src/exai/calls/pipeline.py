@@ -125,6 +125,7 @@ class Pipeline:
         self._sharing.start(flight)
         try:
             await self._ledger.start([call for call in flight.callers if call.is_accepted])
+            self._sharing.begin_epoch(flight)
             return await self._executor.execute(flight.tool, flight.arguments, flight)
         finally:
             self._sharing.end(flight)

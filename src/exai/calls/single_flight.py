@@ -112,6 +112,9 @@ class SingleFlight:
     def start(self, flight: Flight) -> None:
         """Mark a flight, which has its permits, as running."""
         flight.started_at = self._clock.monotonic_s()
+
+    def begin_epoch(self, flight: Flight) -> None:
+        """Mark the moment from which on a flight's work sees, or changes, what is behind it."""
         flight.epoch = self._epochs.advance(flight.tool.spec)
 
     def end(self, flight: Flight) -> None:
@@ -123,6 +126,7 @@ class SingleFlight:
         flight.outcome = outcome
         ttl_s = flight.tool.spec.policy.cache_ttl_s
         if flight.key is not None and ttl_s and isinstance(outcome, Completed):
+            assert flight.epoch is not None
             expires_at = self._clock.monotonic_s() + ttl_s
             self._cache.put(flight.key, outcome, flight.epoch, expires_at)
         self._close_doors(flight)
@@ -177,7 +181,7 @@ class SingleFlight:
 
     def _is_fresh(self, flight: Flight) -> bool:
         """Tell whether a flight sees everything that was written before now."""
-        return flight.started_at is None or flight.epoch == self._epochs.of(flight.tool.spec)
+        return flight.epoch is None or flight.epoch == self._epochs.of(flight.tool.spec)
 
     def _close_doors(self, flight: Flight) -> None:
         """Let nobody join a flight any more, nor be served what it will bring."""
