@@ -376,6 +376,6 @@ PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 
 TestCallPath = CallPathMachine.TestCase
 TestCallPath.settings = settings(
-    max_examples=1000 if LONG else 60, stateful_step_count=50, phases=PHASES
+    max_examples=1200 if LONG else 60, stateful_step_count=50, phases=PHASES
 )
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900 if LONG else 60)]

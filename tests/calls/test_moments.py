@@ -90,8 +90,11 @@ def test_work_is_done_anew_once_for_who_has_time_left() -> None:
             now.say(caller, CallTool("short", "r", {}))
             now.run_turns()
             now.loop.now += 1.0
+        now.executions[0].run.stream("in vain ")
         now.loop.now += 2.1
         now.run_turns()
+        void = callers[2].progress["r"][-1]
+        assert (void.delta, void.offset, void.attempt) == ("", 0, 2)
         assert error_of(callers[0], "r") == (ErrorCode.TIMEOUT, {"phase": "run"})
         assert [e.is_cancelled for e in now.executions] == [True, False]
         now.executions[1].run.stream("anew ")

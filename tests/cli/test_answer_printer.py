@@ -61,7 +61,7 @@ def test_offsets_count_characters_not_bytes(capsys: Captured) -> None:
 
 
 def test_a_new_attempt_starts_over(capsys: Captured) -> None:
-    out, err = shown(capsys, delta("wro", 0), delta("rig", 0, attempt=2), answer("right"))
+    out, err = shown(capsys, delta("wro", 0), delta("", 0, attempt=2), answer("right"))
     assert (out, err) == ("wroright\n", "attempt 2 begins anew:\n")
 
 

@@ -156,7 +156,7 @@ async def test_a_service_that_fails_is_asked_again_and_the_text_starts_again(
         await wire.say("call_tool", name="chat", request_id="r1", arguments={"prompt": "x"})
         progress, answer = await until_answered(wire)
     deltas = [(f["attempt"], f["offset"], f["delta"]) for f in progress if "delta" in f]
-    assert deltas == [(1, 0, "Lon"), (2, 0, "Par"), (2, 3, "is.")]
+    assert deltas == [(1, 0, "Lon"), (2, 0, ""), (2, 0, "Par"), (2, 3, "is.")]
     assert any("trying again in" in frame.get("message", "") for frame in progress)
     assert answer["text"] == "Paris."
     assert answer["meta"]["attempts"] == 2

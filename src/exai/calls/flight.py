@@ -98,6 +98,8 @@ class Flight(ToolRun):
     def begin_attempt(self) -> None:
         """Count offsets from 0 again, under the next attempt's number."""
         self.attempt += 1
+        if self._streamed:
+            self._tell(delta="", offset=0, attempt=self.attempt)
         self._streamed.clear()
         self._offset = 0
 
@@ -139,6 +141,16 @@ class Flight(ToolRun):
         if self._streamed:
             text = "".join(self._streamed)
             call.tell_progress(self._clock, delta=text, offset=0, attempt=self.attempt)
+
+    @property
+    def has_streamed(self) -> bool:
+        """Tell whether its callers were told text of the present attempt."""
+        return bool(self._streamed)
+
+    def replace_text_of(self, late: "Flight", call: Call) -> None:
+        """Tell a caller that comes from a flight that was late that its text is void."""
+        if late.has_streamed:
+            call.tell_progress(self._clock, delta="", offset=0, attempt=self.attempt)
 
     def _tell(self, **said: Any) -> None:
         for call in self.callers:

@@ -119,7 +119,9 @@ class Pipeline:
             if refusal is not None:
                 self._settling.end(call, refusal)
             elif call.is_accepted:
-                self._tasks.create_task(self._take_off(call, self._sharing.flight_of(call)))
+                flight = self._sharing.flight_of(call)
+                flight.replace_text_of(late, call)
+                self._tasks.create_task(self._take_off(call, flight))
 
     async def _execute(self, flight: Flight) -> Completed:
         self._sharing.start(flight)

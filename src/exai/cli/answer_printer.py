@@ -21,7 +21,7 @@ class AnswerPrinter:
 
     def show_progress(self, progress: Progress) -> None:
         """Show what a running call says."""
-        if progress.delta and not self._as_json:
+        if progress.delta is not None and not self._as_json:
             self._stream(progress)
         if line := _progress_line(progress):
             self._end_line()
