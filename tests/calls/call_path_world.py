@@ -194,9 +194,8 @@ class StringTool(Tool):
         return Completed([text_block(execution.text)])
 
     async def _meet_providers(self, execution: Execution) -> None:
-        async with asyncio.TaskGroup() as legs:
-            for scope in self._legs:
-                legs.create_task(self._leg(execution, scope))
+        # A task group would cancel its legs in the order of their addresses in memory.
+        await asyncio.gather(*(self._leg(execution, scope) for scope in self._legs))
 
     async def _leg(self, execution: Execution, scope: str) -> None:
         async with execution.run.permit(scope):
