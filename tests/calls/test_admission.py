@@ -338,6 +338,21 @@ async def test_work_that_runs_needs_only_its_providers_permit_and_goes_first() -
     waiting.__exit__(None, None, None)
 
 
+async def test_a_leafs_end_leaves_alone_what_its_session_began_meanwhile() -> None:
+    admission = controller(LimitsConfig(session_max_inflight=1))
+    place, first = admission.reserve("w", principal="s", session_id="s1", demand=Demand())
+    join(admission, place, "s2")
+    async with place.leaf("provider:kimi", "w/1"):
+        admission.leave(first)  # the work is charged to the other session now
+        back = reserve(admission, "back", "s1")
+    assert is_granted(back)
+    second = reserve(admission, "second", "s1")
+    assert not is_granted(second)
+    for each in (back, second, place):
+        each.__exit__(None, None, None)
+    assert admission.statistics().session_pools == []
+
+
 async def test_a_leaf_that_is_cancelled_leaves_the_line_or_passes_its_permit_on() -> None:
     admission = controller()
     place = reserve(admission, "fan-out", "s1")

@@ -148,3 +148,37 @@ def test_what_was_read_before_a_write_began_is_not_joined_after_it(seed: int) ->
             finish(now)
             now.run_turns()
             assert len(late.answers["r2"]) == 1
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_work_that_has_ended_is_not_done_anew_while_its_answers_are_stored(seed: int) -> None:
+    for turns in range(10):
+        with world(seed) as now:
+            callers = [Caller("a", f"a{n}") for n in range(2)]
+            for caller in callers:  # the tool may take 5 s
+                now.say(caller, CallTool("short", "r", {}))
+            now.run_turns()
+            finish(now)
+            now.run_turns(turns)
+            now.loop.now += 6.0
+            now.run_turns()
+            assert len(now.executions) == 1
+            assert all(len(caller.answers["r"]) == 1 for caller in callers)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_key_of_a_call_that_is_served_from_the_cache_is_followed(seed: int) -> None:
+    for turns in range(15):
+        with world(seed) as now:
+            first, second, third = (Caller("a", f"a{n}") for n in range(3))
+            now.say(first, CallTool("read-all", "r", {}))
+            now.run_turns()
+            finish(now)
+            now.run_turns()
+            now.say(second, CallTool("read-all", "r", {}, idempotency_key="k"))
+            now.run_turns(turns)
+            now.say(third, CallTool("read-all", "r", {}, idempotency_key="k"))
+            now.run_turns()
+            assert isinstance(third.answers["r"][0].outcome, Completed)
+            assert all(ack.timeout_s == 60.0 for ack in third.acks.get("r", ()))
+            assert len(now.executions) == 1

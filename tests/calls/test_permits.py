@@ -62,7 +62,6 @@ def failed(code: ErrorCode, **details: Any) -> Failed:
     ("outcome", "ending"),
     [
         (Completed([]), Ending.SUCCESS),
-        (None, Ending.IGNORED),
         (failed(ErrorCode.TOOL_EXECUTION_ERROR), Ending.IGNORED),
         (failed(ErrorCode.PROVIDER_ERROR, status=401), Ending.IGNORED),
         (failed(ErrorCode.PROVIDER_ERROR, status=429), Ending.DROPPED),
@@ -70,9 +69,7 @@ def failed(code: ErrorCode, **details: Any) -> Failed:
         (failed(ErrorCode.TIMEOUT, phase="run"), Ending.DROPPED),
     ],
 )
-def test_only_signs_of_congestion_count_against_a_limit(
-    outcome: Outcome | None, ending: Ending
-) -> None:
+def test_only_signs_of_congestion_count_against_a_limit(outcome: Outcome, ending: Ending) -> None:
     assert ending_of(outcome) is ending
 
 

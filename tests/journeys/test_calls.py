@@ -107,14 +107,15 @@ async def test_progress_and_streamed_text_arrive_in_order_before_the_answer(
 ) -> None:
     async with open_wire(daemon.url, token=TOKEN) as wire:
         await wire.say("call_tool", name="tell", request_id="r1")
-        frames = [await wire.hear() for _ in range(6)]
+        frames = [await wire.hear() for _ in range(7)]
     assert [frame["op"] for frame in frames] == [
-        "call_tool_ack", "progress", "progress", "progress", "progress", "call_tool_res",
+        "call_tool_ack", *["progress"] * 5, "call_tool_res",
     ]  # fmt: skip
-    reported, wrong, *right = frames[1:5]
+    reported, wrong, void, *right = frames[1:6]
     assert (reported["message"], reported["progress"], reported["total"]) == ("half", 1.0, 2.0)
     assert reported["level"] == "notice"
     assert (wrong["delta"], wrong["offset"], wrong["attempt"]) == ("wro", 0, 1)
+    assert (void["delta"], void["offset"], void["attempt"]) == ("", 0, 2)
     assert [(f["delta"], f["offset"], f["attempt"]) for f in right] == [("ri", 0, 2), ("ght", 2, 2)]
     answer = frames[-1]
     assert answer["structured"] == {"n": 1}

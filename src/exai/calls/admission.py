@@ -5,7 +5,8 @@ session and scope, so that one provider's crowd never blocks another's; freed pe
 round robin over scopes, principals and sessions.
 
 Every change is one synchronous step over the present counts, and after each step nobody
-waits at the head of a lane whose permits are free. A step costs O(scopes), not O(waiting).
+waits at the head of a lane whose permits are free. A step costs O(scopes), and O(callers)
+where a shared place starts or ends; never O(waiting).
 """
 
 from collections import OrderedDict
@@ -92,12 +93,12 @@ class AdmissionController(Gatekeeper):
             self._forget_if_idle(session)
             raise
         place.stands[stand] = None
-        if not self._is_turn_of(place):
-            self._count_waiting(stand, 1)
-        elif can_start:
+        has_turn = self._take_turn(place)
+        if can_start:
             self._grant(place, stand)
-        else:
-            self._count_waiting(stand, 1)
+            return place, stand
+        self._count_waiting(stand, 1)
+        if has_turn:
             self._line_up(place, session)
         return place, stand
 
@@ -181,7 +182,7 @@ class AdmissionController(Gatekeeper):
             return f"waiting for {what}, behind another call of its conversation"
         return (
             f"waiting for {what}: place {at} in this session's line, "
-            f"{place.scope.waiting_count} waiting in all"
+            f"{place.scope.in_line_count} waiting in all"
         )
 
     def owners(self) -> frozenset[str]:
@@ -195,7 +196,7 @@ class AdmissionController(Gatekeeper):
         return AdmissionStatistics(
             [pool.statistics() for pool in pools],
             [session.pool.statistics() for session in self._sessions.values()],
-            {gate.scope: gate.waiting_count for gate in scopes},
+            {gate.scope: gate.in_line_count for gate in scopes},
             len(self._conversations),
         )
 
@@ -212,7 +213,8 @@ class AdmissionController(Gatekeeper):
         return session
 
     def _forget_if_idle(self, session: SessionGate) -> None:
-        if session.is_idle and self._sessions.pop(session.session_id, None) is not None:
+        if session.is_idle and self._sessions.get(session.session_id) is session:
+            del self._sessions[session.session_id]
             session.principal.session_count -= 1
             if session.principal.session_count == 0:
                 del self._principals[session.principal.name]
@@ -240,7 +242,7 @@ class AdmissionController(Gatekeeper):
         if not session.pool.has_free:
             waits_s["session"] = (session.line_length + 1) * scope.release_s(session.pool)
         if not self._global.has_free:
-            in_all = sum(gate.waiting_count for gate in self._with_waiting.values()) + 1
+            in_all = sum(gate.in_line_count for gate in self._with_waiting.values()) + 1
             of_equal_length = (session.line_length + 1) * len(self._sessions)
             waits_s["global"] = min(in_all, of_equal_length) * scope.release_s(self._global)
         return waits_s
@@ -252,13 +254,13 @@ class AdmissionController(Gatekeeper):
         self._waiting_count += by
 
     def _count_in_line(self, scope: ScopeGate, by: int) -> None:
-        scope.waiting_count += by
-        if scope.waiting_count:
+        scope.in_line_count += by
+        if scope.in_line_count:
             self._with_waiting.setdefault(scope.scope, scope)
         else:
             del self._with_waiting[scope.scope]
 
-    def _is_turn_of(self, place: Place) -> bool:
+    def _take_turn(self, place: Place) -> bool:
         """Take the place's turn in its conversation, or stand behind those who came before."""
         if place.conversation is None:
             return True

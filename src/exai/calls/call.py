@@ -39,7 +39,7 @@ class Call:
         self.is_accepted = False
         self.is_joined = False
         self.is_cached = False
-        self.has_led_anew = False
+        self.has_flown_anew = False
         self.follows_its_key = False
         self.early_joins = 0
         self.is_asked_about = False

@@ -45,7 +45,7 @@ class Defects:
 
     @contextmanager
     def contained(self, where: str) -> Iterator[None]:
-        """Report an exception of the context, and go on: for work that owes nobody an answer."""
+        """Report an exception of the context, and go on: its failure must keep back no answer."""
         try:
             yield
         except Exception as exception:  # noqa: BLE001 - part of the router's boundary

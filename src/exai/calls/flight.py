@@ -36,7 +36,6 @@ class Flight(ToolRun):
         limit_s: float,
         clock: Clock,
         first_attempt: int = 1,
-        owner: str | None = None,
     ) -> None:
         self.tool = tool
         self.demand = demand
@@ -45,7 +44,8 @@ class Flight(ToolRun):
         self.ends_at = 0.0
         self.deadline = 0.0
         self.call_id = call.call_id
-        self.owner = owner or call.call_id
+        # What its first caller led before may still hold permits.
+        self.owner = call.call_id if first_attempt == 1 else f"{call.call_id}/anew"
         self.principal = call.peer.principal
         self.arguments = call.request.arguments
         self.traceparent = call.request.traceparent
@@ -72,6 +72,10 @@ class Flight(ToolRun):
         if not self.ends_at:
             self.ends_at = self._clock.monotonic_s() + self.limit_s
         self.deadline = max(self.deadline, min(self.ends_at, call.deadline))
+
+    def start(self) -> None:
+        """Begin to run: every permit is held."""
+        self.started_at = self._clock.monotonic_s()
 
     def possible_effect(self) -> dict[str, bool]:
         """Return the error details of work that may have had an effect not to be repeated."""
@@ -121,7 +125,7 @@ class Flight(ToolRun):
     def may_repeat_for(self, call: Call) -> bool:
         """Tell whether a caller of this flight, which is late, may have the work done again."""
         has_time = not call.is_accepted or call.deadline > self._clock.monotonic_s()
-        return has_time and not call.has_led_anew and self.tool.spec.policy.idempotent
+        return has_time and not call.has_flown_anew and self.tool.spec.policy.idempotent
 
     def successor(self, call: Call, key: bytes | None) -> "Flight":
         """Return a flight of the same work, whose first caller is `call`."""
@@ -133,7 +137,6 @@ class Flight(ToolRun):
             limit_s=self.limit_s,
             clock=self._clock,
             first_attempt=self.attempt + 1,
-            owner=f"{call.call_id}/anew",  # what it led before may still hold permits
         )
 
     def catch_up(self, call: Call) -> None:

@@ -12,7 +12,6 @@ class InFlight:
     def __init__(self) -> None:
         self._sessions: dict[str, dict[str, Call]] = {}
         self._by_key: dict[tuple[str, str], Call] = {}
-        self._count = 0
         self._over: dict[str, asyncio.Event] = {}
         self._empty = asyncio.Event()
 
@@ -28,18 +27,14 @@ class InFlight:
         """Return all calls of a session that are under way."""
         return list(self._sessions.get(session_id, {}).values())
 
-    def claim_key(self, call: Call) -> Call | None:
+    def claim_key(self, call: Call, key: str) -> Call | None:
         """Let the call own its idempotency key, and return None; or return whose it is."""
-        key = call.request.idempotency_key
-        if key is None:
-            return None
         owner = self._by_key.setdefault((call.peer.principal.name, key), call)
         return None if owner is call else owner
 
     def register(self, call: Call) -> None:
         """Add a call whose name is free."""
         self._sessions.setdefault(call.peer.session_id, {})[call.request_id] = call
-        self._count += 1
         self._empty.clear()
 
     def unregister(self, call: Call) -> None:
@@ -47,7 +42,6 @@ class InFlight:
         session_id = call.peer.session_id
         calls = self._sessions[session_id]
         del calls[call.request_id]
-        self._count -= 1
         key = (call.peer.principal.name, call.request.idempotency_key or "")
         if self._by_key.get(key) is call:
             del self._by_key[key]
@@ -56,7 +50,7 @@ class InFlight:
             del self._sessions[session_id]
             if session_id in self._over:
                 self._over.pop(session_id).set()
-        if not self._count:
+        if not self._sessions:
             self._empty.set()
 
     async def wait_session_over(self, session_id: str) -> None:
@@ -66,5 +60,5 @@ class InFlight:
 
     async def wait_empty(self) -> None:
         """Wait until no call is under way."""
-        while self._count:
+        while self._sessions:
             await self._empty.wait()

@@ -76,7 +76,7 @@ class Ledger:
         for call in calls:
             call.started_at = now
         for call in calls:
-            attempt = 2 if call.has_led_anew else 1
+            attempt = 2 if call.has_flown_anew else 1
             await self._store.start(call.call_id, self._owner, attempt)
 
     async def settle(self, call: Call) -> None:

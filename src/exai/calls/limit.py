@@ -60,10 +60,8 @@ class FixedLimit(Limit):
         return self._permit_count
 
 
-def ending_of(outcome: Outcome | None) -> Ending:
-    """Return what an outcome says about capacity; None is work that was given up."""
-    if outcome is None:
-        return Ending.IGNORED
+def ending_of(outcome: Outcome) -> Ending:
+    """Return what an outcome says about capacity."""
     if isinstance(outcome, Completed):
         return Ending.SUCCESS
     details = outcome.error.details or {}

@@ -1,4 +1,4 @@
-"""The story of one call: find, check, share, accept, admit, execute, answer.
+"""The story of one call: find, check, share, accept, wait for permits, execute, answer.
 
 A call arrives, and boards the flight that will answer it: one of equal work, or its own. A
 flight waits for its permits, runs its tool, and answers whoever is still aboard.
@@ -85,6 +85,7 @@ class Pipeline:
             await self._answer(call, flight)
             return
         flight.expect(call)
+        # One caller's own deadline comes before the flight's end; a second's may be later.
         if len(flight.callers) > 1 and flight.timer is None:
             loop = asyncio.get_running_loop()
             flight.timer = loop.call_at(flight.ends_at, self._fly_anew, flight)
@@ -92,8 +93,7 @@ class Pipeline:
             flight.catch_up(call)
             with self._defects.contained("starting"):
                 await self._ledger.start([call])
-            return
-        if flight.task is None:
+        elif flight.task is None:
             flight.task = self._tasks.create_task(self._fly(flight))
         if line := self._sharing.place_in_line(call):
             call.tell_progress(self._clock, message=line)
@@ -124,13 +124,13 @@ class Pipeline:
                 self._tasks.create_task(self._take_off(call, flight))
 
     async def _execute(self, flight: Flight) -> Completed:
-        self._sharing.start(flight)
+        flight.start()
         try:
             await self._ledger.start([call for call in flight.callers if call.is_accepted])
             self._sharing.begin_epoch(flight)
             return await self._executor.execute(flight.tool, flight.arguments, flight)
         finally:
-            self._sharing.end(flight)
+            self._sharing.end_epoch(flight)
 
     async def _answer(self, call: Call, flight: Flight) -> None:
         """Give one caller what its flight brought."""

@@ -91,7 +91,7 @@ class ScopeGate:
         self.scope = scope
         self.pool = pool
         self.service_times = ServiceTimes()
-        self.waiting_count = 0
+        self.in_line_count = 0
         self._startable: FairRing[Lane] = FairRing()
         self._with_leaves: FairRing[Lane] = FairRing()
 
@@ -134,7 +134,7 @@ class ScopeGate:
         """Return how long one more call of a session would wait for this scope's `pool`."""
         own = len(self.lane_of(session).places) + 1
         turns = own * self._startable.turns_in_round(session.principal.name)
-        return min(turns, self.waiting_count + 1) * self.release_s(pool)
+        return min(turns, self.in_line_count + 1) * self.release_s(pool)
 
     def turn_s(self, session: SessionGate) -> float | None:
         """Return the mean time from one of a session's turns to its next; None: not known."""
@@ -190,7 +190,7 @@ class Place:
         self.granted_at = 0.0
         self.ending = Ending.IGNORED
         self._admission = admission
-        self._granted: asyncio.Future[None] | None = None
+        self._granted = asyncio.Event()
 
     def __enter__(self) -> Self:
         return self
@@ -211,16 +211,13 @@ class Place:
 
     async def permits(self) -> None:
         """Wait until every permit is held."""
-        if not self.is_granted:
-            self._granted = asyncio.get_running_loop().create_future()
-            await self._granted
+        await self._granted.wait()
 
     def grant(self, stand: Stand, now: float) -> None:
         """Wake the work, whose permits are taken and charged to `stand`."""
         self.charged = stand
         self.granted_at = now
-        if self._granted is not None and not self._granted.done():
-            self._granted.set_result(None)
+        self._granted.set()
 
     def leaf(self, scope: str, owner: str) -> "Leaf":
         """Return a permit of `scope` for one request of this work, which runs."""
@@ -238,19 +235,20 @@ class Leaf:
         self.owner = owner
         self.scope = scope
         self.session = session
-        self.is_granted = False
         self.granted_at = 0.0
         self._admission = admission
-        self._granted: asyncio.Future[None] | None = None
+        self._granted = asyncio.Event()
+
+    @property
+    def is_granted(self) -> bool:
+        """Tell whether the permit is held."""
+        return self._granted.is_set()
 
     async def __aenter__(self) -> None:
         """Wait for the permit; cancelled, it leaves the line, or passes the permit on."""
         self._admission.line_up_leaf(self)
-        if self.is_granted:
-            return
-        self._granted = asyncio.get_running_loop().create_future()
         try:
-            await self._granted
+            await self._granted.wait()
         except asyncio.CancelledError:
             self._admission.give_up_leaf(self, Ending.IGNORED)
             raise
@@ -267,7 +265,5 @@ class Leaf:
 
     def grant(self, now: float) -> None:
         """Wake the work, whose permit is taken."""
-        self.is_granted = True
         self.granted_at = now
-        if self._granted is not None and not self._granted.done():
-            self._granted.set_result(None)
+        self._granted.set()

@@ -127,17 +127,18 @@ class RequestRouter:
         known = await self._ledger.find(call.peer.session_id, call.request_id)
         if known is not None:
             self._answer_again(call, known, conflict(call.request_id))
-        elif call.request.idempotency_key is None or not await self._find_by_key(
-            call, call.request.idempotency_key
-        ):
+        elif not await self._find_by_key(call):
             if self._is_draining:
                 raise ServiceUnavailable("the daemon is stopping; reconnect and try again")
             await self._pipeline.board(call)
 
-    async def _find_by_key(self, call: Call, idempotency_key: str) -> bool:
+    async def _find_by_key(self, call: Call) -> bool:
         """Answer a call whose key stands for an earlier one, which may be under way."""
+        idempotency_key = call.request.idempotency_key
+        if idempotency_key is None:
+            return False
         refusal = conflict(call.request_id, idempotency_key)
-        while (earlier := self._in_flight.claim_key(call)) is not None:
+        while (earlier := self._in_flight.claim_key(call, idempotency_key)) is not None:
             if earlier.digest != call.digest:
                 raise refusal
             if earlier.is_accepted and earlier.outcome is None:
@@ -203,7 +204,8 @@ def _refused(request_id: str, error: ExaiError) -> CallAnswered:
 
 
 def _interrupted(call: Call) -> CallInterrupted:
-    message = "the daemon stopped while the call ran"
-    if call.is_idempotent:
-        return CallInterrupted(message, retryable=True)
-    return CallInterrupted(f"{message}; it may have had its effect", may_have_run=True)
+    effect = call.possible_effect()
+    told = "; it may have had its effect" if effect else ""
+    return CallInterrupted(
+        f"the daemon stopped while the call ran{told}", retryable=not effect, **effect
+    )

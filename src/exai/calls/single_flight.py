@@ -12,7 +12,7 @@ from exai.calls.call_key import Epochs, call_key
 from exai.calls.flight import Flight
 from exai.calls.result_cache import ResultCache
 from exai.core.clock import Clock
-from exai.core.errors import ExaiError, QueueFull
+from exai.core.errors import DeadlinePassed, ExaiError, QueueFull
 from exai.core.outcomes import Completed, Outcome
 from exai.core.tool import Demand, Tool
 
@@ -55,7 +55,7 @@ class SingleFlight:
             stored = self._cache.find(key, self._epochs.of(tool.spec), now)
             if stored is not None:
                 call.is_cached = True
-                landed = Flight(tool, demand, call, key=None, limit_s=0.0, clock=self._clock)
+                landed = Flight(tool, demand, call, key=None, limit_s=limit_s, clock=self._clock)
                 landed.outcome = stored
                 self._aboard[call] = landed
                 return
@@ -109,16 +109,12 @@ class SingleFlight:
             return None
         return self._admission.place_in_line(stand)
 
-    def start(self, flight: Flight) -> None:
-        """Mark a flight, which has its permits, as running."""
-        flight.started_at = self._clock.monotonic_s()
-
     def begin_epoch(self, flight: Flight) -> None:
         """Mark the moment from which on a flight's work sees, or changes, what is behind it."""
         flight.epoch = self._epochs.advance(flight.tool.spec)
 
-    def end(self, flight: Flight) -> None:
-        """Mark the end of a flight's work, however it ended."""
+    def end_epoch(self, flight: Flight) -> None:
+        """Mark the moment in which a flight's work has really ended, however it did."""
         self._epochs.advance(flight.tool.spec)
 
     def land(self, flight: Flight, outcome: Outcome) -> None:
@@ -129,7 +125,7 @@ class SingleFlight:
             assert flight.epoch is not None
             expires_at = self._clock.monotonic_s() + ttl_s
             self._cache.put(flight.key, outcome, flight.epoch, expires_at)
-        self._close_doors(flight)
+        self._retire(flight)
 
     def leave(self, call: Call) -> None:
         """Let a call be answered by its flight no more; the last to leave ends it."""
@@ -155,23 +151,21 @@ class SingleFlight:
             refusals[call] = None
             try:
                 if not late.may_repeat_for(call):
-                    refusals[call] = call.expired()
-                elif flight is not None:
-                    self.join(call, flight)
-                else:
+                    raise call.expired()
+                if flight is None:
                     successor = late.successor(call, key)
                     self.lead(call, successor)
                     flight = successor
-                call.has_led_anew = True
-            except QueueFull as refusal:
+                else:
+                    self.join(call, flight)
+                call.has_flown_anew = True
+            except (DeadlinePassed, QueueFull) as refusal:
                 refusals[call] = refusal
         return refusals
 
     def abandon(self, flight: Flight) -> None:
         """End a flight that has no outcome. Its permits come back once its work has ended."""
-        self._close_doors(flight)
-        if flight.timer is not None:
-            flight.timer.cancel()
+        self._retire(flight)
         if flight.outcome is not None or flight.place is None:
             return
         if flight.task is not None:
@@ -182,6 +176,12 @@ class SingleFlight:
     def _is_fresh(self, flight: Flight) -> bool:
         """Tell whether a flight sees everything that was written before now."""
         return flight.epoch is None or flight.epoch == self._epochs.of(flight.tool.spec)
+
+    def _retire(self, flight: Flight) -> None:
+        """Let a flight be joined, and flown anew, no more."""
+        self._close_doors(flight)
+        if flight.timer is not None:
+            flight.timer.cancel()
 
     def _close_doors(self, flight: Flight) -> None:
         """Let nobody join a flight any more, nor be served what it will bring."""

@@ -2,9 +2,9 @@
 
     ACCEPTED -> RUNNING -> SETTLED -> ERASED
 
-Every method is one compare-and-set on one record and takes `now` (unix seconds) and,
-where it matters, the owner's boot id; none takes a callback or leaves a transaction
-open, so that any database can stand behind it. The memory twin defines the behaviour.
+Every method is one compare-and-set on one record, or on a batch of independent ones, and
+takes `now` (unix seconds) and the owner's boot id where they matter; none takes a callback
+or leaves a transaction open, so that any database can stand behind it. The memory twin defines the behaviour.
 """
 
 from abc import ABC, abstractmethod

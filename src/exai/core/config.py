@@ -186,7 +186,7 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
     start_timeout_s: PositiveSeconds = 60.0
     trust_annotations: bool = True
     tools: dict[str, dict[str, Any]] = {}
-    """Per tool: `share`, `cache_ttl_s`, `idempotent`, over what the annotations say."""
+    """Per tool: `share`, `cache_ttl_s`, `idempotent`, `read_only`, over its annotations."""
 
 
 class Config(Section, frozen=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 Knows the whole vocabulary of failure (`docs/protocol.md`, "Errors"); knows nothing of
 frames or of who is told. Inside the daemon errors are raised as the classes below; at
-the one boundary (`calls.request_router`) `describe()` turns them into `ErrorInfo`.
+the one boundary (`calls.defects`) `describe()` turns them into `ErrorInfo`.
 """
 
 from enum import StrEnum

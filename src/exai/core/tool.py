@@ -58,7 +58,8 @@ class ToolSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What a client sees of a tool, and what the call path must know of it.
 
     `input_schema`, `output_schema`, `annotations` and `meta` are the server's own objects,
-    untouched. `provider` names the LLM service or MCP server behind the tool, for people.
+    untouched. `provider` names whoever serves the tool; the tools of one
+    provider share an epoch (`calls.call_key.Epochs`).
     """
 
     name: str

@@ -149,5 +149,5 @@ def _turn_bytes(turn: Turn) -> int:
 
 
 def _size_bytes(*texts: str) -> int:
-    # A model's reply may hold half of a surrogate pair, which strict UTF-8 refuses.
+    # Any text counts, half of a surrogate pair too, which strict UTF-8 refuses.
     return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)

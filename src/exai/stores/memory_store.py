@@ -1,7 +1,7 @@
 """The ledger in memory: fast, gone with the process, and the definition of the behaviour."""
 
 import asyncio
-from collections import Counter, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from itertools import takewhile
 
 import msgspec
@@ -224,8 +224,9 @@ class _Kept:
     """What is kept for one session or principal, oldest first: results by size, tombstones."""
 
     def __init__(self) -> None:
-        self.result_bytes: dict[str, int] = {}
-        self.tombstones: dict[str, None] = {}
+        # The oldest is popped often, which a plain dict makes slower the more it held.
+        self.result_bytes: OrderedDict[str, int] = OrderedDict()
+        self.tombstones: OrderedDict[str, None] = OrderedDict()
         self.total_bytes = 0
 
     @property
