@@ -309,6 +309,6 @@ def _tools(world: World) -> list[StringTool]:
         make("alone", SharingPolicy(), provider="alone", scope="provider:two"),
         make("one", read("principal"), provider="one", scope="provider:one"),
         make("short", read("all"), provider="short", timeout_s=5.0),
-        make("talk", read("principal"), provider="talk", scope="provider:two"),
+        make("talk", read("principal"), provider="talk", scope="upstream:box"),
         make("consensus", SharingPolicy(), provider="c", legs=("provider:one", "provider:two")),
     ]

@@ -181,6 +181,19 @@ def test_who_comes_back_at_once_takes_no_turn_from_those_who_wait() -> None:
     assert order == ["anna", "berta", "clara"] * 3
 
 
+def test_nobody_waits_for_ever_behind_sessions_that_keep_coming() -> None:
+    admission = controller()
+    running = reserve(admission, "first", "s0", "provider:kimi")
+    patient = [reserve(admission, f"patient-{n}", "s1", "provider:kimi") for n in range(3)]
+    waiting = [*patient, reserve(admission, "n0", "sn0", "provider:kimi")]
+    for n in range(1, 50):
+        waiting.append(reserve(admission, f"n{n}", f"sn{n}", "provider:kimi"))
+        running.__exit__(None, None, None)
+        (running,) = (place for place in waiting if is_granted(place))
+        waiting.remove(running)
+    assert not set(patient) & set(waiting)
+
+
 async def test_a_grant_that_meets_a_cancellation_goes_to_the_next_waiter() -> None:
     admission = controller(LimitsConfig(global_max_inflight=1, session_max_inflight=1))
     started: list[str] = []
@@ -273,6 +286,18 @@ def test_one_conversation_has_one_call_at_a_time_and_blocks_no_other() -> None:
     third.__exit__(None, None, None)
     other.__exit__(None, None, None)
     assert admission.statistics().conversation_count == 0
+
+
+def test_who_joins_a_turn_waits_for_it_behind_the_conversations_other_calls() -> None:
+    admission = controller()
+    first = reserve(admission, "first", "s1", "provider:glm", "talk")
+    second = reserve(admission, "second", "s1", "provider:glm", "talk")
+    join(admission, second, "s2")
+    assert not is_granted(second)
+    first.__exit__(None, None, None)
+    assert is_granted(second)
+    second.__exit__(None, None, None)
+    assert set(in_use(admission).values()) == {0}
 
 
 def test_work_of_several_sessions_starts_from_the_first_that_has_a_permit() -> None:

@@ -140,9 +140,14 @@ class CallPathMachine(RuleBasedStateMachine):
             self.let_go(execution, "finish")
         self.step(None)
 
-    @rule(session=st.sampled_from(SESSIONS), key=st.sampled_from(["k1", "k2"]), turns=some_turns)
+    @rule(
+        session=st.sampled_from(SESSIONS),
+        key=st.sampled_from(["k1", "k2", "t1", "t2"]),
+        turns=some_turns,
+    )
     def call_with_key(self, session: str, key: str, turns: int | None) -> None:
-        self.send(session, "alone", {"key": key}, turns, idempotency_key=key)
+        name, arguments = ("alone", {}) if key[0] == "k" else ("talk", {"talk": "t", "n": 0})
+        self.send(session, name, {"key": key, **arguments}, turns, idempotency_key=key)
 
     def send(
         self, session: str, name: str, arguments: dict[str, Any], turns: int | None, **fields: Any
@@ -320,7 +325,7 @@ class CallPathMachine(RuleBasedStateMachine):
         )
         for (name, arguments, _), count in running.items():
             assert count == 1 or (name, arguments) in self.refreshed
-        for key in ("k1", "k2"):
+        for key in ("k1", "k2", "t1", "t2"):
             keyed = Counter(
                 e.run.principal.name for e in self.world.executions if e.arguments.get("key") == key
             )

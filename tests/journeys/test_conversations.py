@@ -113,6 +113,29 @@ async def test_turns_of_one_conversation_come_one_after_the_other(
     ]  # fmt: skip
 
 
+async def test_a_turn_that_is_sent_again_under_its_key_waits_as_the_first_did(
+    wire: Wire, service: ScriptedProvider
+) -> None:
+    talk = (await chat(wire, "r0", "zero"))["structured"]["continuation_id"]
+    gate = asyncio.Event()
+    service.script_next(answers("first", gate), answers("second"))
+    for request_id, prompt, key in (("r1", "one", "k1"), ("r2", "two", "k2"), ("r3", "two", "k2")):
+        arguments = {"prompt": prompt, "continuation_id": talk}
+        await wire.say(
+            "call_tool",
+            name="chat",
+            request_id=request_id,
+            arguments=arguments,
+            idempotency_key=key,
+        )
+        await wire.hear_op("call_tool_ack", request_id=request_id)
+    await service.wait_for_requests(2)
+    gate.set()
+    told_back = [(await wire.result(name))["text"] for name in ("r1", "r2", "r3")]
+    assert told_back == ["first", "second", "second"]
+    assert (service.max_in_flight, len(service.requests)) == (1, 3)
+
+
 async def test_joined_chats_go_on_apart(wire: Wire, service: ScriptedProvider) -> None:
     gate = asyncio.Event()
     service.script_next(answers("Hello.", gate))

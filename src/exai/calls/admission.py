@@ -92,7 +92,7 @@ class AdmissionController(Gatekeeper):
         except QueueFull:
             self._forget_if_idle(session)
             raise
-        place.stands[stand] = None
+        place.add(stand)
         has_turn = self._take_turn(place)
         if can_start:
             self._grant(place, stand)
@@ -111,9 +111,9 @@ class AdmissionController(Gatekeeper):
             self._forget_if_idle(session)
             raise
         stand = Stand(place, session, size_bytes)
-        place.stands[stand] = None
+        place.add(stand)
         self._count_waiting(stand, 1)
-        if not place.is_granted:
+        if not place.is_granted and self._has_turn(place):
             self._line_up(place, session)
             self._start_waiting()
         return stand
@@ -126,10 +126,10 @@ class AdmissionController(Gatekeeper):
         place = stand.place
         if stand not in place.stands:
             return  # the work has ended
-        del place.stands[stand]
+        place.remove(stand)
         if place.charged is not stand:
             self._count_waiting(stand, -1)
-            if not place.is_granted and not any(s.session is stand.session for s in place.stands):
+            if not place.is_granted and stand.session not in place.sessions:
                 self._leave_lane(place, stand.session)
         self._move_charge(place)
         self._forget_if_idle(stand.session)
@@ -139,15 +139,19 @@ class AdmissionController(Gatekeeper):
         for stand in place.stands:
             if stand is not place.charged:
                 self._count_waiting(stand, -1)
-            if not place.is_granted:
-                self._leave_lane(place, stand.session)
+        if not place.is_granted:
+            for session in place.sessions:
+                self._leave_lane(place, session)
         if place.charged is not None:
             self._release(place, place.charged.session)
         self._leave_conversation(place)
         self._start_waiting()
-        for session in {stand.session for stand in (*place.stands, place.charged) if stand}:
+        sessions = list(place.sessions)
+        place.clear()
+        for session in sessions:
             self._forget_if_idle(session)
-        place.stands.clear()
+        if place.charged is not None:
+            self._forget_if_idle(place.charged.session)
 
     def line_up_leaf(self, leaf: Leaf) -> None:
         """Let a request of running work have a permit of its scope, now or in its turn."""
@@ -260,6 +264,12 @@ class AdmissionController(Gatekeeper):
         else:
             del self._with_waiting[scope.scope]
 
+    def _has_turn(self, place: Place) -> bool:
+        """Tell whether it is a place's turn in its conversation, if it has one."""
+        return (
+            place.conversation is None or self._conversations[place.conversation].turn_of is place
+        )
+
     def _take_turn(self, place: Place) -> bool:
         """Take the place's turn in its conversation, or stand behind those who came before."""
         if place.conversation is None:
@@ -282,8 +292,8 @@ class AdmissionController(Gatekeeper):
         elif gate.line:
             gate.turn_of = gate.line.pop_head()
             self._count_in_line(gate.turn_of.scope, -1)
-            for stand in gate.turn_of.stands:
-                self._line_up(gate.turn_of, stand.session)
+            for session in gate.turn_of.sessions:
+                self._line_up(gate.turn_of, session)
         else:
             del self._conversations[place.conversation]
 
@@ -326,8 +336,8 @@ class AdmissionController(Gatekeeper):
             return
         place = next(iter(lane.places))
         stand = next(stand for stand in place.stands if stand.session is lane.session)
-        for each in place.stands:
-            self._leave_lane(place, each.session)
+        for session in place.sessions:
+            self._leave_lane(place, session)
         self._count_waiting(stand, -1)
         self._grant(place, stand)
 

@@ -7,6 +7,7 @@ caller of a place. Bookkeeping of one thing each: what they mean together is dec
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections import Counter, OrderedDict
 from types import TracebackType
 from typing import Self
 
@@ -171,7 +172,8 @@ class Stand:
 class Place:
     """The place of one piece of work: it waits, then holds all its permits.
 
-    It stands in the line of each of its callers' sessions, and starts from the first whose
+    `stands` are its callers, oldest first; `sessions` theirs, with how many each has. It
+    stands in the line of each of its callers' sessions, and starts from the first whose
     turn comes; that caller's session is charged. Leaving the context gives it up.
     """
 
@@ -185,7 +187,8 @@ class Place:
         self.owner = owner
         self.scope = scope
         self.conversation = conversation
-        self.stands: dict[Stand, None] = {}
+        self.stands: OrderedDict[Stand, None] = OrderedDict()
+        self.sessions: Counter[SessionGate] = Counter()
         self.charged: Stand | None = None
         self.granted_at = 0.0
         self.ending = Ending.IGNORED
@@ -203,6 +206,23 @@ class Place:
     ) -> None:
         """Give up the place. A grant that met a cancellation counts, and is passed on here."""
         self._admission.give_up(self)
+
+    def add(self, stand: Stand) -> None:
+        """Let one more caller wait for this work."""
+        self.stands[stand] = None
+        self.sessions[stand.session] += 1
+
+    def remove(self, stand: Stand) -> None:
+        """Let a caller wait no more."""
+        del self.stands[stand]
+        self.sessions[stand.session] -= 1
+        if not self.sessions[stand.session]:
+            del self.sessions[stand.session]
+
+    def clear(self) -> None:
+        """Let nobody wait any more."""
+        self.stands.clear()
+        self.sessions.clear()
 
     @property
     def is_granted(self) -> bool:

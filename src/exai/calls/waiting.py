@@ -46,12 +46,15 @@ class Turns(Generic[W]):
 
     Whoever comes in the middle of a round still has a turn in it, but for those who had
     one: nobody waits behind a member that was just served, and nobody gains by coming back.
+    As many as began a round may come to it, so that it ends: whoever was served waits at
+    most for twice as many turns as there were members, however many come and go.
     """
 
     def __init__(self) -> None:
         self._now: OrderedDict[str, W] = OrderedDict()
         self._later: OrderedDict[str, W] = OrderedDict()
         self._served: set[str] = set()
+        self._room_for = 0
 
     def __len__(self) -> int:
         """Return how many take turns."""
@@ -64,8 +67,13 @@ class Turns(Generic[W]):
 
     def add(self, name: str, member: W) -> None:
         """Let a member take turns; one that does already keeps its place."""
-        if name not in self._now and name not in self._later:
-            (self._later if name in self._served else self._now)[name] = member
+        if name in self._now or name in self._later:
+            return
+        if name in self._served or not self._room_for:
+            self._later[name] = member
+        else:
+            self._room_for -= 1
+            self._now[name] = member
 
     def remove(self, name: str) -> None:
         """Let a member take no more turns; harmless if it takes none."""
@@ -73,12 +81,14 @@ class Turns(Generic[W]):
         self._later.pop(name, None)
         if not len(self):
             self._served.clear()
+            self._room_for = 0
 
     def next(self) -> W:
         """Return whose turn it is."""
         if not self._now:
             self._now, self._later = self._later, self._now
             self._served.clear()
+            self._room_for = len(self._now)
         return next(iter(self._now.values()))
 
     def end_turn(self, name: str) -> None:

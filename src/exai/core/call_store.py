@@ -4,7 +4,8 @@
 
 Every method is one compare-and-set on one record, or on a batch of independent ones, and
 takes `now` (unix seconds) and the owner's boot id where they matter; none takes a callback
-or leaves a transaction open, so that any database can stand behind it. The memory twin defines the behaviour.
+or leaves a transaction open, so that any database can stand behind it. The memory twin
+defines the behaviour.
 """
 
 from abc import ABC, abstractmethod
