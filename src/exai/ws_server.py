@@ -46,6 +46,7 @@ from exai.upstream.pool import UpstreamPool
 
 SERVER = ServerName("exai", version("exai"))
 _RECONNECT_AFTER_S = 2.0
+_FACTS_BYTES = 4096
 _STARTING, _OK, _DRAINING = "starting", "ok", "draining"
 
 
@@ -187,7 +188,7 @@ class Daemon:
             events=self._events,
             guard=self._guard,
             tasks=self._tasks,
-            max_reply_bytes=self._config.limits.max_result_bytes,
+            max_reply_bytes=_longest_reply_bytes(self._config.limits.max_result_bytes),
         )
 
     def _build_health(self) -> HealthReport:
@@ -266,6 +267,11 @@ class Daemon:
             authenticate=self._tokens.authenticate,
         )
         return HttpServer(self._config.server, routes)
+
+
+def _longest_reply_bytes(max_result_bytes: int) -> int:
+    """Return how long a model's text may be, so that a result has room for what is said of it."""
+    return max_result_bytes - min(_FACTS_BYTES, max_result_bytes // 2)
 
 
 def build_daemon(

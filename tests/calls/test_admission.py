@@ -412,6 +412,25 @@ def test_scopes_take_turns_where_the_daemon_is_full() -> None:
     assert {first.scope.scope, second.scope.scope} == {"", "provider:kimi"}
 
 
+def test_who_waits_for_many_scopes_gets_no_more_turns_for_that() -> None:
+    limits = LimitsConfig(global_max_inflight=1, session_max_inflight=9, session_max_waiting=20)
+    admission = controller(limits)
+    running = reserve(admission, "runs", "r1")
+    waiting = [
+        reserve(admission, f"{session}{n}-{scope}", session, scope)
+        for session, scopes in (("a", (None, *SCOPES)), ("b", (None,)))
+        for scope in scopes
+        for n in range(3)
+    ]
+    order = ""
+    while waiting:
+        running.__exit__(None, None, None)
+        (running,) = (place for place in waiting if is_granted(place))
+        waiting.remove(running)
+        order += running.owner[0]
+    assert order == "abababaaaaaa"
+
+
 class GrowingLimit(Limit):
     """One more permit for each success."""
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from exai.calls.arguments_digest import arguments_digest
+from exai.calls.arguments_digest import arguments_digest, request_digest, size_bytes_of
 
 EQUAL = [
     ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
@@ -27,14 +27,30 @@ DIFFERENT = [
 
 @pytest.mark.parametrize(("one", "other"), EQUAL, ids=str)
 def test_equal_work(one: dict[str, object], other: dict[str, object]) -> None:
-    assert arguments_digest("t", one) == arguments_digest("t", other)
+    assert arguments_digest(one) == arguments_digest(other)
 
 
 @pytest.mark.parametrize(("one", "other"), DIFFERENT, ids=str)
 def test_other_work(one: dict[str, object], other: dict[str, object]) -> None:
-    assert arguments_digest("t", one) != arguments_digest("t", other)
+    assert arguments_digest(one) != arguments_digest(other)
 
 
-def test_the_name_counts_and_cannot_run_into_the_arguments() -> None:
-    assert arguments_digest("a", {}) != arguments_digest("b", {})
-    assert arguments_digest("a{", {}) != arguments_digest("a", {})
+def test_a_request_is_its_name_and_its_arguments() -> None:
+    digest = arguments_digest({})
+    assert request_digest("a", digest) != request_digest("b", digest)
+    assert request_digest("a", digest) != request_digest("a", arguments_digest({"a": 1}))
+
+
+@pytest.mark.parametrize(
+    ("value", "least_bytes"),
+    [
+        ("x" * 1000, 1000),
+        ("\U0001f642" * 1000, 4000),
+        ([10**300] * 100, 100 * 150),
+        ([[]] * 100, 100 * 50),
+    ],
+    ids=["text", "wide text", "numbers", "lists"],
+)
+def test_everything_counts_that_takes_memory(value: object, least_bytes: int) -> None:
+    assert size_bytes_of({"a": value}) > least_bytes
+    assert size_bytes_of([{"a": value}]) > least_bytes

@@ -114,6 +114,16 @@ def test_what_has_no_effect_yet_is_said() -> None:
             },
             "mcpServers.box.exai.tools.f: a result that is served again",
         ),
+        (
+            {
+                "upstreams": {
+                    "box": UpstreamConfig(
+                        command="x", tools={"f": {"share": "none", "cache_ttl_s": 5}}
+                    )
+                }
+            },
+            "mcpServers.box.exai.tools.f: with share = none nobody is served a result again",
+        ),
     ],
 )
 def test_values_that_contradict_each_other_are_told(sections: dict[str, Any], problem: str) -> None:

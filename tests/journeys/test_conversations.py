@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from exai.core.config import PrincipalConfig, ProviderConfig, Secret
+from exai.core.config import LimitsConfig, PrincipalConfig, ProviderConfig, Secret
 from exai.testing.running_daemon import TOKEN, RunningDaemon, daemon_config, running_daemon
 from exai.testing.scripted_provider import ScriptedProvider, answers, fails, never_answers
 from tests.journeys.wire import Frame, Wire, open_wire
@@ -131,9 +131,41 @@ async def test_a_turn_that_is_sent_again_under_its_key_waits_as_the_first_did(
         await wire.hear_op("call_tool_ack", request_id=request_id)
     await service.wait_for_requests(2)
     gate.set()
-    told_back = [(await wire.result(name))["text"] for name in ("r1", "r2", "r3")]
+    answers_told = [await wire.result(name) for name in ("r1", "r2", "r3")]
+    told_back = [answer["text"] for answer in answers_told]
     assert told_back == ["first", "second", "second"]
     assert (service.max_in_flight, len(service.requests)) == (1, 3)
+
+
+async def test_a_conversation_that_is_too_long_for_the_service_goes_on_with_fewer_turns(
+    wire: Wire, service: ScriptedProvider
+) -> None:
+    talk = (await chat(wire, "r0", "zero"))["structured"]["continuation_id"]
+    for n in range(1, 5):
+        await chat(wire, f"r{n}", f"prompt {n}", continuation_id=talk)
+    service.script_next(fails(400, message="the context is exceeded"), answers("yes"))
+    answer = await chat(wire, "r5", "go on", continuation_id=talk)
+    assert (answer["text"], answer["structured"]["turns_told"]) == ("yes", 1)
+    assert answer["meta"]["attempts"] == 2
+    assert [content for _, content in told(service, -1)][0::2] == ["prompt 4", "go on"]
+
+
+async def test_an_answer_that_is_too_large_for_a_result_is_no_turn(
+    tmp_path: Path, service: ScriptedProvider
+) -> None:
+    scripted = ProviderConfig(base_url=service.base_url, api_key=Secret("k"), models=("m1",))
+    limits = LimitsConfig(max_result_bytes=20_000)
+    config = daemon_config(tmp_path, providers={"scripted": scripted}, limits=limits)
+    async with (
+        running_daemon(config) as daemon,
+        open_wire(daemon.url, token=TOKEN) as wire,
+    ):
+        talk = (await chat(wire, "r0", "zero"))["structured"]["continuation_id"]
+        service.script_next(answers('"' * 9_000), answers("yes"))
+        failed = await chat(wire, "r1", "the failed turn", continuation_id=talk)
+        assert failed["error"]["code"] == "RESULT_TOO_LARGE"
+        await chat(wire, "r2", "next", continuation_id=talk)
+    assert [content for _, content in told(service, -1)][0::2] == ["zero", "next"]
 
 
 async def test_joined_chats_go_on_apart(wire: Wire, service: ScriptedProvider) -> None:
@@ -155,7 +187,7 @@ async def test_a_turn_that_fails_or_is_taken_back_leaves_nothing(
     wire: Wire, service: ScriptedProvider
 ) -> None:
     talk = (await chat(wire, "r1", "one"))["structured"]["continuation_id"]
-    service.script_next(fails(400), never_answers, answers("here"))
+    service.script_next(fails(403), never_answers, answers("here"))
     assert not (await chat(wire, "r2", "failed", continuation_id=talk))["ok"]
     arguments = {"prompt": "taken back", "continuation_id": talk}
     await wire.say("call_tool", name="chat", request_id="r3", arguments=arguments)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from exai.core.call_store import CallRecord, Settlement
+from exai.core.errors import StoreDown
 from exai.core.events import CallFailedInside
 from exai.stores.memory_store import MemoryCallStore
 from exai.testing.running_daemon import TOKEN, daemon_config, running_daemon
@@ -52,7 +53,7 @@ class BrokenStore(MemoryCallStore):
 
     def _break(self, method: str) -> None:
         if method in self._broken:
-            raise OSError(28, f"no space left to {method}")
+            raise StoreDown(f"no space left to {method}")
 
 
 async def test_nothing_is_acknowledged_before_it_is_stored(tmp_path: Path) -> None:
@@ -101,7 +102,8 @@ async def test_a_call_that_cannot_be_stored_is_refused_and_does_not_run(tmp_path
         open_wire(daemon.url, token=TOKEN) as wire,
     ):
         answer = await wire.call("gate")
-    assert answer["error"]["code"] == "INTERNAL_ERROR"
+    assert answer["error"]["code"] == "SERVICE_UNAVAILABLE"
+    assert answer["error"]["retryable"]
     assert "meta" not in answer
     assert gates.runs == []
 
@@ -124,8 +126,8 @@ async def test_a_ledger_that_cannot_be_read_is_a_typed_failure(tmp_path: Path, o
         open_wire(daemon.url, token=TOKEN) as wire,
     ):
         answer = await wire.ask(op, "call_tool_res", request_id="r1")
-        assert answer["error"]["code"] == "INTERNAL_ERROR"
-        assert "no space" not in answer["error"]["message"]
+        assert answer["error"]["code"] == "SERVICE_UNAVAILABLE"
+        assert answer["error"]["retryable"]
 
 
 async def test_an_acknowledgement_that_fails_is_reported_and_harms_nothing(

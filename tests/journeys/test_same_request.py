@@ -1,16 +1,18 @@
 """The same request, sent again: under its id within a session, under its key across sessions."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from exai.core.config import LimitsConfig, PrincipalConfig, Secret
+from exai.core.config import LimitsConfig, PrincipalConfig, ProviderConfig, Secret
 from exai.core.errors import ToolFailed
 from exai.core.outcomes import Completed
 from exai.core.tool import ToolRun
 from exai.testing.running_daemon import TOKEN, RunningDaemon, daemon_config, running_daemon
+from exai.testing.scripted_provider import ScriptedProvider, answers
 from exai.testing.scripted_tool import Gates, ScriptedTool
 from tests.journeys.wire import Frame, Wire, open_wire
 
@@ -209,3 +211,42 @@ async def test_keys_are_bounded(daemon: RunningDaemon, gates: Gates) -> None:
         assert refused["error"]["details"] == {"scope": "idempotency_keys"}
         assert refused["error"]["retry_after_s"] > 0
         assert (await call_keyed(wire, "r4", key="k0"))["meta"]["replayed"] is True
+
+
+async def test_a_key_of_a_new_conversation_leads_to_one_conversation(
+    tmp_path: Path,
+) -> None:
+    async with ScriptedProvider() as service:
+        scripted = ProviderConfig(base_url=service.base_url, api_key=Secret("k"), models=("m1",))
+        config = daemon_config(tmp_path, providers={"scripted": scripted})
+        gate = asyncio.Event()
+        service.script(answers("hello", gate))
+        async with (
+            running_daemon(config) as daemon,
+            open_wire(daemon.url, token=TOKEN) as wire,
+        ):
+            for request_id in ("r1", "r2"):
+                await wire.say(
+                    "call_tool",
+                    name="chat",
+                    request_id=request_id,
+                    arguments={"prompt": "hi"},
+                    idempotency_key="k",
+                )
+                await wire.hear_op("call_tool_ack", request_id=request_id)
+            gate.set()
+            told = [await wire.result(request_id) for request_id in ("r1", "r2")]
+    assert told[0]["structured"] == told[1]["structured"]
+
+
+async def test_a_conflict_harms_no_correct_repetition(daemon: RunningDaemon, gates: Gates) -> None:
+    gates.open()
+    async with open_wire(daemon.url, token=TOKEN) as wire:
+        await say_call(wire, "r")
+        assert (await wire.result("r"))["ok"]
+        for gate in ("other", "g"):
+            await say_call(wire, "r", gate)
+        first, second = await wire.result("r"), await wire.result("r")
+    codes = [first.get("error", {}).get("code"), second.get("error", {}).get("code")]
+    assert codes == ["REQUEST_ID_CONFLICT", None]
+    assert second["meta"]["replayed"]

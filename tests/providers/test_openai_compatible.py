@@ -3,6 +3,8 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 
@@ -345,12 +347,38 @@ async def test_retry_after_is_passed_on(
     assert (await failure_of(ask(provider))).retry_after_s == seconds
 
 
-@pytest.mark.parametrize("text", ["soon", "nan", "inf", "Sun, 22 Nov 2026 10:00:20 GMT", ""])
+@pytest.mark.parametrize("text", ["soon", "nan", "inf", "Sun, 22 Nov 99999999999 10:00:20 GMT", ""])
 async def test_an_odd_retry_after_is_none(
     service: ScriptedProvider, provider: OpenAICompatible, text: str
 ) -> None:
     service.script(fails(429, headers={"retry-after": text}))
     assert not isinstance((await failure_of(ask(provider))).retry_after_s, float)
+
+
+async def test_a_date_to_come_back_counts_from_now_where_the_answer_has_none(
+    service: ScriptedProvider, provider: OpenAICompatible
+) -> None:
+    later = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
+    service.script(fails(429, headers={"retry-after": later}))
+    retry_after_s = (await failure_of(ask(provider))).retry_after_s
+    assert isinstance(retry_after_s, float)
+    assert 3000 < retry_after_s <= 3600
+
+
+@pytest.mark.parametrize(
+    "usage", [{"prompt_tokens": 3, "completion_tokens": None}, {"prompt_tokens": 3}, [], "many", 7]
+)
+async def test_odd_counts_of_tokens_are_no_reason_to_lose_an_answer(
+    service: ScriptedProvider, provider: OpenAICompatible, usage: object
+) -> None:
+    async def behave(exchange: Exchange) -> None:
+        choice = {"index": 0, "delta": {"content": "yes"}, "finish_reason": "stop"}
+        await exchange.send({"choices": [choice], "usage": usage})
+        await exchange.finish(None, usage=None)
+
+    service.script(behave)
+    reply = await ask(provider)
+    assert (reply.text, reply.usage, len(service.requests)) == ("yes", None, 1)
 
 
 @pytest.mark.parametrize("status", [301, 400, 429, 503])

@@ -8,6 +8,7 @@ from exai.core.conversation_store import Turn
 from exai.providers.provider import Message
 from exai.tools.conversation_window import (
     estimate_tokens,
+    fewer_turns,
     history_budget,
     messages_of,
     newest_turns,
@@ -28,10 +29,29 @@ def test_the_newest_whole_turns_that_fit_are_told(turns: list[Turn], budget_toke
 
 
 @pytest.mark.parametrize(
-    ("text", "tokens"), [("", 0), ("abc", 1), ("abcd", 2), ("漢字", 3), ("🙂", 2), ("é", 1)]
+    ("text", "tokens"),
+    [
+        ("", 0),
+        ("abc", 1),
+        ("abcd", 2),
+        ("漢字", 3),
+        ("🙂", 2),
+        ("é", 1),
+        ("2026", 4),
+        ("{}", 2),
+        ("a 1", 2),
+    ],
 )
 def test_an_estimate_counts_what_each_script_costs(text: str, tokens: int) -> None:
     assert estimate_tokens(text) == tokens
+
+
+@given(TURNS)
+def test_fewer_turns_are_the_newest_and_a_third_at_most(turns: list[Turn]) -> None:
+    fewer = fewer_turns(turns)
+    assert list(fewer) == turns[len(turns) - len(fewer) :]
+    assert len(fewer) < len(turns) or not turns
+    assert 3 * sum(map(turn_tokens, fewer)) <= sum(map(turn_tokens, turns))
 
 
 @given(st.integers(0, 10**6), st.integers(1, 10**6), st.none() | st.text(), st.text())

@@ -108,6 +108,7 @@ async def test_annotations_decide_where_they_are_trusted_and_the_operator_over_t
         ({"cache_ttl_s": 60.0}, SharingPolicy("principal", 60.0, True, True)),
         ({"cache_ttl_s": 60.0, "share": "all"}, SharingPolicy("all", 60.0, True, True)),
         ({"read_only": True, "idempotent": False}, SharingPolicy("principal", 0.0, False, True)),
+        ({"read_only": False}, SharingPolicy()),
         ({"idempotent": True}, SharingPolicy("none", 0.0, True, False)),
     ],
 )
@@ -117,6 +118,21 @@ async def test_what_may_be_served_again_or_is_said_to_change_nothing_is_read_onl
     offering = Offering()
     await offering.offer(listed("t"), tools={"t": said})
     assert offering.spec("t").policy == policy
+
+
+@pytest.mark.parametrize("hint", [False, True])
+async def test_who_says_that_a_tool_changes_something_is_believed(hint: bool) -> None:
+    annotations = {"readOnlyHint": True, "idempotentHint": hint}
+    offering = Offering()
+    await offering.offer(listed("t", annotations=annotations), tools={"t": {"read_only": False}})
+    assert offering.spec("t").policy == SharingPolicy("none", 0.0, hint, False)
+
+
+async def test_a_setting_for_a_tool_that_is_not_listed_is_told() -> None:
+    offering = Offering()
+    await offering.offer(listed("search"), tools={"serach": {"cache_ttl_s": 60.0}})
+    assert offering.reasons == {"serach": "named in exai.tools, but its server lists no such tool"}
+    assert offering.tools.unavailable() == {"srv": offering.reasons}
 
 
 async def test_another_description_is_another_version() -> None:

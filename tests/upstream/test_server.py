@@ -166,7 +166,7 @@ async def test_a_result_over_the_limit_fails_its_call_and_the_server_stays(
         pid = srv.server.statistics().pid
         with pytest.raises(ResultTooLarge) as failed:
             await srv.call("long_line", head=head, tail=tail, size_bytes=2 * MAX_BYTES)
-        assert failed.value.describe().details == {"may_have_run": True, "max_bytes": MAX_BYTES}
+        assert failed.value.describe().details == {"max_bytes": MAX_BYTES}
         assert await srv.say("echo", text="still there") == "still there"
         assert srv.server.statistics().pid == pid
 
@@ -294,6 +294,18 @@ async def test_a_server_that_died_is_started_again_and_waited_for() -> None:
         assert srv.server.statistics().start_count == 2
         (died,) = srv.events.of(UpstreamDied)
         assert died.reason == "exited with status 1"
+
+
+async def test_a_call_that_waits_for_the_next_start_has_not_begun() -> None:
+    async with running(scripted()) as srv:
+        await _failure_of(srv.call("exit"))
+        run = Run()
+        async with asyncio.TaskGroup() as tasks:
+            waiting = tasks.create_task(srv.call("echo", run, text="x"))
+            await asyncio.sleep(0)
+            assert not run.may_have_begun
+            await waiting
+        assert run.may_have_begun
 
 
 async def test_a_grandchild_that_holds_stdout_does_not_hide_the_death() -> None:

@@ -64,6 +64,8 @@ class AdmissionController(Gatekeeper):
         self._sessions: dict[str, SessionGate] = {}
         self._conversations: dict[str, ConversationGate] = {}
         self._waiting_count = 0
+        self._turn_count = 0
+        self._last_turns: dict[str, int] = {}  # grows no longer than the configuration
 
     def reserve(
         self,
@@ -312,18 +314,36 @@ class AdmissionController(Gatekeeper):
             place.scope.refresh(lane)
 
     def _start_waiting(self) -> None:
-        """Serve one head of each scope in turn, until none could start."""
-        served = True
-        while served:
-            served = False
-            for gate in list(self._with_waiting.values()):
-                if not gate.has_free:
-                    continue
-                lane = gate.next_lane(leaves_only=not self._global.has_free)
-                if lane is not None:
-                    self._with_waiting.move_to_end(gate.scope)
-                    self._serve(gate, lane)
-                    served = True
+        """Serve one head of a line after the other, until none could start."""
+        while (chosen := self._choose_next()) is not None:
+            gate, lane = chosen
+            gate.end_turn(lane)
+            self._with_waiting.move_to_end(gate.scope)
+            self._turn_count += 1
+            self._last_turns[lane.session.principal.name] = self._turn_count
+            self._serve(gate, lane)
+
+    def _choose_next(self) -> tuple[ScopeGate, Lane] | None:
+        """Return who is next: scopes take turns, and in each its principals, then sessions.
+
+        Where the daemon has too few permits for all scopes that could start something, the
+        principals take turns over all scopes: nobody gets more for waiting in many.
+        """
+        leaves_only = not self._global.has_free
+        rings = [
+            (gate, ring)
+            for gate in self._with_waiting.values()
+            if gate.has_free and (ring := gate.ring(leaves_only=leaves_only))
+        ]
+        if not rings:
+            return None
+        if leaves_only or self._global.free_count >= len(rings):
+            gate, ring = rings[0]
+            return gate, ring.next()
+        principals = (name for _, ring in rings for name in ring.principals())
+        longest = min(principals, key=lambda name: self._last_turns.get(name, 0))
+        gate, ring = next(each for each in rings if longest in each[1].principals())
+        return gate, ring.next_of(longest)
 
     def _serve(self, gate: ScopeGate, lane: Lane) -> None:
         """Let the head of a lane start. What runs already goes before what would begin."""

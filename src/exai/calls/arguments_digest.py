@@ -1,10 +1,11 @@
-"""Equal work has equal digests: the canonical identity of a tool name and its arguments.
+"""Equal work has equal digests: the canonical identity of arguments, and of a request.
 
 Keys are sorted, integers exact at any size, and a float equals an integer only if it is
 integral and below 2**53, where both are exact.
 """
 
 import hashlib
+import sys
 from typing import Any
 
 import msgspec
@@ -13,21 +14,24 @@ _encode = msgspec.json.Encoder(order="sorted").encode
 _EXACT_BELOW = 2**53
 
 
-def text_length(value: Any) -> int:
-    """Return how many characters of text a JSON value holds."""
-    if isinstance(value, str):
-        return len(value)
+def size_bytes_of(value: Any) -> int:
+    """Return how much memory a JSON value takes."""
+    size_bytes = sys.getsizeof(value)
     if isinstance(value, dict):
-        return sum(map(len, value)) + sum(map(text_length, value.values()))
-    return sum(map(text_length, value)) if isinstance(value, list) else 0
+        size_bytes += sum(map(sys.getsizeof, value)) + sum(map(size_bytes_of, value.values()))
+    elif isinstance(value, list):
+        size_bytes += sum(map(size_bytes_of, value))
+    return size_bytes
 
 
-def arguments_digest(tool_name: str, arguments: dict[str, Any]) -> bytes:
-    """Return the SHA-256 over the length-prefixed name and canonical arguments."""
-    name = tool_name.encode()
-    digest = hashlib.sha256(len(name).to_bytes(8, "big") + name)
-    digest.update(_encode(_canonical(arguments)))
-    return digest.digest()
+def arguments_digest(arguments: dict[str, Any]) -> bytes:
+    """Return the SHA-256 over canonical arguments."""
+    return hashlib.sha256(_encode(_canonical(arguments))).digest()
+
+
+def request_digest(tool_name: str, digest_of_arguments: bytes) -> bytes:
+    """Return the SHA-256 over a name and the digest of its arguments."""
+    return hashlib.sha256(digest_of_arguments + tool_name.encode()).digest()
 
 
 def _canonical(value: Any) -> Any:

@@ -8,24 +8,26 @@ import asyncio
 from functools import cached_property
 from typing import Any
 
-from exai.calls.arguments_digest import arguments_digest, text_length
+from exai.calls.arguments_digest import arguments_digest, request_digest, size_bytes_of
 from exai.core.clock import Clock
 from exai.core.errors import DeadlinePassed, ExaiError
 from exai.core.outcomes import Outcome
 from exai.core.peer import Peer
 from exai.core.replies import CallAcked, CallMeta, CallProgressed
 from exai.core.requests import CallTool
-from exai.core.tool import ToolSpec
+from exai.core.tool import ToolRun, ToolSpec
 
 
 class Call:
     """A request on its way. Times named `_at` are monotonic.
 
-    `request_id` is the client's, or minted.
+    `request_id` is the client's, or minted. `known_as` is the id of the call whose key this
+    one follows, else its own: what is told of it is told of both. `run` is the execution
+    that it waits for.
     """
 
     def __init__(self, call_id: str, request: CallTool, request_id: str, peer: Peer) -> None:
-        self.call_id = call_id
+        self.call_id = self.known_as = call_id
         self.request = request
         self.request_id = request_id
         self.peer = peer
@@ -35,6 +37,7 @@ class Call:
         self.deadline = 0.0
         self.queued_at = 0.0
         self.started_at: float | None = None
+        self.run: ToolRun | None = None
         self.last_told_at = 0.0
         self.is_accepted = False
         self.is_joined = False
@@ -52,12 +55,17 @@ class Call:
     @cached_property
     def digest(self) -> bytes:
         """What identifies the name and the arguments that were asked for."""
-        return arguments_digest(self.request.name, self.request.arguments)
+        return request_digest(self.request.name, self.arguments_digest)
+
+    @cached_property
+    def arguments_digest(self) -> bytes:
+        """What identifies the arguments."""
+        return arguments_digest(self.request.arguments)
 
     @cached_property
     def size_bytes(self) -> int:
         """About how much memory the arguments take while the call waits."""
-        return text_length(self.request.arguments)
+        return size_bytes_of(self.request.arguments)
 
     @property
     def tool_name(self) -> str:
@@ -84,6 +92,11 @@ class Call:
         """Tell whether the tool may run twice."""
         return self.spec is not None and self.spec.policy.idempotent
 
+    @property
+    def may_have_begun(self) -> bool:
+        """Tell whether the work that this call waits for may have had an effect."""
+        return self.started_at is not None and self.run is not None and self.run.may_have_begun
+
     def decide(self, outcome: Outcome, now: float) -> bool:
         """Give the call its outcome. False: it has one, and that one stands."""
         if self.outcome is not None:
@@ -99,7 +112,7 @@ class Call:
 
     def expired(self) -> DeadlinePassed:
         """Return the error of a call whose time is over."""
-        if self.started_at is None:
+        if not self.may_have_begun:
             return DeadlinePassed(
                 f"the call waited {self.timeout_s:g} s and did not start",
                 retryable=True,
@@ -114,8 +127,7 @@ class Call:
 
     def possible_effect(self) -> dict[str, bool]:
         """Return the error details of a call that may have had an effect not to be repeated."""
-        has_started = self.started_at is not None
-        return {"may_have_run": True} if has_started and not self.is_idempotent else {}
+        return {"may_have_run": True} if self.may_have_begun and not self.is_idempotent else {}
 
     def tell_accepted(self, clock: Clock) -> None:
         """Acknowledge the call, and whoever joined or asked before it could be acknowledged."""

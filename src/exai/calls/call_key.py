@@ -26,7 +26,7 @@ def call_key(
     for part in (spec.name, spec.version, share, within):
         encoded = part.encode()
         key.update(len(encoded).to_bytes(8, "big") + encoded)
-    key.update(call.digest)
+    key.update(call.arguments_digest)
     return key.digest()
 
 

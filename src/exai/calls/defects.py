@@ -3,14 +3,15 @@
 What nobody expected is logged under an id, and told as a defect of that id.
 """
 
+import asyncio
 import secrets
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from exai.core.errors import ErrorCode, ErrorInfo, ExaiError, ToolFailed
+from exai.core.errors import ErrorCode, ErrorInfo, ExaiError, ProviderFailed, ToolFailed
 from exai.core.events import CallFailedInside, EventSink
-from exai.core.outcomes import Failed
+from exai.core.outcomes import ExecutionFacts, Failed
 
 T = TypeVar("T")
 
@@ -21,7 +22,7 @@ class Defects:
     def __init__(self, events: EventSink) -> None:
         self._events = events
 
-    def report(self, where: str, exception: Exception, **details: Any) -> ErrorInfo:
+    def report(self, where: str, exception: BaseException, **details: Any) -> ErrorInfo:
         """Emit the exception with a fresh id; return the error that names this id alone."""
         error_id = secrets.token_hex(8)
         self._events.emit(CallFailedInside(error_id, where, exception))
@@ -33,9 +34,20 @@ class Defects:
         )
 
     async def outcome_of(self, work: Awaitable[T], where: str, **details: Any) -> T | Failed:
-        """Return what `work` returns, or its failure; `details` go with a defect's."""
+        """Return what `work` returns, or its failure; `details` go with a defect's.
+
+        A cancellation passes, but for one that comes out of the work by itself.
+        """
         try:
             return await work
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            return Failed(self.report(where, error, **details))
+        except ProviderFailed as error:
+            info = error.describe()
+            return Failed(info, facts=ExecutionFacts(provider=(info.details or {}).get("provider")))
         except ToolFailed as error:
             return Failed(error.describe(), error.outputs, error.structured)
         except ExaiError as error:

@@ -9,21 +9,23 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
+
 from exai.calls.call import Call
 from exai.calls.places import Place, Stand
 from exai.core.clock import Clock
-from exai.core.outcomes import Outcome
+from exai.core.errors import NOTHING_DONE
+from exai.core.outcomes import Completed, Outcome
 from exai.core.tool import Demand, LogLevel, Tool, ToolRun
 
 
 class Flight(ToolRun):
     """Work that waits, runs or has landed. Times named `_at` are monotonic.
 
-    `deadline` is the latest of the callers', `ends_at` when the tool's own limit is
-    reached, once there is an accepted caller. `owner` is who holds its permits. `is_flown`
-    once `task` has begun, and will give up the place itself. `epoch` is the one in which its
-    work began, None before that. `first_attempt` is higher than
-    1 where an earlier flight of the same callers ended without an outcome.
+    `ends_at` is when the tool's own limit is reached, which counts from its start. `owner`
+    is who holds its permits. `is_flown` once `task` has begun, and will give up the place itself.
+    `epoch` is the one in which its work began, None before that. `first_attempt` is higher
+    than 1 where an earlier flight of the same callers ended without an outcome.
     """
 
     def __init__(
@@ -41,8 +43,7 @@ class Flight(ToolRun):
         self.demand = demand
         self.key = key
         self.limit_s = limit_s
-        self.ends_at = 0.0
-        self.deadline = 0.0
+        self.ends_at = float("inf")
         self.call_id = call.call_id
         # What its first caller led before may still hold permits.
         self.owner = call.call_id if first_attempt == 1 else f"{call.call_id}/anew"
@@ -64,22 +65,33 @@ class Flight(ToolRun):
         self._leaf_count = 0
         self._leaf_holders: set[asyncio.Task[Any] | None] = set()
 
-    def expect(self, call: Call) -> None:
-        """Fly as long as this caller may wait, but no longer than the tool may take.
+    @property
+    def deadline(self) -> float:
+        """Return when nobody aboard waits any more, or the tool may take no longer."""
+        return min(self.ends_at, max((call.deadline for call in self.callers), default=0.0))
 
-        That counts from the first caller's acceptance.
-        """
-        if not self.ends_at:
-            self.ends_at = self._clock.monotonic_s() + self.limit_s
-        self.deadline = max(self.deadline, min(self.ends_at, call.deadline))
+    def has_more_time(self) -> bool:
+        """Tell whether a caller may wait for longer than the tool may take."""
+        return any(call.deadline > self.ends_at for call in self.callers)
 
     def start(self) -> None:
         """Begin to run: every permit is held."""
         self.started_at = self._clock.monotonic_s()
+        self.ends_at = self.started_at + self.limit_s
 
-    def possible_effect(self) -> dict[str, bool]:
-        """Return the error details of work that may have had an effect not to be repeated."""
-        return {} if self.tool.spec.policy.idempotent else {"may_have_run": True}
+    def conclude(self, outcome: Outcome) -> Outcome:
+        """Return an outcome with what only the flight knows: attempts, a possible effect."""
+        facts = msgspec.structs.replace(outcome.facts, attempts=self.attempt)
+        outcome = msgspec.structs.replace(outcome, facts=facts)
+        if isinstance(outcome, Completed) or outcome.error.code in NOTHING_DONE:
+            return outcome
+        error, idempotent = outcome.error, self.tool.spec.policy.idempotent
+        if error.retryable or idempotent or not self.may_have_begun:
+            return outcome
+        details = {**(error.details or {}), "may_have_run": True}
+        return msgspec.structs.replace(
+            outcome, error=msgspec.structs.replace(error, details=details)
+        )
 
     def report(
         self,

@@ -23,6 +23,10 @@ class InFlight:
         """Return the session's call of that name, if it is under way."""
         return self._sessions.get(session_id, {}).get(request_id)
 
+    def has(self, call: Call) -> bool:
+        """Tell whether this very call is under way."""
+        return self.find(call.peer.session_id, call.request_id) is call
+
     def of_session(self, session_id: str) -> list[Call]:
         """Return all calls of a session that are under way."""
         return list(self._sessions.get(session_id, {}).values())

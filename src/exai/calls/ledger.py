@@ -83,7 +83,9 @@ class Ledger:
         """Store the outcome that the call was given, among a bounded number of its session."""
         assert call.outcome is not None
         now = self._clock.wall_s()
-        settlement = Settlement(call.outcome, call.queue_s, call.run_s)
+        settlement = Settlement(
+            call.outcome, call.queue_s, call.run_s, call.is_joined, call.is_cached
+        )
         await self._store.settle(call.call_id, settlement, now)
         await self._store.trim(call.peer.session_id, self._bounds, now)
 
@@ -137,6 +139,8 @@ def replay(record: CallRecord, request_id: str) -> CallAnswered:
         return CallAnswered(request_id, Failed(gone.describe()))
     meta = CallMeta(
         call_id=record.call_id,
+        cached=settlement.cached,
+        joined=settlement.joined,
         replayed=True,
         queue_ms=round(settlement.queue_s * 1000),
         run_ms=round(settlement.run_s * 1000),

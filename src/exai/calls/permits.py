@@ -36,6 +36,11 @@ class PermitPool:
         return len(self._owners)
 
     @property
+    def free_count(self) -> int:
+        """Return how many more may run."""
+        return max(0, self._limit.permit_count - len(self._owners))
+
+    @property
     def has_free(self) -> bool:
         """Tell whether one more may run."""
         return len(self._owners) < self._limit.permit_count

@@ -62,7 +62,7 @@ class Pipeline:
         """Let a call be answered by the flight of an earlier one: it is the same request."""
         flight = self._sharing.flight_of(earlier)
         call.prepare(flight.tool.spec, flight.limit_s)
-        call.follows_its_key = True
+        call.follows_its_key, call.known_as = True, earlier.known_as
         self._sharing.join(call, flight)
         await self._accept(call)
 
@@ -84,12 +84,8 @@ class Pipeline:
         if flight.outcome is not None:
             await self._answer(call, flight)
             return
-        flight.expect(call)
-        # One caller's own deadline comes before the flight's end; a second's may be later.
-        if len(flight.callers) > 1 and flight.timer is None:
-            loop = asyncio.get_running_loop()
-            flight.timer = loop.call_at(flight.ends_at, self._fly_anew, flight)
         if flight.started_at is not None:
+            self._limit_time(flight)
             flight.catch_up(call)
             with self._defects.contained("starting"):
                 await self._ledger.start([call])
@@ -104,14 +100,20 @@ class Pipeline:
         flight.is_flown = True
         with flight.place as place:
             await place.permits()
-            outcome = await self._defects.outcome_of(
-                self._execute(flight), flight.tool.spec.name, **flight.possible_effect()
+            outcome = flight.conclude(
+                await self._defects.outcome_of(self._execute(flight), flight.tool.spec.name)
             )
             place.ending = ending_of(outcome)
         self._sharing.land(flight, outcome)
         for call in list(flight.callers):
             if call.is_accepted:
                 self._tasks.create_task(self._answer(call, flight))
+
+    def _limit_time(self, flight: Flight) -> None:
+        """See to it that a flight ends in time where a caller may wait for longer than that."""
+        if flight.timer is None and flight.has_more_time():
+            loop = asyncio.get_running_loop()
+            flight.timer = loop.call_at(flight.ends_at, self._fly_anew, flight)
 
     def _fly_anew(self, late: Flight) -> None:
         """End a flight whose tool may take no longer; callers with time left fly again, once."""
@@ -125,6 +127,7 @@ class Pipeline:
 
     async def _execute(self, flight: Flight) -> Completed:
         flight.start()
+        self._limit_time(flight)
         try:
             await self._ledger.start([call for call in flight.callers if call.is_accepted])
             self._sharing.begin_epoch(flight)
@@ -139,7 +142,7 @@ class Pipeline:
         if isinstance(outcome, Completed) and call.outcome is None:
             with self._defects.contained("handing out"):
                 outcome = await flight.tool.hand_out(
-                    outcome, call.request.arguments, call.peer.principal, call.call_id
+                    outcome, call.request.arguments, call.peer.principal, call.known_as
                 )
         await self._settling.settle(call, outcome)
         self._sharing.leave(call)

@@ -121,15 +121,14 @@ class ScopeGate:
             else:
                 ring.remove(principal, session_id)
 
-    def next_lane(self, *, leaves_only: bool) -> Lane | None:
-        """Return the lane whose turn it is, if any, and put it behind all others."""
-        ring = self._with_leaves if leaves_only else self._startable
-        if not ring:
-            return None
-        lane = ring.next()
-        for each in (self._startable, self._with_leaves):
-            each.end_turn(lane.session.principal.name, lane.session.session_id)
-        return lane
+    def ring(self, *, leaves_only: bool) -> FairRing[Lane]:
+        """Return the lanes that could be served, by whose turn it is."""
+        return self._with_leaves if leaves_only else self._startable
+
+    def end_turn(self, lane: Lane) -> None:
+        """Put a lane that is served behind all others."""
+        for ring in (self._startable, self._with_leaves):
+            ring.end_turn(lane.session.principal.name, lane.session.session_id)
 
     def expected_wait_s(self, session: SessionGate, pool: PermitPool) -> float:
         """Return how long one more call of a session would wait for this scope's `pool`."""

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from exai.calls.arguments_digest import arguments_digest
+from exai.calls.arguments_digest import arguments_digest, request_digest
 from exai.calls.call import Call
 from exai.calls.defects import Defects
 from exai.calls.in_flight import InFlight
@@ -110,10 +110,17 @@ class RequestRouter:
             call = Call(secrets.token_hex(16), request, request_id, peer)
             self._in_flight.register(call)
             self._tasks.create_task(self._arrive(call))
-        elif earlier.digest == arguments_digest(request.name, request.arguments):
+        elif earlier.digest == request_digest(request.name, arguments_digest(request.arguments)):
             earlier.join()
-        else:
+        elif earlier.is_accepted:
             peer.send(_refused(request_id, conflict(request_id)))
+        else:  # the earlier one may yet turn out to be the one in conflict
+            self._tasks.create_task(self._call_once_moved(peer, request, earlier))
+
+    async def _call_once_moved(self, peer: Peer, request: CallTool, earlier: Call) -> None:
+        while not earlier.is_accepted and self._in_flight.has(earlier):
+            await earlier.moved.wait()
+        self._call_tool(peer, request)
 
     async def _arrive(self, call: Call) -> None:
         """See a call aboard a flight, which will answer it; or answer it here and now."""
@@ -153,11 +160,11 @@ class RequestRouter:
 
     def _answer_again(self, call: Call, known: CallRecord, otherwise: ExaiError) -> None:
         """Answer a request that was settled before: nothing runs."""
-        self._in_flight.unregister(call)
         if known.arguments_digest == call.digest:
             call.peer.send(replay(known, call.request_id))
         else:
             call.peer.send(_refused(call.request_id, otherwise))
+        self._in_flight.unregister(call)
 
     def _cancel_tool(self, peer: Peer, request: CancelTool) -> None:
         call = self._in_flight.find(peer.session_id, request.request_id)
@@ -181,6 +188,8 @@ class RequestRouter:
         try:
             known = await self._ledger.find(peer.session_id, request_id)
             peer.send(unknown(request_id) if known is None else replay(known, request_id))
+        except ExaiError as error:
+            peer.send(_refused(request_id, error))
         except Exception as error:  # noqa: BLE001 - a store may fail in its own ways
             info = self._defects.report("get_result", error)
             peer.send(CallAnswered(request_id, Failed(info)))

@@ -48,8 +48,11 @@ class Settling:
     def end(self, call: Call, error: ExaiError) -> None:
         """End a call from outside: answer now; it leaves its flight, which may go on for others.
 
-        A call whose acceptance is just being stored ends as soon as it is.
+        A call whose acceptance is just being stored ends as soon as it is. Once its flight
+        has landed, what that brought is the answer.
         """
+        if self._sharing.has_landed(call):
+            return
         if not call.is_accepted:
             call.withdrawn = error
             return

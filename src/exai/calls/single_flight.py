@@ -57,15 +57,20 @@ class SingleFlight:
                 call.is_cached = True
                 landed = Flight(tool, demand, call, key=None, limit_s=limit_s, clock=self._clock)
                 landed.outcome = stored
-                self._aboard[call] = landed
+                call.run = self._aboard[call] = landed
                 return
         self.lead(call, Flight(tool, demand, call, key=key, limit_s=limit_s, clock=self._clock))
 
     def join(self, call: Call, flight: Flight) -> None:
-        """Let a call be answered by a flight of others. Raises `QueueFull`."""
+        """Let a call be answered by a flight of others. Raises `QueueFull`.
+
+        Where the work may not be done anew, the call has no more time than the flight.
+        """
         call.is_joined, peer = True, call.peer
+        if not flight.tool.spec.policy.idempotent:
+            call.timeout_s = min(call.timeout_s, flight.ends_at - self._clock.monotonic_s())
         if flight.outcome is not None:
-            self._aboard[call] = flight
+            call.run = self._aboard[call] = flight
             return
         assert flight.place is not None
         flight.callers[call] = self._admission.join(
@@ -74,7 +79,7 @@ class SingleFlight:
             session_id=peer.session_id,
             size_bytes=call.size_bytes,
         )
-        self._aboard[call] = flight
+        call.run = self._aboard[call] = flight
 
     def lead(self, call: Call, flight: Flight) -> None:
         """Reserve a place for a flight's work, on behalf of its first caller.
@@ -95,11 +100,16 @@ class SingleFlight:
             if earlier is not None:
                 self._close_doors(earlier)
             self._joinable[flight.key] = flight
-        self._aboard[call] = flight
+        call.run = self._aboard[call] = flight
 
     def flight_of(self, call: Call) -> Flight:
         """Return the flight that a call is aboard."""
         return self._aboard[call]
+
+    def has_landed(self, call: Call) -> bool:
+        """Tell whether what a call waits for is there: its answer is on its way."""
+        flight = self._aboard.get(call)
+        return flight is not None and flight.outcome is not None
 
     def place_in_line(self, call: Call) -> str | None:
         """Say where a waiting call stands; None for one that need not wait (any more)."""

@@ -29,7 +29,6 @@ class ToolExecutor:
         if size_bytes > self._max_result_bytes:
             raise ResultTooLarge(
                 f"the result has {size_bytes:,} bytes; at most {self._max_result_bytes:,} may be",
-                may_have_run=True,
                 size_bytes=size_bytes,
                 max_bytes=self._max_result_bytes,
             )

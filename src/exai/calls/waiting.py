@@ -65,6 +65,10 @@ class Turns(Generic[W]):
         member = self._now.get(name)
         return self._later.get(name) if member is None else member
 
+    def names(self) -> list[str]:
+        """Return who takes turns, in the order of this round."""
+        return [*self._now, *self._later]
+
     def add(self, name: str, member: W) -> None:
         """Let a member take turns; one that does already keeps its place."""
         if name in self._now or name in self._later:
@@ -130,6 +134,16 @@ class FairRing(Generic[W]):
     def next(self) -> W:
         """Return whose turn it is."""
         return self._principals.next().next()
+
+    def principals(self) -> list[str]:
+        """Return whose members could be served."""
+        return self._principals.names()
+
+    def next_of(self, principal: str) -> W:
+        """Return whose turn it is among one principal's members."""
+        sessions = self._principals.get(principal)
+        assert sessions is not None
+        return sessions.next()
 
     def end_turn(self, principal: str, session_id: str) -> None:
         """Take note that a session, and so its principal, was served."""

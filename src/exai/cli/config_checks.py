@@ -119,6 +119,11 @@ def _upstreams(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
                     f"mcpServers.{name}.exai.tools.{tool}: a result that is served again "
                     "(cache_ttl_s) cannot be that of a tool with read_only = false"
                 )
+            if policy.get("share") == "none" and policy.get("cache_ttl_s"):
+                yield (
+                    f"mcpServers.{name}.exai.tools.{tool}: with share = none nobody is served "
+                    "a result again (cache_ttl_s)"
+                )
 
 
 def _numbers(config: Config, sources: Mapping[str, str]) -> Iterator[str]:

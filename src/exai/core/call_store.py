@@ -30,11 +30,13 @@ ErasedBecause = Literal["acknowledged", "expired"]
 
 
 class Settlement(msgspec.Struct, frozen=True):
-    """A call's outcome and how long it took to reach it."""
+    """A call's outcome, how long it took to reach it, and whose work it was."""
 
     outcome: Outcome
     queue_s: float
     run_s: float
+    joined: bool = False
+    cached: bool = False
 
 
 class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,7 +82,7 @@ class StoreStatistics(msgspec.Struct, frozen=True):
 
 
 class CallStore(ABC):
-    """Where calls and their outcomes rest."""
+    """Where calls and their outcomes rest. Every method may raise `StoreDown`."""
 
     durable: bool
     """Whether what is stored outlives the daemon's process."""

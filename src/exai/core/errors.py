@@ -48,6 +48,10 @@ class ErrorInfo(msgspec.Struct, frozen=True):
     details: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
 
+NOTHING_DONE = frozenset({ErrorCode.VALIDATION_ERROR, ErrorCode.NOT_CONFIGURED})
+"""What a tool raises before it does anything."""
+
+
 class ExaiError(Exception):
     """Root of every error that a peer may be told about.
 
@@ -187,7 +191,11 @@ class ResultTooLarge(ExaiError):
 
 
 class ServiceUnavailable(ExaiError):
-    """The daemon is draining, or its store takes no new calls."""
+    """The daemon is draining, or its store is down."""
 
     code = ErrorCode.SERVICE_UNAVAILABLE
     retryable = True
+
+
+class StoreDown(ServiceUnavailable):
+    """The store cannot be read or written now."""

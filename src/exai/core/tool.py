@@ -26,31 +26,24 @@ class SharingPolicy(msgspec.Struct, frozen=True):
     read_only: bool = False
 
 
-def policy_from_annotations(annotations: dict[str, Any] | None, *, trusted: bool) -> SharingPolicy:
-    """Return the default sharing policy of an MCP tool (`docs/protocol.md`, "Sharing policy").
+def policy_of(
+    annotations: dict[str, Any] | None, said: dict[str, Any], *, trusted: bool
+) -> SharingPolicy:
+    """Return the sharing policy of an MCP tool (`docs/protocol.md`, "Sharing policy").
 
-    Untrusted annotations count as absent: nothing is shared, nothing runs twice.
+    Untrusted annotations count as absent: nothing is shared, nothing runs twice. `said` has
+    fields of the policy, where an operator knows better; the defaults of the others follow
+    from it. A success that may be served again changes nothing, so `cache_ttl_s` makes a
+    tool read-only.
     """
     hints = annotations if trusted and annotations else {}
-    read_only = hints.get("readOnlyHint") is True
-    return SharingPolicy(
+    read_only = hints.get("readOnlyHint") is True or bool(said.get("cache_ttl_s"))
+    read_only = said.get("read_only", read_only)
+    default = SharingPolicy(
         share="principal" if read_only else "none",
         idempotent=read_only or hints.get("idempotentHint") is True,
         read_only=read_only,
     )
-
-
-def policy_as_said(default: SharingPolicy, said: dict[str, Any]) -> SharingPolicy:
-    """Return a tool's policy where an operator knows better; `said` has fields of the policy.
-
-    A success that may be served again changes nothing, so `cache_ttl_s` makes a tool
-    read-only, with what follows from that unless it is said otherwise.
-    """
-    if said.get("cache_ttl_s") and "read_only" not in said:
-        said = {"read_only": True, **said}
-    if said.get("read_only") and not default.read_only:
-        share: Share = "principal" if default.share == "none" else default.share
-        default = msgspec.structs.replace(default, share=share, idempotent=True)
     return msgspec.structs.replace(default, **said)
 
 
@@ -103,9 +96,18 @@ class ToolRun(ABC):
 
     call_id: str
     principal: Principal
-    deadline: float
-    """Monotonic; the tool may plan with it, the call path enforces it."""
     traceparent: str | None = None
+    may_have_begun: bool = True
+    """Whether the work may have had an effect by now. A tool that has to wait before it can
+    begin sets it to False, and to True when it begins."""
+
+    @property
+    @abstractmethod
+    def deadline(self) -> float:
+        """Return until when the work is of use, monotonic.
+
+        The tool may plan with it, the call path enforces it.
+        """
 
     @abstractmethod
     def report(

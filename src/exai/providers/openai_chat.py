@@ -34,6 +34,7 @@ _DRAIN_TIMEOUT_S = 0.1
 _MAX_EVENT_BYTES = 1_048_576
 _NO_PROXY_FOR = ("all://localhost", "all://127.0.0.0/8", "all://[::1]")
 _NO_KEY = "none"
+_QUOTES_BYTES = 2
 _TLS = httpx2.create_ssl_context()
 """One for the process: it takes 50 ms to make, on the thread that imports this."""
 _LATE_IMPORTS = (anyio.connect_tcp, anyio.create_task_group, anyio.fail_after)
@@ -49,15 +50,10 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
-class _Counts(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
 class _Event(msgspec.Struct):
     model: str | None = None
     choices: list[_Choice] | None = None
-    usage: _Counts | None = None
+    usage: Any = None
     error: Any = None
 
 
@@ -139,7 +135,7 @@ class OpenAIChat:
                     await _read_to_end(chunks)
                     return
                 event = _decode_event(data)
-                if event.error is not None:
+                if event.error and not reply.is_whole:
                     raise from_error_event(self._provider, event.error, secret=self._api_key)
                 if delta := reply.add(event):
                     run.stream(delta)
@@ -166,17 +162,16 @@ class _ReplyBuilder:
         """Take one event in and return the text that it adds. Raises `ResultTooLarge`."""
         self._model = event.model or self._model
         if event.usage is not None:
-            self._usage = Usage(event.usage.prompt_tokens, event.usage.completion_tokens)
+            self._usage = _usage_in(event.usage) or self._usage
         if not event.choices:
             return ""
         choice = event.choices[0]
         self._finish_reason = choice.finish_reason or self._finish_reason
         text = (choice.delta and choice.delta.content) or ""
-        self._size_bytes += len(text.encode())
+        self._size_bytes += len(msgspec.json.encode(text)) - _QUOTES_BYTES  # as it will be kept
         if self._size_bytes > self._max_bytes:
             raise ResultTooLarge(
                 f"the answer of {self._provider} is over {self._max_bytes:,} bytes",
-                may_have_run=True,
                 max_bytes=self._max_bytes,
             )
         self._text.write(text)
@@ -200,6 +195,14 @@ class _ReplyBuilder:
         return ChatReply(
             text=text, model=self._model, finish_reason=self._finish_reason, usage=self._usage
         )
+
+
+def _usage_in(counts: Any) -> Usage | None:
+    """Read the counts of tokens; odd ones are no reason to lose an answer."""
+    try:
+        return Usage(int(counts["prompt_tokens"]), int(counts["completion_tokens"]))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
 
 
 def _client(

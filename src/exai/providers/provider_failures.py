@@ -6,6 +6,7 @@ Imports `openai` and its HTTP library: to be imported lazily, and in a thread.
 import math
 import ssl
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -61,7 +62,7 @@ _BY_STATUS: dict[int, tuple[str, bool]] = {
     429: ("gets too many requests", True),
 }
 
-_QUOTA_IS_SPENT = {"insufficient_quota", "exceeded_current_quota_error", "1113"}
+_QUOTA_IS_SPENT = ("insufficient_quota", "exceeded_current_quota_error", "1113")
 """Codes of a 429 that no waiting mends: OpenAI's, Moonshot's, Zhipu's."""
 
 _WORDS_SHOWN = 300
@@ -113,7 +114,7 @@ def translate(provider: str, error: BaseException, *, secret: str | None) -> Pro
 def from_error_event(provider: str, error: Any, *, secret: str | None) -> ProviderFailed:
     """Return what callers are told of an error that a service streams instead of text."""
     code = error.get("code") if isinstance(error, dict) else None
-    status = {"status": code} if isinstance(code, int) else {}
+    status = {"status": code} if type(code) is int else {}
     return ProviderFailed(
         f"{provider} failed in the middle of its answer{_quote(_message_in(error), secret)}",
         retryable=_meaning_of(status.get("status", 500))[1],
@@ -125,7 +126,7 @@ def from_error_event(provider: str, error: Any, *, secret: str | None) -> Provid
 def _from_status(provider: str, error: openai.APIStatusError, secret: str | None) -> ProviderFailed:
     status = error.status_code
     meaning, retryable = _meaning_of(status)
-    if status == 429 and {error.code, error.type} & _QUOTA_IS_SPENT:
+    if status == 429 and (error.code in _QUOTA_IS_SPENT or error.type in _QUOTA_IS_SPENT):
         meaning, retryable = "has no quota left for this key", False
     return ProviderFailed(
         f"{provider} {meaning} ({status}){_quote(_message_in(error.body), secret)}",
@@ -144,18 +145,25 @@ def _meaning_of(status: int) -> tuple[str, bool]:
 def _retry_after_s(headers: httpx2.Headers) -> float | None:
     """Return the seconds of `Retry-After`, a day at most.
 
-    A date counts from the answer's own `Date`.
+    A date counts from the answer's own `Date`, where it has one.
     """
     text = headers.get("retry-after", "")
     try:
         seconds = float(text)
     except ValueError:
-        try:
-            until = parsedate_to_datetime(text) - parsedate_to_datetime(headers.get("date", ""))
-        except (ValueError, TypeError):
+        until = _date_in(text)
+        if until is None:
             return None
-        seconds = until.total_seconds()
+        seconds = (until - (_date_in(headers.get("date", "")) or datetime.now(UTC))).total_seconds()
     return min(max(0.0, seconds), _MAX_RETRY_AFTER_S) if math.isfinite(seconds) else None
+
+
+def _date_in(text: str) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(text)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return date if date.tzinfo is not None else date.replace(tzinfo=UTC)
 
 
 def _message_in(body: object) -> str:

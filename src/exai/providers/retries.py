@@ -30,16 +30,15 @@ class RetryPolicy(msgspec.Struct, frozen=True):
     def pause_s(self, failure: ErrorInfo, attempts: int, left_s: float) -> float | None:
         """Return how long to wait after `attempts` attempts; None: give up.
 
-        As long as the service says, else a random part of a span that doubles each time
-        (full jitter), so that callers that failed together do not come back together.
+        A random part of a span that doubles each time (full jitter), so that callers that
+        failed together do not come back together; but no shorter than the service says.
         """
         if not failure.retryable or attempts >= self.max_attempts:
             return None
-        if failure.retry_after_s is msgspec.UNSET:
-            span_s = min(_FIRST_PAUSE_S * 2 ** (attempts - 1), _LONGEST_PAUSE_S)
-            pause_s = random.uniform(0, span_s)
-        else:
-            pause_s = failure.retry_after_s
+        span_s = min(_FIRST_PAUSE_S * 2 ** (attempts - 1), _LONGEST_PAUSE_S)
+        pause_s = random.uniform(0, span_s)
+        if failure.retry_after_s is not msgspec.UNSET:
+            pause_s = max(pause_s, failure.retry_after_s)
         return pause_s if pause_s + _LEAST_LEFT_S <= left_s else None
 
 

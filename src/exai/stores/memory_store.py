@@ -74,6 +74,7 @@ class MemoryCallStore(CallStore):
         record = self._records.get(call_id)
         if record is None or record.state not in _UNSETTLED:
             return False
+        size_bytes = len(_encode(settlement))
         self._records[call_id] = msgspec.structs.replace(
             record,
             state=CallState.SETTLED,
@@ -84,7 +85,6 @@ class MemoryCallStore(CallStore):
         self._settled_at[call_id] = now
         if record.idempotency_key is not None:
             self._keyed_at[call_id] = now
-        size_bytes = len(_encode(settlement))
         self._account_of(record).add_result(call_id, size_bytes)
         self._result_bytes += size_bytes
         return True

@@ -17,12 +17,17 @@ class RecordedRun(ToolRun):
     def __init__(self, *, principal: str = "tester", timeout_s: float = 30.0) -> None:
         self.call_id = "recorded"
         self.principal = Principal(principal)
-        self.deadline = asyncio.get_running_loop().time() + timeout_s
+        self._deadline = asyncio.get_running_loop().time() + timeout_s
         self.messages: list[str] = []
         self.deltas: list[str] = []
         self.permits: list[str] = []
         self.attempt = 1
         self.has_streamed = asyncio.Event()
+
+    @property
+    def deadline(self) -> float:
+        """Return when the time of the test is over."""
+        return self._deadline
 
     @property
     def streamed(self) -> str:

@@ -24,6 +24,8 @@ class ScriptedTool(Tool):
         scope: str | None = None,
         policy: SharingPolicy | None = None,
         timeout_s: float | None = None,
+        provider: str = "exai",
+        version: str = "1",
     ) -> None:
         self.spec = ToolSpec(
             name=name,
@@ -31,6 +33,8 @@ class ScriptedTool(Tool):
             input_schema={"type": "object"},
             policy=policy or SharingPolicy(),
             timeout_s=timeout_s,
+            provider=provider,
+            version=version,
         )
         self._script = script
         self._scope = scope

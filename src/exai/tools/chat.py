@@ -4,6 +4,7 @@ A call may continue a conversation. Its turns are kept raw; which of them a mode
 again is `conversation_window`'s concern.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -17,13 +18,13 @@ from exai.core.conversation_store import (
     ConversationStore,
     Turn,
 )
-from exai.core.errors import ArgumentsInvalid, NotConfigured
+from exai.core.errors import ArgumentsInvalid, NotConfigured, ProviderFailed
 from exai.core.identity import Principal
 from exai.core.outcomes import Completed, ExecutionFacts, text_block, text_of
 from exai.core.tool import Demand, SharingPolicy, ToolRun, ToolSpec, provider_scope
 from exai.providers.provider import ChatReply, ChatRequest, Message, Provider
 from exai.providers.registry import AUTO, ProviderRegistry
-from exai.tools.conversation_window import history_budget, messages_of, newest_turns
+from exai.tools.conversation_window import fewer_turns, history_budget, messages_of, newest_turns
 from exai.tools.own_tool import OwnTool
 
 _MAX_PROMPT_LENGTH = 4_000_000  # some million tokens: more than any model reads
@@ -157,11 +158,9 @@ class ChatTool(OwnTool):
             messages = messages_of(system_prompt, (), arguments["prompt"])
             reply = await provider.complete(_request(model, messages, arguments), run)
             return _completed(provider, reply)
-        messages = self._continued(conversation, provider, arguments, run.call_id)
-        reply = await provider.complete(_request(model, messages, arguments), run)
+        reply, turns_told = await self._continue(conversation, provider, model, arguments, run)
         turn = Turn(run.call_id, arguments["prompt"], reply.text, self._clock.wall_s())
         await self._keep(conversation, turn)
-        turns_told = sum(message.role == "assistant" for message in messages)
         return _completed(provider, reply, turns_told=turns_told)
 
     async def hand_out(
@@ -224,21 +223,40 @@ class ChatTool(OwnTool):
                 return name
         return f"{provider.name}/{name}"
 
-    def _continued(
+    async def _continue(
         self,
         conversation: Conversation,
         provider: Provider,
+        model: str,
         arguments: dict[str, Any],
-        call_id: str,
-    ) -> tuple[Message, ...]:
+        run: ToolRun,
+    ) -> tuple[ChatReply, int]:
+        """Return the reply to a conversation's next prompt, and how many turns were told.
+
+        Where the service finds them too long, since we can only estimate, it is told fewer.
+        """
         system_prompt = arguments.get("system_prompt", conversation.system_prompt)
         prompt = arguments["prompt"]
+
+        def asked(turns: Sequence[Turn]) -> ChatRequest:
+            return _request(model, messages_of(system_prompt, turns, prompt), arguments)
+
         budget_tokens = history_budget(
             provider.context_tokens, self._history_max_tokens, system_prompt, prompt
         )
         # A call that runs again after it kept its turn is not told its own answer.
-        earlier = [turn for turn in conversation.turns if turn.call_id != call_id]
-        return messages_of(system_prompt, newest_turns(earlier, budget_tokens), prompt)
+        earlier = [turn for turn in conversation.turns if turn.call_id != run.call_id]
+        turns = newest_turns(earlier, budget_tokens)
+        try:
+            return await provider.complete(asked(turns), run), len(turns)
+        except ProviderFailed as failure:
+            if not turns or not _may_be_too_long(failure):
+                raise
+        turns = fewer_turns(turns)
+        run.report(f"too long for {provider.name}; telling {len(turns)} turns", level="warning")
+        run.begin_attempt()
+        reply = await provider.complete(asked(turns), run)
+        return msgspec.structs.replace(reply, attempts=reply.attempts + 1), len(turns)
 
     async def _keep(self, conversation: Conversation, turn: Turn) -> None:
         """Add a turn; a conversation that was forgotten while the model spoke is begun again."""
@@ -246,6 +264,10 @@ class ChatTool(OwnTool):
         if not await self._conversations.append(owner, conversation_id, turn, self._bounds):
             whole = msgspec.structs.replace(conversation, turns=(*conversation.turns, turn))
             await self._conversations.begin(whole, self._bounds)
+
+
+def _may_be_too_long(failure: ProviderFailed) -> bool:
+    return (failure.describe().details or {}).get("status") in (400, 413)
 
 
 def _request(model: str, messages: tuple[Message, ...], arguments: dict[str, Any]) -> ChatRequest:

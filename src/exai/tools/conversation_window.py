@@ -3,13 +3,15 @@
 Knows no tokenizer, hence no exact count: `estimate_tokens` errs towards too many.
 """
 
+import string
 from collections.abc import Sequence
 
 from exai.core.conversation_store import Turn
 from exai.providers.provider import Message
 
 _MESSAGE_TOKENS = 8  # what a chat template puts around each message
-_ASCII_PER_TOKEN = 3  # English has about four, program text three
+_LETTERS_PER_TOKEN = 3  # English has about four, program text three
+_LETTERS = (string.ascii_letters + " ").encode()  # all else may be a token each, as digits are
 _OTHER_BYTES_PER_TOKEN = 2  # UTF-8: a CJK character counts 1.5, an emoji 2
 _ANSWER_SHARE = 4  # one part in so many of a model's context is left for its answer
 _ANSWER_MAX_TOKENS = 8192
@@ -17,9 +19,11 @@ _ANSWER_MAX_TOKENS = 8192
 
 def estimate_tokens(text: str) -> int:
     """Estimate how many tokens a text has, in any language; rather too many than too few."""
-    ascii_count = len(text.encode("ascii", "ignore"))
-    other_bytes = len(text.encode("utf-8", "surrogatepass")) - ascii_count
-    return -(-ascii_count // _ASCII_PER_TOKEN) - (-other_bytes // _OTHER_BYTES_PER_TOKEN)
+    ascii_only = text.encode("ascii", "ignore")
+    marks = len(ascii_only.translate(None, _LETTERS))
+    letters = len(ascii_only) - marks
+    other_bytes = len(text.encode("utf-8", "surrogatepass")) - len(ascii_only)
+    return marks - (-letters // _LETTERS_PER_TOKEN) - (-other_bytes // _OTHER_BYTES_PER_TOKEN)
 
 
 def history_budget(
@@ -45,6 +49,11 @@ def newest_turns(turns: Sequence[Turn], budget_tokens: int) -> tuple[Turn, ...]:
             break
         first -= 1
     return tuple(turns[first:])
+
+
+def fewer_turns(turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    """Return the newest of these turns that are at most a third as long, perhaps none."""
+    return newest_turns(turns, sum(map(turn_tokens, turns)) // 3)
 
 
 def turn_tokens(turn: Turn) -> int:

@@ -21,8 +21,7 @@ from exai.core.tool import (
     Tool,
     ToolRun,
     ToolSpec,
-    policy_as_said,
-    policy_from_annotations,
+    policy_of,
     upstream_scope,
 )
 from exai.tools.argument_schema import ArgumentSchema, SchemaUnusable
@@ -122,6 +121,8 @@ def _prepare(server: UpstreamServer, listing: Sequence[Description], before: _Of
             offer.unavailable[name] = str(error)
         else:
             offer.tools[name] = (description, tool)
+    for name in server.config.tools.keys() - offer.tools.keys() - offer.unavailable.keys():
+        offer.unavailable[name] = "named in exai.tools, but its server lists no such tool"
     return offer
 
 
@@ -159,5 +160,5 @@ def _tool_of(server: UpstreamServer, description: Description) -> UpstreamTool:
 
 
 def _policy_of(listed: _Listed, config: UpstreamConfig) -> SharingPolicy:
-    default = policy_from_annotations(listed.annotations, trusted=config.trust_annotations)
-    return policy_as_said(default, config.tools.get(listed.name, {}))
+    said = config.tools.get(listed.name, {})
+    return policy_of(listed.annotations, said, trusted=config.trust_annotations)

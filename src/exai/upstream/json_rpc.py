@@ -220,7 +220,6 @@ class JsonRpcConnection(Requests):
     def _too_large(self, size: str) -> ResultTooLarge:
         return ResultTooLarge(
             f"the answer has {size}: too much for one result",
-            may_have_run=True,
             max_bytes=self._max_result_bytes,
         )
 

@@ -119,7 +119,9 @@ class UpstreamServer:
         longer be waited for. Raises `UpstreamFailed`, retryable where the server cannot
         have got the request or the tool is `idempotent`; `ToolFailed`; `ResultTooLarge`.
         """
+        run.may_have_begun = False
         life = await self._require_life()
+        run.may_have_begun = True
         self._running_count += 1
         try:
             return await life.call_tool(
