@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from exai.core.call_store import CallRecord, Settlement
-from exai.core.errors import StoreDown
+from exai.core.errors import ServiceUnavailable
 from exai.core.events import CallFailedInside
 from exai.stores.memory_store import MemoryCallStore
 from exai.testing.running_daemon import TOKEN, daemon_config, running_daemon
@@ -53,7 +53,7 @@ class BrokenStore(MemoryCallStore):
 
     def _break(self, method: str) -> None:
         if method in self._broken:
-            raise StoreDown(f"no space left to {method}")
+            raise ServiceUnavailable(f"no space left to {method}")
 
 
 async def test_nothing_is_acknowledged_before_it_is_stored(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ class StoreStatistics(msgspec.Struct, frozen=True):
 
 
 class CallStore(ABC):
-    """Where calls and their outcomes rest. Every method may raise `StoreDown`."""
+    """Where calls and their outcomes rest. One that is down raises `ServiceUnavailable`."""
 
     durable: bool
     """Whether what is stored outlives the daemon's process."""

@@ -195,7 +195,3 @@ class ServiceUnavailable(ExaiError):
 
     code = ErrorCode.SERVICE_UNAVAILABLE
     retryable = True
-
-
-class StoreDown(ServiceUnavailable):
-    """The store cannot be read or written now."""
