@@ -266,6 +266,8 @@ class CallPathMachine(RuleBasedStateMachine):
             talk = (caller.principal.name, request.arguments.get("talk"))
             if not sent.is_waiting or work in running or talk in in_talk:
                 continue
+            if talk[1] is not None:
+                in_talk.add(talk)  # the next of its turns comes first, whatever that waits for
             tool = self.world.tools.require_tool(request.name, caller.principal)
             scope = getattr(tool, "scope", None)
             session = f"session:{caller.session_id}"
