@@ -259,6 +259,7 @@ class CallPathMachine(RuleBasedStateMachine):
         now = self.world.path.admission.statistics()
         free = {p.scope: p.limit - p.in_use for p in (*now.pools, *now.session_pools)}
         running = {(e.tool.spec.name, str(e.arguments)) for e in self.world.live}
+        blocked: dict[tuple[str, Any], bool] = {}
         in_talk = {(e.run.principal.name, e.arguments["talk"]) for e in self.talking()}
         for sent in self.sent:
             request, caller = sent.request, sent.caller
@@ -266,13 +267,16 @@ class CallPathMachine(RuleBasedStateMachine):
             talk = (caller.principal.name, request.arguments.get("talk"))
             if not sent.is_waiting or work in running or talk in in_talk:
                 continue
-            if talk[1] is not None:
-                in_talk.add(talk)  # the next of its turns comes first, whatever that waits for
             tool = self.world.tools.require_tool(request.name, caller.principal)
             scope = getattr(tool, "scope", None)
             session = f"session:{caller.session_id}"
             needed = ["global", session, *([scope] if scope else [])]
-            assert any(free.get(each, 1) == 0 for each in needed), (sent.request, free)
+            is_blocked = any(free.get(each, 1) == 0 for each in needed)
+            if talk[1] is None:
+                assert is_blocked, (sent.request, free)
+            else:  # its turns come in order, whatever the next one waits for
+                blocked[talk] = blocked.get(talk, False) or is_blocked
+        assert all(blocked.values())
 
     @invariant()
     def each_request_is_answered_once_and_in_order(self) -> None:
