@@ -14,6 +14,8 @@ from exai.connections.auth_token_manager import AuthTokenManager
 from exai.connections.connection import serve_connection
 from exai.connections.connection_manager import ConnectionManager
 from exai.connections.outbox import Outbox
+from exai.connections.resilient_ws import ResilientWebSocketManager
+from exai.connections.session import Session
 from exai.connections.session_handler import SessionHandler, greeting_of
 from exai.core.call_store import CallStore
 from exai.core.clock import Clock, SystemClock
@@ -28,8 +30,8 @@ from exai.observe.health_report import (
     for_those_who_see_everything,
 )
 from exai.processes.process_guard import ProcessGuard
-from exai.protocols import close_codes
-from exai.protocols.hello import PROTOCOL, ServerName
+from exai.protocols import close_codes, exai_v1
+from exai.protocols.hello import PROTOCOL, Hello, ServerName
 from exai.providers.registry import ProviderRegistry
 from exai.stores.instance_lock import InstanceLock
 from exai.stores.memory_conversations import MemoryConversationStore
@@ -101,7 +103,11 @@ class Daemon:
                 self._upstreams,
                 self._http,
                 self._websocket,
-                running(*(part.run() for part in self._calls.background), self._become_ready()),
+                running(
+                    *(part.run() for part in self._calls.background),
+                    self._sessions.run_cleanup(),
+                    self._become_ready(),
+                ),
             ):
                 on_ready(self._address())
                 await stop.wait()
@@ -201,6 +207,7 @@ class Daemon:
         parts: dict[str, HealthPart] = {
             "port": lambda _: self._websocket.port,
             "sessions": lambda _: len(self._sessions),
+            "detached_sessions": lambda _: self._sessions.detached_count,
             "global_inflight": lambda _: len(self._calls.admission.owners()),
             "tool_count": lambda principal: len(self.tools.visible_to(principal)),
             "pools": lambda _: self._calls.admission.statistics().pools,
@@ -236,8 +243,26 @@ class Daemon:
     def _build_sessions(self) -> SessionHandler:
         server = self._config.server
         greeting = greeting_of(SERVER, server, self._config.limits, durable=self._store.durable)
-        make_outbox = partial(Outbox, server.outbox_bytes, server.slow_consumer_s)
-        return SessionHandler(greeting, make_outbox, self._calls.router.end_session, self._events)
+        links = ResilientWebSocketManager(self._make_outbox)
+        return SessionHandler(
+            greeting,
+            links,
+            self._calls.router,
+            self._config.limits,
+            self._tasks,
+            self._clock,
+            self._events,
+        )
+
+    def _make_outbox(self, session: Session, hello: Hello) -> Outbox:
+        """Return an outbox, which tells of what was sent where the client will not."""
+        server, router = self._config.server, self._calls.router
+        return Outbox(
+            exai_v1.encode,
+            max_bytes=server.outbox_bytes,
+            patience_s=server.slow_consumer_s,
+            on_sent=None if hello.acks else partial(router.note_sent, session),
+        )
 
     def _build_websocket(self) -> WebSocketServer:
         config = self._config

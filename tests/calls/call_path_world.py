@@ -103,6 +103,10 @@ class Caller:
         self.out_of_order: list[Reply] = []
         self._open: set[str] = set()
 
+    @property
+    def acknowledges(self) -> bool:
+        return False
+
     def send(self, reply: Reply) -> None:
         match reply:
             case CallAcked(request_id=request_id):

@@ -148,6 +148,9 @@ async def test_a_sessions_oldest_results_make_room(store: CallStore) -> None:
         await store.settle(f"c{n}", ANSWER, now=1000.0 + n)
     await store.accept(record("other", session_id="s2"))
     await store.settle("other", ANSWER, now=999.0)
+    assert await store.trim("s1", SessionBounds(1, 1, 9), now=1010.0) == 0, "none was sent yet"
+    await store.mark_sent("s1", [f"r-c{n}" for n in range(4)] + ["r-unknown"])
+    await store.mark_sent("s1", ["r-c3"])
     one = store.statistics().result_bytes // 5
     assert await store.trim("s1", SessionBounds(3, 10 * one, 9), now=1010.0) == 1
     assert await store.trim("s1", SessionBounds(3, 2 * one, 9), now=1010.0) == 1
@@ -162,6 +165,24 @@ async def test_a_sessions_oldest_results_make_room(store: CallStore) -> None:
     other = await store.find("s2", "r-other")
     assert other is not None
     assert other.state is CallState.SETTLED
+
+
+async def test_what_a_session_is_owed_is_what_was_accepted_and_is_not_erased(
+    store: CallStore,
+) -> None:
+    for n in range(4):
+        await store.accept(record(f"c{n}"))
+    await store.accept(record("other", session_id="s2"))
+    await store.start("c1", "boot", 1)
+    for n in (2, 3):
+        await store.settle(f"c{n}", ANSWER, now=1001.0)
+    await store.acknowledge("s1", ["r-c2"], now=1002.0)
+    assert await store.owed("s1") == ["r-c0", "r-c1", "r-c3"]
+    assert await store.owed("s-unknown") == []
+    usage = await store.usage("s1")
+    assert usage.result_count == 1
+    assert usage.result_bytes == store.statistics().result_bytes
+    assert (await store.usage("s-unknown")).result_count == 0
 
 
 async def test_what_has_not_settled_never_expires(store: CallStore) -> None:

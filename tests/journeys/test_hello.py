@@ -53,7 +53,7 @@ async def test_a_hello_is_answered_with_all_that_a_client_must_know(
             "call_timeout_s": 180.0,
             "progress_interval_s": 8.0,
             "result_ttl_s": 600.0,
-            "resume_window_s": 0.0,
+            "resume_window_s": 600.0,
             "idempotency_ttl_s": 86400.0,
             "session_max_unacked": 1000,
         },

@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed
 
 from exai.core.config import LimitsConfig, ServerConfig
 from exai.core.errors import ToolFailed
-from exai.core.events import CallSettled, SessionEnded
+from exai.core.events import CallSettled, SessionDetached
 from exai.core.outcomes import Completed, text_block
 from exai.core.tool import SharingPolicy, ToolRun
 from exai.stores.instance_lock import AlreadyRunning
@@ -142,7 +142,7 @@ async def test_a_peer_that_does_not_read_is_let_go_and_hurts_nobody(
                 )
             async with open_wire(daemon.url, token=TOKEN) as wire:
                 assert (await wire.call("echo", arguments={"text": "x"}))["ok"]
-                ended = await daemon.events.first_of(SessionEnded)
+                ended = await daemon.events.first_of(SessionDetached)
                 assert (await wire.call("echo", "r2", arguments={"text": "x"}))["ok"]
         assert ended.reason == "slow consumer"
 
@@ -159,7 +159,7 @@ async def test_too_much_waiting_for_a_peer_is_not_kept(tmp_path: Path) -> None:
         async with connect(daemon.url, max_queue=1, max_size=None, close_timeout=0.1) as deaf:
             await deaf.send(json.dumps({"op": "hello", "token": TOKEN}))
             await deaf.send(json.dumps({"op": "call_tool", "name": "flood"}))
-            ended = await daemon.events.first_of(SessionEnded)
+            ended = await daemon.events.first_of(SessionDetached)
         assert ended.reason == "slow consumer"
 
 

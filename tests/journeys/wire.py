@@ -3,10 +3,11 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 
 Frame = dict[str, Any]
 PATIENCE_S = 20.0
@@ -72,12 +73,22 @@ def _matches(frame: Frame, op: str, fields: Mapping[str, object]) -> bool:
 
 @asynccontextmanager
 async def open_wire(
-    url: str, *, token: str | None = None, greet: bool = True, **options: Any
+    url: str,
+    *,
+    token: str | None = None,
+    greet: bool = True,
+    says_bye: bool = True,
+    **options: Any,
 ) -> AsyncIterator[Wire]:
-    """Connect and, unless told otherwise, say hello with `token`."""
+    """Connect and, unless told otherwise, say hello with `token`, and goodbye at the end."""
     async with connect(url, max_size=None, compression=None, **options) as socket:
         wire = Wire(socket)
         if greet:
             answer = await wire.hello(**({} if token is None else {"token": token}))
             assert answer["ok"], answer
-        yield wire
+        try:
+            yield wire
+        finally:
+            if says_bye:
+                with suppress(ConnectionClosed):
+                    await wire.say("bye")

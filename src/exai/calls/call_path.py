@@ -70,7 +70,16 @@ class CallPath:
             limits.call_timeout_s,
         )
         self.router = RequestRouter(
-            pipeline, settling, in_flight, ledger, tools, tasks, clock, defects, health
+            pipeline,
+            settling,
+            in_flight,
+            self.sharing,
+            ledger,
+            tools,
+            tasks,
+            clock,
+            defects,
+            health,
         )
         self.background = (
             Heartbeat(in_flight, self.sharing, clock, progress_interval_s),

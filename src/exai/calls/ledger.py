@@ -45,11 +45,14 @@ class Ledger:
         """Store the call as accepted: from here on it is owed an answer.
 
         Raises `RequestIdConflict` where another call took its id meanwhile, and `QueueFull`
-        where the principal has too many idempotency keys.
+        where the principal has too many idempotency keys, or a session that promised to
+        acknowledge its results too many of them.
         """
         key = None if call.follows_its_key else call.request.idempotency_key
         if key is not None:
             await self._check_key_count(call.peer.principal.name)
+        if call.peer.acknowledges:
+            await self._check_results(call.peer.session_id)
         call.queued_at = self._clock.monotonic_s()
         call.deadline = call.queued_at + call.timeout_s
         known = await self._store.accept(
@@ -80,18 +83,28 @@ class Ledger:
             await self._store.start(call.call_id, self._owner, attempt)
 
     async def settle(self, call: Call) -> None:
-        """Store the outcome that the call was given, among a bounded number of its session."""
+        """Store the outcome that the call was given."""
         assert call.outcome is not None
         now = self._clock.wall_s()
         settlement = Settlement(
             call.outcome, call.queue_s, call.run_s, call.is_joined, call.is_cached
         )
         await self._store.settle(call.call_id, settlement, now)
-        await self._store.trim(call.peer.session_id, self._bounds, now)
+
+    async def owed(self, session_id: str) -> list[str]:
+        """Return a session's requests whose answer is to come or not erased, oldest first."""
+        return await self._store.owed(session_id)
+
+    async def mark_sent(self, session_id: str, request_ids: list[str]) -> None:
+        """Keep results that were sent as long as there is room for them."""
+        await self._store.mark_sent(session_id, request_ids)
+        await self._store.trim(session_id, self._bounds, self._clock.wall_s())
 
     async def acknowledge(self, session_id: str, request_ids: list[str]) -> None:
         """Erase what the client has."""
-        await self._store.acknowledge(session_id, request_ids, self._clock.wall_s())
+        now = self._clock.wall_s()
+        await self._store.acknowledge(session_id, request_ids, now)
+        await self._store.trim(session_id, self._bounds, now)
 
     async def end_session(self, session_id: str, principal: str) -> None:
         """Forget a session's calls, but for those with an idempotency key."""
@@ -106,6 +119,16 @@ class Ledger:
                 f"{self._max_keys} may be, each for {self._idempotency_ttl_s:g} s",
                 scope="idempotency_keys",
                 retry_after_s=retry_after_s(self._idempotency_ttl_s / self._max_keys),
+            )
+
+    async def _check_results(self, session_id: str) -> None:
+        kept, most = await self._store.usage(session_id), self._bounds
+        if kept.result_count >= most.max_results or kept.result_bytes >= most.max_result_bytes:
+            raise QueueFull(
+                f"{kept.result_count} results of {kept.result_bytes:,} bytes wait to be "
+                "acknowledged; acknowledge what you have",
+                scope="results",
+                retry_after_s=retry_after_s(None),
             )
 
     async def expire(self) -> int:

@@ -17,6 +17,7 @@ from exai.calls.in_flight import InFlight
 from exai.calls.ledger import Ledger, conflict, replay, unknown
 from exai.calls.pipeline import Pipeline
 from exai.calls.settling import Settling
+from exai.calls.single_flight import SingleFlight
 from exai.core.call_store import CallRecord
 from exai.core.clock import Clock
 from exai.core.errors import (
@@ -52,6 +53,7 @@ class RequestRouter:
         pipeline: Pipeline,
         settling: Settling,
         in_flight: InFlight,
+        sharing: SingleFlight,
         ledger: Ledger,
         tools: ToolRegistry,
         tasks: asyncio.TaskGroup,
@@ -62,6 +64,7 @@ class RequestRouter:
         self._pipeline = pipeline
         self._settling = settling
         self._in_flight = in_flight
+        self._sharing = sharing
         self._ledger = ledger
         self._tools = tools
         self._tasks = tasks
@@ -87,7 +90,39 @@ class RequestRouter:
         for call in self._in_flight.of_session(session_id):
             self._settling.end(call, CallCancelled("the session ended", **call.possible_effect()))
         await self._in_flight.wait_session_over(session_id)
-        await self._ledger.end_session(session_id, principal)
+        with self._defects.contained("ending a session"):
+            await self._ledger.end_session(session_id, principal)
+
+    def has_calls(self, session_id: str) -> bool:
+        """Tell whether any call of a session is under way."""
+        return bool(self._in_flight.of_session(session_id))
+
+    def catch_up(self, peer: Peer) -> None:
+        """Tell a peer that came back how far its calls under way are."""
+        for call in self._in_flight.of_session(peer.session_id):
+            if call.is_accepted:
+                self._sharing.catch_up(call)
+
+    async def owed_to(self, peer: Peer) -> list[str]:
+        """Return a session's requests that are accepted and not acknowledged, oldest first.
+
+        Where that cannot be read, those that are under way.
+        """
+        owed = await self._defects.outcome_of(self._ledger.owed(peer.session_id), "resuming")
+        if not isinstance(owed, Failed):
+            return owed
+        calls = self._in_flight.of_session(peer.session_id)
+        return [call.request_id for call in calls if call.is_accepted]
+
+    async def tell_again(self, peer: Peer, request_id: str) -> None:
+        """Send a request's answer once more, if it has one; else it comes by itself."""
+        if self._in_flight.find(peer.session_id, request_id) is None:
+            await self._tell_stored(peer, request_id)
+
+    async def note_sent(self, peer: Peer, request_ids: list[str]) -> None:
+        """Take note that results were written to a socket."""
+        with self._defects.contained("noting what was sent"):
+            await self._ledger.mark_sent(peer.session_id, request_ids)
 
     async def drain(self, drain_s: float) -> None:
         """Take no new calls, let running ones end within `drain_s`, then end the rest."""

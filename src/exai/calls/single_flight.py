@@ -111,6 +111,12 @@ class SingleFlight:
         flight = self._aboard.get(call)
         return flight is not None and flight.outcome is not None
 
+    def catch_up(self, call: Call) -> None:
+        """Tell a caller that came back the text that its flight has streamed so far."""
+        flight = self._aboard.get(call)
+        if flight is not None and flight.outcome is None:
+            flight.catch_up(call)
+
     def place_in_line(self, call: Call) -> str | None:
         """Say where a waiting call stands; None for one that need not wait (any more)."""
         flight = self._aboard.get(call)

@@ -27,6 +27,8 @@ _NAMED_BY_HAND: dict[str, KeyPath] = {
     "EXAI_WS_KIMI_MAX_INFLIGHT": ("providers", "kimi", "max_inflight"),
     "EXAI_WS_GLM_MAX_INFLIGHT": ("providers", "glm", "max_inflight"),
     "EXAI_WS_RESULT_TTL": ("limits", "result_ttl_s"),
+    "SESSION_TIMEOUT_SECS": ("limits", "resume_window_s"),
+    "SESSION_CLEANUP_INTERVAL": ("limits", "session_cleanup_interval_s"),
     "MAX_CONNECTIONS": ("server", "max_connections"),
     "MAX_CONNECTIONS_PER_IP": ("server", "max_connections_per_address"),
     "MOONSHOT_API_KEY": ("providers", "kimi", "api_key"),
@@ -55,8 +57,6 @@ VARIABLES: dict[str, KeyPath] = {
 }
 
 NO_EFFECT: dict[str, str] = {
-    "SESSION_TIMEOUT_SECS": "in this version a session ends with its connection",
-    "SESSION_CLEANUP_INTERVAL": "in this version a session ends with its connection",
     "EXAI_HEALTH_WRITER_INTERVAL": "this version writes no health file",
     "USE_PER_SESSION_SEMAPHORES": "the limit of every session always holds",
 }

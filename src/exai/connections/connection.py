@@ -8,8 +8,7 @@ from contextlib import suppress
 from exai.connections.auth_token_manager import AuthTokenManager
 from exai.connections.connection_manager import ConnectionManager
 from exai.connections.outbox import SlowConsumer
-from exai.connections.session import Session
-from exai.connections.session_handler import SessionHandler
+from exai.connections.session_handler import Link, SessionHandler
 from exai.core import events
 from exai.core.channel import Channel, ChannelClosed
 from exai.core.events import EventSink
@@ -43,9 +42,10 @@ async def serve_connection(
             hello = await _receive_hello(channel, hello_timeout_s)
             principal = _authenticate(channel, hello, auth_token_manager)
             channel.allow_large_messages()
-            with connection_manager.admit_principal(principal):
-                session = session_manager.open(hello, principal, channel.remote_address)
-                close = await _serve_session(channel, session, session_manager, message_handler)
+            takes_over = session_manager.takes_over(hello, principal)
+            with connection_manager.admit_principal(principal, takes_over=takes_over):
+                link = await session_manager.open(hello, principal, channel.remote_address)
+                close = await _serve_link(channel, link, session_manager, message_handler)
     except Refused as refused:
         close = refused.close
         event_sink.emit(events.ConnectionRefused(channel.remote_address, close.reason))
@@ -73,49 +73,50 @@ def _authenticate(channel: Channel, hello: Hello, tokens: AuthTokenManager) -> P
     return principal
 
 
-async def _serve_session(
-    channel: Channel, session: Session, sessions: SessionHandler, handle: MessageHandler
+async def _serve_link(
+    channel: Channel, link: Link, sessions: SessionHandler, handle: MessageHandler
 ) -> Close:
-    reason = "connection closed"
-    try:
-        close = await _converse(channel, session, handle)
-        reason = close.reason
-    finally:
-        await sessions.end(session, reason)
-    return close
-
-
-async def _converse(channel: Channel, session: Session, handle: MessageHandler) -> Close:
-    """Read and write side by side; returns why the daemon ends the conversation.
+    """Read, write and tell again side by side; returns why the daemon ends the connection.
 
     Raises `ChannelClosed` where the peer or the network ended it.
     """
-    close = close_codes.SLOW_CONSUMER
+    close, reason = close_codes.SLOW_CONSUMER, "connection closed"
     gone: ExceptionGroup[ChannelClosed] | None = None
     try:
         async with asyncio.TaskGroup() as tasks:
-            reader = tasks.create_task(_read(channel, session, handle))
-            close = await session.outbox.run(channel)
-            reader.cancel()
+            others = [
+                tasks.create_task(_read(channel, link, sessions, handle)),
+                tasks.create_task(sessions.tell_again(link)),
+            ]
+            close = await link.outbox.run(channel)
+            reason = close.reason
+            for task in others:
+                task.cancel()
     except* SlowConsumer:
-        pass
+        reason = close.reason
     except* ChannelClosed as group:
         gone = group
+    finally:
+        sessions.detach(link.session, link.outbox, reason)
     if gone is not None:
         raise gone.exceptions[0]
     return close
 
 
-async def _read(channel: Channel, session: Session, handle: MessageHandler) -> None:
+async def _read(
+    channel: Channel, link: Link, sessions: SessionHandler, handle: MessageHandler
+) -> None:
+    session = link.session
     for turn in itertools.count(1):
         message = await _decode(await channel.receive())
         if turn % _FRAMES_PER_TURN == 0:
             await asyncio.sleep(0)  # what has arrived already is received without waiting
+        if session.outbox is not link.outbox:
+            return  # another connection speaks for the session now
         if isinstance(message, Reply):
             session.send(message)
         elif isinstance(message, Bye):
-            session.outbox.finish(close_codes.NORMAL)
-            return
+            sessions.end(session, close_codes.NORMAL.reason)
         elif isinstance(message, RotateToken):
             session.send(_refuse_rotation(message))
         else:

@@ -47,10 +47,13 @@ class ConnectionManager:
             self._channels.remove(channel)
 
     @contextmanager
-    def admit_principal(self, principal: Principal) -> Iterator[None]:
-        """Count a principal's connection while the context is open; raises `Refused`."""
+    def admit_principal(self, principal: Principal, *, takes_over: bool) -> Iterator[None]:
+        """Count a principal's connection while the context is open; raises `Refused`.
+
+        One that takes the place of another is let in: the other is about to go.
+        """
         limit = self._max_by_principal.get(principal.name, 0)
-        if self._is_full(self._by_principal[principal.name], limit):
+        if not takes_over and self._is_full(self._by_principal[principal.name], limit):
             raise Refused(close_codes.CONNECTION_LIMIT)
         with _counted(self._by_principal, principal.name):
             yield

@@ -1,50 +1,118 @@
-"""What a peer is owed: frames in order, bounded in bytes and by the peer's patience."""
+"""What one connection still has to send: in order, bounded in bytes and by the peer's patience.
+
+Results rest in the ledger, whatever happens here; an outbox ends with its connection.
+Where a peer falls behind, what is said of one call's progress is merged: its messages are
+replaced by later ones, its streamed text grows in one piece.
+"""
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Callable
+
+import msgspec
 
 from exai.core.channel import Channel
+from exai.core.replies import CallAnswered, CallProgressed, Reply
 from exai.protocols.close_codes import Close
+
+OnSent = Callable[[list[str]], Awaitable[None]]
+"""Told the request ids of results that were written to a socket."""
+
+_IN_STEP_BYTES = 65_536
+_MERGED_TEXT_LENGTH = 65_536
+_FRAME_BYTES = 200
 
 
 class SlowConsumer(Exception):
     """The peer did not read for too long, or too much waits for it."""
 
 
-class Outbox:
-    """Frames on their way to one channel: `put` and `finish` never wait, `run` sends."""
+class _Waiting:
+    """One frame on its way. `progress` is encoded only when its turn has come."""
 
-    def __init__(self, max_bytes: int, patience_s: float) -> None:
+    __slots__ = ("frame", "progress", "result_of", "size_bytes")
+
+    def __init__(
+        self,
+        frame: bytes = b"",
+        *,
+        progress: CallProgressed | None = None,
+        result_of: str | None = None,
+    ) -> None:
+        self.frame = frame
+        self.progress = progress
+        self.result_of = result_of
+        self.size_bytes = len(frame) if progress is None else _size_bytes(progress)
+
+
+class Outbox:
+    """Replies on their way to one channel: `put` and `finish` never wait, `run` sends.
+
+    `on_sent` hears of every result that was written.
+    """
+
+    def __init__(
+        self,
+        encode: Callable[[Reply], bytes],
+        *,
+        max_bytes: int,
+        patience_s: float,
+        on_sent: OnSent | None = None,
+    ) -> None:
+        self._encode = encode
         self._max_bytes = max_bytes
         self._patience_s = patience_s
-        self._frames: deque[bytes] = deque()
+        self._on_sent = on_sent
+        self._waiting: deque[_Waiting] = deque()
+        self._latest: dict[str, _Waiting] = {}
         self._waiting_bytes = 0
         self._has_news = asyncio.Event()
+        self._has_room = asyncio.Event()
         self._patience: asyncio.Timeout | None = None
         self._farewell: Close | None = None
         self._is_closed = False
         self._is_overfull = False
+        self._is_abandoned = False
 
-    def put(self, frame: bytes) -> None:
-        """Add a frame; what comes after the end is dropped."""
+    def put(self, reply: Reply) -> None:
+        """Add a reply; what comes after the end is dropped."""
         if self._is_closed:
             return
-        self._frames.append(frame)
-        self._waiting_bytes += len(frame)
-        self._has_news.set()
-        if self._waiting_bytes > self._max_bytes:
-            self._is_overfull = self._is_closed = True
-            if self._patience is not None and not self._patience.expired():
-                self._patience.reschedule(asyncio.get_running_loop().time())
+        if isinstance(reply, CallProgressed):
+            self._put_progress(reply)
+        else:
+            answers = isinstance(reply, CallAnswered) and self._on_sent is not None
+            result_of = reply.request_id if answers else None  # type: ignore[attr-defined]
+            self._append(_Waiting(self._encode(reply), result_of=result_of))
+
+    def greet(self, frame: bytes) -> None:
+        """Say this before everything that waits already."""
+        if not self._is_closed:
+            self._waiting.appendleft(_Waiting(frame))
+            self._waiting_bytes += len(frame)
+
+    async def wait_room(self) -> None:
+        """Wait until so little waits that one more reply is no burden, or the end has come."""
+        while self._waiting_bytes > _IN_STEP_BYTES and not self._is_closed:
+            self._has_room.clear()
+            await self._has_room.wait()
 
     def finish(self, farewell: Close) -> None:
-        """Take no more frames; what waits is still sent, then the connection is closed."""
+        """Take no more replies; what waits is still sent, then the connection is closed."""
         self._farewell = self._farewell or farewell
         self._is_closed = True
         self._has_news.set()
 
+    def abandon(self, farewell: Close) -> None:
+        """Send nothing more, not even what waits, and have the connection closed."""
+        self._farewell = farewell
+        self._is_abandoned = self._is_closed = True
+        self._drop_all()
+        self._end_patience()
+        self._has_news.set()
+
     async def run(self, channel: Channel) -> Close:
-        """Send frames until finished, and return why.
+        """Send until finished or abandoned, and return why.
 
         Raises `SlowConsumer` and `ChannelClosed`.
         """
@@ -52,23 +120,100 @@ class Outbox:
             async with asyncio.timeout(None) as self._patience:
                 return await self._send_all(channel, self._patience)
         except TimeoutError:
+            if self._is_abandoned and self._farewell is not None:
+                return self._farewell
             raise SlowConsumer from None
         finally:
             self._is_closed = True
-            self._frames.clear()
+            self._drop_all()
 
     async def _send_all(self, channel: Channel, patience: asyncio.Timeout) -> Close:
         loop = asyncio.get_running_loop()
         while True:
-            while self._frames:
+            sent: list[str] = []
+            while self._waiting:
                 if self._is_overfull:
                     raise SlowConsumer
-                frame = self._frames.popleft()
+                waiting = self._take_next()
                 patience.reschedule(loop.time() + self._patience_s)
-                await channel.send(frame)
-                self._waiting_bytes -= len(frame)
+                await channel.send(waiting.frame)
+                self._waiting_bytes -= waiting.size_bytes
+                self._has_room.set()
+                if waiting.result_of is not None:
+                    sent.append(waiting.result_of)
             patience.reschedule(None)
-            if self._farewell is not None:
+            if sent and self._on_sent is not None:
+                await self._on_sent(sent)
+            if self._farewell is not None and not self._waiting:
                 return self._farewell
-            self._has_news.clear()
-            await self._has_news.wait()
+            if not self._waiting:
+                self._has_news.clear()
+                await self._has_news.wait()
+
+    def _take_next(self) -> _Waiting:
+        waiting = self._waiting.popleft()
+        if waiting.progress is not None:
+            if self._latest.get(waiting.progress.request_id) is waiting:
+                del self._latest[waiting.progress.request_id]
+            waiting.frame = self._encode(waiting.progress)
+        return waiting
+
+    def _put_progress(self, reply: CallProgressed) -> None:
+        latest = self._latest.get(reply.request_id)
+        if latest is not None and self._waiting_bytes > _IN_STEP_BYTES:
+            assert latest.progress is not None
+            merged = _merged(latest.progress, reply)
+            if merged is not None:
+                self._waiting_bytes -= latest.size_bytes
+                latest.progress, latest.size_bytes = merged, _size_bytes(merged)
+                self._add_bytes(latest.size_bytes)
+                return
+        waiting = _Waiting(progress=reply)
+        self._latest[reply.request_id] = waiting
+        self._append(waiting)
+
+    def _append(self, waiting: _Waiting) -> None:
+        self._waiting.append(waiting)
+        self._has_news.set()
+        self._add_bytes(waiting.size_bytes)
+
+    def _add_bytes(self, size_bytes: int) -> None:
+        """Count what waits. One reply may be as large as it is, where nothing waits before it."""
+        waited_bytes, self._waiting_bytes = self._waiting_bytes, self._waiting_bytes + size_bytes
+        if waited_bytes and self._waiting_bytes > self._max_bytes:
+            self._is_overfull = self._is_closed = True
+            self._end_patience()
+
+    def _end_patience(self) -> None:
+        if self._patience is not None and not self._patience.expired():
+            self._patience.reschedule(asyncio.get_running_loop().time())
+
+    def _drop_all(self) -> None:
+        self._waiting.clear()
+        self._latest.clear()
+
+
+def _size_bytes(progress: CallProgressed) -> int:
+    return _FRAME_BYTES + len(progress.message or "") + len(progress.delta or "")
+
+
+def _merged(earlier: CallProgressed, later: CallProgressed) -> CallProgressed | None:
+    """Return both in one; None where streamed text of both cannot stand in one piece."""
+    delta, offset, attempt = earlier.delta, earlier.offset, earlier.attempt
+    if later.delta is not None:
+        if delta is None or later.attempt != attempt or later.offset == 0:
+            delta, offset, attempt = later.delta, later.offset, later.attempt
+        elif later.offset == offset + len(delta) and len(delta) < _MERGED_TEXT_LENGTH:
+            delta += later.delta
+        else:
+            return None
+    return msgspec.structs.replace(
+        later,
+        message=later.message if later.message is not None else earlier.message,
+        level=later.level if later.message is not None else earlier.level,
+        progress=later.progress if later.progress is not None else earlier.progress,
+        total=later.total if later.progress is not None else earlier.total,
+        delta=delta,
+        offset=offset,
+        attempt=attempt,
+    )

@@ -1,6 +1,7 @@
-"""A session: one identity's conversation with the daemon, and what it is owed."""
+"""A session: one identity's conversation with the daemon, which outlives its connections."""
 
-from collections.abc import Callable
+import hashlib
+import hmac
 
 from exai.connections.outbox import Outbox
 from exai.core.identity import Principal
@@ -10,21 +11,22 @@ from exai.protocols.hello import ClientName
 
 
 class Session(Peer):
-    """A peer that said hello. `encode` writes replies in the session's protocol."""
+    """A peer that said hello. Of its resume token only a digest is kept.
 
-    def __init__(
-        self,
-        session_id: str,
-        principal: Principal,
-        client: ClientName,
-        outbox: Outbox,
-        encode: Callable[[Reply], bytes],
-    ) -> None:
+    `outbox` is that of its connection, None while it has none. `idle_since` is when it lost
+    its connection or, if that was later, was last seen with a call under way (monotonic);
+    `is_owed` tells whether it was owed an answer when it lost its connection.
+    """
+
+    def __init__(self, session_id: str, resume_token: str, principal: Principal) -> None:
         self._session_id = session_id
         self._principal = principal
-        self.client = client
-        self.outbox = outbox
-        self._encode = encode
+        self._resume_digest = _digest(resume_token)
+        self._acknowledges = False
+        self.client = ClientName("", "")
+        self.outbox: Outbox | None = None
+        self.idle_since = 0.0
+        self.is_owed = True
 
     @property
     def session_id(self) -> str:
@@ -36,6 +38,30 @@ class Session(Peer):
         """Whose session it is."""
         return self._principal
 
+    @property
+    def acknowledges(self) -> bool:
+        """Tell whether its peer promised to acknowledge its results."""
+        return self._acknowledges
+
+    @property
+    def is_attached(self) -> bool:
+        """Tell whether it has a connection."""
+        return self.outbox is not None
+
+    def attach(self, outbox: Outbox, client: ClientName, *, acks: bool) -> None:
+        """Speak through this connection from now on, and through no other."""
+        self.outbox, self.client, self._acknowledges = outbox, client, acks
+
+    def belongs_to(self, principal: Principal, resume_token: str) -> bool:
+        """Tell whether who asks for this session may have it; takes as long whoever asks."""
+        is_right = hmac.compare_digest(self._resume_digest, _digest(resume_token))
+        return is_right and principal.name == self._principal.name
+
     def send(self, reply: Reply) -> None:
-        """Owe the peer this reply; dropped once the session has ended."""
-        self.outbox.put(self._encode(reply))
+        """Tell the peer, if it is there; what it is owed for good rests in the ledger."""
+        if self.outbox is not None:
+            self.outbox.put(reply)
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()

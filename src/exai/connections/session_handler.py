@@ -1,23 +1,27 @@
-"""Opening, listing and ending sessions.
+"""Opening, resuming, detaching, expiring and ending sessions.
 
-A session lives as long as its connection: a hello that asks for an older one gets a
-fresh one, and is told so.
+A session that loses its connection is *detached*: its calls go on, its results wait. It
+expires some time after its last call has settled, unless its peer comes back before.
 """
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from exai.connections.outbox import Outbox
+from exai.connections.resilient_ws import ResilientWebSocketManager
 from exai.connections.session import Session
+from exai.core.clock import Clock
 from exai.core.config import LimitsConfig, ServerConfig
-from exai.core.events import EventSink, SessionEnded, SessionOpened
+from exai.core.events import EventSink, SessionDetached, SessionEnded, SessionOpened, SessionResumed
 from exai.core.identity import Principal
+from exai.core.peer import Peer
 from exai.core.replies import Reply
-from exai.protocols import close_codes, exai_v1
+from exai.protocols import close_codes
 from exai.protocols.close_codes import Close
 from exai.protocols.hello import (
     PROTOCOL,
@@ -30,62 +34,138 @@ from exai.protocols.hello import (
 )
 
 
+class SessionCalls(Protocol):
+    """What sessions ask of whoever handles their calls. Nothing of it raises."""
+
+    def has_calls(self, session_id: str) -> bool:
+        """Tell whether any call of a session is under way."""
+
+    def catch_up(self, peer: Peer) -> None:
+        """Tell a peer that came back how far its calls under way are."""
+
+    async def owed_to(self, peer: Peer) -> list[str]:
+        """Return a session's requests that are accepted and not acknowledged, oldest first."""
+
+    async def tell_again(self, peer: Peer, request_id: str) -> None:
+        """Send a request's answer once more, if it has one."""
+
+    async def end_session(self, session_id: str, principal: str) -> None:
+        """End a session's calls as if cancelled, and forget what was kept for it."""
+
+
+class Link(NamedTuple):
+    """A session and its connection's outbox; `owed` are the requests whose answers may be due."""
+
+    session: Session
+    outbox: Outbox
+    owed: list[str]
+
+
 class SessionHandler:
-    """All open sessions. `greeting` is what every `hello_ack` says alike."""
+    """All sessions. `greeting` is what every `hello_ack` says alike."""
 
     def __init__(
         self,
         greeting: HelloAck,
-        make_outbox: Callable[[], Outbox],
-        on_end: Callable[[str, str], Awaitable[None]],
+        resilient_ws_manager: ResilientWebSocketManager,
+        calls: SessionCalls,
+        limits: LimitsConfig,
+        tasks: asyncio.TaskGroup,
+        clock: Clock,
         events: EventSink,
     ) -> None:
         self._greeting = greeting
-        self._make_outbox = make_outbox
-        self._on_end = on_end
+        self._links = resilient_ws_manager
+        self._calls = calls
+        self._limits = limits
+        self._tasks = tasks
+        self._clock = clock
         self._events = events
         self._sessions: dict[str, Session] = {}
+        self._detached: dict[str, dict[Session, None]] = {}
         self._is_draining = False
-        self._none_open = asyncio.Event()
+        self._none_attached = asyncio.Event()
 
     def __len__(self) -> int:
-        """Return how many sessions are open."""
+        """Return how many sessions there are, with a connection or without."""
         return len(self._sessions)
 
     def __iter__(self) -> Iterator[Session]:
         """Iterate over a copy, so that sessions may end meanwhile."""
         return iter(list(self._sessions.values()))
 
-    def open(self, hello: Hello, principal: Principal, remote_address: str) -> Session:
-        """Open a fresh session and greet its peer; raises `Refused` while draining."""
-        if self._is_draining:
-            raise Refused(close_codes.SERVICE_RESTART)
-        session = Session(
-            secrets.token_urlsafe(16), principal, hello.client, self._make_outbox(), exai_v1.encode
-        )
-        self._sessions[session.session_id] = session
-        greeting = msgspec.structs.replace(
-            self._greeting,
-            session_id=session.session_id,
-            resume_token=secrets.token_urlsafe(16),
-            resume_error="unknown_session" if hello.wants_resume else None,
-        )
-        session.outbox.put(encode_hello_ack(greeting))
-        self._events.emit(
-            SessionOpened(session.session_id, principal.name, remote_address, hello.client.name)
-        )
-        return session
+    @property
+    def detached_count(self) -> int:
+        """Return how many sessions have no connection."""
+        return sum(map(len, self._detached.values()))
 
-    async def end(self, session: Session, reason: str) -> None:
+    def takes_over(self, hello: Hello, principal: Principal) -> bool:
+        """Tell whether a hello would take a session from a connection that is open."""
+        session = self._wanted(hello, principal)
+        return session is not None and session.is_attached
+
+    async def open(self, hello: Hello, principal: Principal, remote_address: str) -> Link:
+        """Open a fresh session, or the one that is asked for, and greet its peer.
+
+        Raises `Refused` while draining, but for a session that has calls under way.
+        """
+        session = self._wanted(hello, principal)
+        if self._is_draining and not (session and self._calls.has_calls(session.session_id)):
+            raise Refused(close_codes.SERVICE_RESTART)
+        if session is None or hello.resume is None:
+            return self._open_fresh(hello, principal, remote_address)
+        self._leave_detached(session)
+        outbox = self._links.attach(session, hello)
+        try:
+            self._calls.catch_up(session)
+            owed = await self._calls.owed_to(session)
+        except BaseException:
+            self.detach(session, outbox, "the connection ended while it resumed")
+            raise
+        self._greet(session, outbox, hello.resume.resume_token, resumed=True, pending=owed)
+        self._events.emit(
+            SessionResumed(session.session_id, principal.name, remote_address, len(owed))
+        )
+        return Link(session, outbox, owed)
+
+    async def tell_again(self, link: Link) -> None:
+        """Send what a session that came back is owed, no faster than its peer reads."""
+        for request_id in link.owed:
+            await link.outbox.wait_room()
+            await self._calls.tell_again(link.session, request_id)
+
+    def detach(self, session: Session, outbox: Outbox, reason: str) -> None:
+        """Let a session go on without this connection, unless it has a newer one or has ended."""
+        if not self._links.detach(session, outbox):
+            return
+        session.idle_since = self._clock.monotonic_s()
+        self._detached.setdefault(session.principal.name, {})[session] = None
+        self._wake_if_none_attached()
+        self._events.emit(SessionDetached(session.session_id, session.principal.name, reason))
+        self._tasks.create_task(self._make_room(session))
+
+    def end(self, session: Session, reason: str, farewell: Close = close_codes.NORMAL) -> None:
         """End a session: its calls leave as if cancelled, its results are dropped."""
-        del self._sessions[session.session_id]
-        if not self._sessions:
-            self._none_open.set()
-        await self._on_end(session.session_id, session.principal.name)
+        if self._sessions.pop(session.session_id, None) is None:
+            return
+        self._leave_detached(session)
+        if session.outbox is not None:
+            session.outbox.finish(farewell)
+            self._links.detach(session, session.outbox)
+            self._wake_if_none_attached()
+        self._tasks.create_task(self._calls.end_session(session.session_id, session.principal.name))
         self._events.emit(SessionEnded(session.session_id, session.principal.name, reason))
 
+    async def run_cleanup(self) -> None:
+        """End detached sessions whose time is over, until cancelled."""
+        while True:
+            await asyncio.sleep(self._limits.session_cleanup_interval_s)
+            for sessions in list(self._detached.values()):
+                for session in list(sessions):
+                    self._expire(session)
+
     def tell_all(self, reply: Reply) -> None:
-        """Send one reply to every open session."""
+        """Send one reply to every session that has a connection."""
         for session in self:
             session.send(reply)
 
@@ -97,12 +177,66 @@ class SessionHandler:
     async def close_all(self, close: Close, patience_s: float) -> None:
         """Have every connection closed once it has sent what it owes; wait so long for it."""
         for session in self:
-            session.outbox.finish(close)
+            if session.outbox is not None:
+                session.outbox.finish(close)
         with suppress(TimeoutError):
             async with asyncio.timeout(patience_s):
-                while self._sessions:
-                    self._none_open.clear()
-                    await self._none_open.wait()
+                while self._attached_count:
+                    self._none_attached.clear()
+                    await self._none_attached.wait()
+
+    @property
+    def _attached_count(self) -> int:
+        return len(self._sessions) - self.detached_count
+
+    def _wanted(self, hello: Hello, principal: Principal) -> Session | None:
+        if hello.resume is None:
+            return None
+        session = self._sessions.get(hello.resume.session_id)
+        if session is None or not session.belongs_to(principal, hello.resume.resume_token):
+            return None
+        return session
+
+    def _open_fresh(self, hello: Hello, principal: Principal, remote_address: str) -> Link:
+        resume_token = secrets.token_urlsafe(16)
+        session = Session(secrets.token_urlsafe(16), resume_token, principal)
+        self._sessions[session.session_id] = session
+        outbox = self._links.attach(session, hello)
+        resume_error = "unknown_session" if hello.wants_resume else None
+        self._greet(session, outbox, resume_token, resume_error=resume_error)
+        self._events.emit(
+            SessionOpened(session.session_id, principal.name, remote_address, hello.client.name)
+        )
+        return Link(session, outbox, [])
+
+    def _greet(self, session: Session, outbox: Outbox, resume_token: str, **said: Any) -> None:
+        ack = msgspec.structs.replace(
+            self._greeting, session_id=session.session_id, resume_token=resume_token, **said
+        )
+        outbox.greet(encode_hello_ack(ack))
+
+    def _leave_detached(self, session: Session) -> None:
+        of_principal = self._detached.get(session.principal.name, {})
+        of_principal.pop(session, None)
+        if not of_principal:
+            self._detached.pop(session.principal.name, None)
+
+    async def _make_room(self, session: Session) -> None:
+        """End sessions that a principal left behind, beyond so many: first those owed nothing."""
+        session.is_owed = bool(await self._calls.owed_to(session))
+        of_principal = self._detached.get(session.principal.name, {})
+        while len(of_principal) > self._limits.principal_max_detached_sessions:
+            self.end(min(of_principal, key=lambda each: each.is_owed), "too many detached sessions")
+
+    def _expire(self, session: Session) -> None:
+        if self._calls.has_calls(session.session_id):
+            session.idle_since = self._clock.monotonic_s()
+        elif self._clock.monotonic_s() - session.idle_since >= self._limits.resume_window_s:
+            self.end(session, "expired")
+
+    def _wake_if_none_attached(self) -> None:
+        if not self._attached_count:
+            self._none_attached.set()
 
 
 def greeting_of(
@@ -123,7 +257,7 @@ def greeting_of(
             call_timeout_s=limits.call_timeout_s,
             progress_interval_s=server.progress_interval_s,
             result_ttl_s=limits.result_ttl_s,
-            resume_window_s=0.0,
+            resume_window_s=limits.resume_window_s,
             idempotency_ttl_s=limits.idempotency_ttl_s,
             session_max_unacked=limits.session_max_unacked,
         ),

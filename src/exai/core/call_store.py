@@ -67,11 +67,18 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionBounds(msgspec.Struct, frozen=True):
-    """How much is kept for one session: results, their size together, and erased ids."""
+    """How much is kept for one session: sent results, their size together, and erased ids."""
 
     max_results: int
     max_result_bytes: int
     max_tombstones: int
+
+
+class SessionUsage(msgspec.Struct, frozen=True):
+    """How much is kept for one session: its results that are not erased."""
+
+    result_count: int
+    result_bytes: int
 
 
 class StoreStatistics(msgspec.Struct, frozen=True):
@@ -120,8 +127,20 @@ class CallStore(ABC):
         """SETTLED -> ERASED for those of `request_ids` that are settled; return how many."""
 
     @abstractmethod
+    async def owed(self, session_id: str) -> list[str]:
+        """Return a session's requests whose answer is to come or not erased, oldest first."""
+
+    @abstractmethod
+    async def usage(self, session_id: str) -> SessionUsage:
+        """Return how much is kept for a session."""
+
+    @abstractmethod
+    async def mark_sent(self, session_id: str, request_ids: list[str]) -> None:
+        """Note that these results were sent, so that they may make room for others."""
+
+    @abstractmethod
     async def trim(self, session_id: str, bounds: SessionBounds, now: float) -> int:
-        """Erase a session's oldest results, and forget its oldest tombstones, over the bounds.
+        """Erase a session's oldest sent results, forget its oldest tombstones, over the bounds.
 
         Tombstones with an idempotency key neither count nor go. Returns how many results
         were erased.

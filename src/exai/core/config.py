@@ -90,6 +90,9 @@ class LimitsConfig(Section, frozen=True, kw_only=True):
     call_timeout_s: PositiveSeconds = 180.0
     cancel_grace_s: Seconds = 2.0
     result_ttl_s: PositiveSeconds = 600.0
+    resume_window_s: PositiveSeconds = 600.0
+    session_cleanup_interval_s: PositiveSeconds = 10.0
+    principal_max_detached_sessions: PositiveCount = 200
     max_result_bytes: PositiveCount = 16_777_216
     session_max_unacked: PositiveCount = 1000
     session_max_unacked_bytes: PositiveCount = 33_554_432

@@ -62,6 +62,23 @@ class SessionOpened(Event, frozen=True):
     client_name: str
 
 
+class SessionResumed(Event, frozen=True):
+    """A peer came back to its session, which owes it so many answers."""
+
+    session_id: str
+    principal: str
+    remote_address: str
+    owed_count: int
+
+
+class SessionDetached(Event, frozen=True):
+    """A session lost its connection, and waits for its peer to come back."""
+
+    session_id: str
+    principal: str
+    reason: str
+
+
 class SessionEnded(Event, frozen=True):
     """A session is over."""
 

@@ -17,5 +17,9 @@ class Peer(Protocol):
     def session_id(self) -> str:
         """In which session."""
 
+    @property
+    def acknowledges(self) -> bool:
+        """Tell whether the peer promises to acknowledge its results."""
+
     def send(self, reply: Reply) -> None:
         """Tell the peer, in order. Never waits and never raises; the peer may be gone."""

@@ -32,6 +32,8 @@ FACTS: Mapping[type[Event], Fact] = {
     events.CallSettled: Fact("calls.settled", logging.DEBUG),
     events.CallFailedInside: Fact("calls.failed_inside", logging.ERROR),
     events.SessionOpened: Fact("connections.session_opened", logging.INFO),
+    events.SessionResumed: Fact("connections.session_resumed", logging.INFO),
+    events.SessionDetached: Fact("connections.session_detached", logging.INFO),
     events.SessionEnded: Fact("connections.session_ended", logging.INFO),
     events.ConnectionRefused: Fact("connections.refused", logging.WARNING),
     events.UpstreamStarted: Fact("upstream.started", logging.INFO),

@@ -12,6 +12,7 @@ from exai.core.call_store import (
     CallStore,
     ErasedBecause,
     SessionBounds,
+    SessionUsage,
     Settlement,
     StoreStatistics,
 )
@@ -111,14 +112,33 @@ class MemoryCallStore(CallStore):
             self._erase(call_id, "acknowledged", now)
         return len(settled)
 
+    async def owed(self, session_id: str) -> list[str]:
+        """Return what has not settled, or is not erased."""
+        of_session = self._by_session.get(session_id, {})
+        return [
+            request_id
+            for request_id, call_id in of_session.items()
+            if self._records[call_id].state is not CallState.ERASED
+        ]
+
+    async def usage(self, session_id: str) -> SessionUsage:
+        """Return how many results a session has, and how large they are together."""
+        kept = self._of_session.get(session_id, _Kept())
+        return SessionUsage(len(kept.result_bytes), kept.total_bytes)
+
+    async def mark_sent(self, session_id: str, request_ids: list[str]) -> None:
+        """Let sent results make room for others."""
+        of_session = self._by_session.get(session_id, {})
+        for request_id in request_ids:
+            call_id = of_session.get(request_id)
+            if call_id in self._settled_at:
+                self._of_session[session_id].mark_sent(call_id)
+
     async def trim(self, session_id: str, bounds: SessionBounds, now: float) -> int:
         """Erase and forget a session's oldest while it has too many, or too large ones."""
         kept, erased = self._of_session.get(session_id, _Kept()), 0
-        while (
-            len(kept.result_bytes) > bounds.max_results
-            or kept.total_bytes > bounds.max_result_bytes
-        ):
-            self._erase(kept.oldest_result, "expired", now)
+        while len(kept.sent) > bounds.max_results or kept.sent_bytes > bounds.max_result_bytes:
+            self._erase(next(iter(kept.sent)), "expired", now)
             erased += 1
         while len(kept.tombstones) > bounds.max_tombstones:
             self._forget(next(iter(kept.tombstones)))
@@ -221,13 +241,18 @@ class MemoryCallStore(CallStore):
 
 
 class _Kept:
-    """What is kept for one session or principal, oldest first: results by size, tombstones."""
+    """What is kept for one session or principal, oldest first: results by size, tombstones.
+
+    `sent` are the results that their session was sent.
+    """
 
     def __init__(self) -> None:
         # The oldest is popped often, which a plain dict makes slower the more it held.
         self.result_bytes: OrderedDict[str, int] = OrderedDict()
         self.tombstones: OrderedDict[str, None] = OrderedDict()
         self.total_bytes = 0
+        self.sent: OrderedDict[str, None] = OrderedDict()
+        self.sent_bytes = 0
 
     @property
     def is_empty(self) -> bool:
@@ -241,9 +266,16 @@ class _Kept:
         self.result_bytes[call_id] = size_bytes
         self.total_bytes += size_bytes
 
+    def mark_sent(self, call_id: str) -> None:
+        if call_id not in self.sent:
+            self.sent[call_id] = None
+            self.sent_bytes += self.result_bytes[call_id]
+
     def forget(self, call_id: str) -> int:
         """Drop whatever there is of a call; return how many bytes its result had."""
         size_bytes = self.result_bytes.pop(call_id, 0)
+        if self.sent.pop(call_id, size_bytes) is None:
+            self.sent_bytes -= size_bytes
         self.total_bytes -= size_bytes
         self.tombstones.pop(call_id, None)
         return size_bytes

@@ -1,0 +1,37 @@
+"""Which connection speaks for a session: at most one, the newest.
+
+From the step in which a newer connection takes over, the older one neither reads nor
+writes any more: what of it is unread or unsent is discarded. Nothing is lost by that:
+results rest in the ledger until their session has acknowledged them.
+"""
+
+from collections.abc import Callable
+
+from exai.connections.outbox import Outbox
+from exai.connections.session import Session
+from exai.protocols import close_codes
+from exai.protocols.hello import Hello
+
+MakeOutbox = Callable[[Session, Hello], Outbox]
+
+
+class ResilientWebSocketManager:
+    """Links sessions and connections. A link is an outbox: it lives as long as a connection."""
+
+    def __init__(self, make_outbox: MakeOutbox) -> None:
+        self._make_outbox = make_outbox
+
+    def attach(self, session: Session, hello: Hello) -> Outbox:
+        """Let the connection that said `hello` speak for the session; return its outbox."""
+        if session.outbox is not None:
+            session.outbox.abandon(close_codes.SESSION_TAKEN_OVER)
+        outbox = self._make_outbox(session, hello)
+        session.attach(outbox, hello.client, acks=hello.acks)
+        return outbox
+
+    def detach(self, session: Session, outbox: Outbox) -> bool:
+        """End a link with its connection. False: a newer connection speaks already."""
+        if session.outbox is not outbox:
+            return False
+        session.outbox = None
+        return True
