@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from exai.cli.answer_printer import AnswerPrinter
-from exai.client.daemon_client import CallError, CallResult, Progress
+from exai.client.answers import CallError, CallResult, Progress
 
 Captured = pytest.CaptureFixture[str]
 

@@ -15,7 +15,9 @@ import pytest
 
 from exai.cli.daemon_door import Address, find_address
 from exai.cli.exit_codes import ExitCode
-from exai.client.daemon_client import CallResult, ConnectionLost, DaemonClient
+from exai.client.answers import CallResult
+from exai.client.daemon_client import DaemonClient
+from exai.client.errors import ConnectionLost
 from tests.cli.exai_process import PATIENCE_S, Shell, ended
 
 READY = re.compile(r"exai \S+ is ready: (ws://\S+), (http://\S+); (.*)\n")
@@ -218,7 +220,10 @@ async def test_a_second_signal_does_not_wait_for_what_runs(shell: Shell) -> None
         )
         async with serving(shell, "--config", "exai.toml") as (process, ready):
             token = (shell.home / ".local/state/exai/token").read_text().strip()
-            async with asyncio.timeout(PATIENCE_S), DaemonClient(ready[1], token=token) as client:
+            async with (
+                asyncio.timeout(PATIENCE_S),
+                DaemonClient(ready[1], token=token, patience_s=0.2) as client,
+            ):
                 prompt = {"prompt": "hello", "model": "silent"}
                 async with asyncio.TaskGroup() as tasks:
                     call = tasks.create_task(lost(client.call("chat", prompt)))

@@ -8,13 +8,12 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
-from exai.client.daemon_client import (
-    CallResult,
+from exai.client.answers import CallResult, Progress
+from exai.client.daemon_client import DaemonClient
+from exai.client.errors import (
     ConnectionLost,
-    DaemonClient,
     DaemonUnreachable,
     HelloRefused,
-    Progress,
     ProtocolBroken,
     RequestRefused,
 )
@@ -328,7 +327,7 @@ async def test_a_daemon_that_never_greets_is_given_up(
     async def ignore(peer: Peer, frame: Frame) -> None:
         pass
 
-    monkeypatch.setattr("exai.client.daemon_client._HELLO_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("exai.client.link.HELLO_TIMEOUT_S", 0.05)
     daemon.ops["hello"] = ignore
     with pytest.raises(DaemonUnreachable, match="hello"):
         async with asyncio.timeout(PATIENCE_S), DaemonClient(daemon.url, token=TOKEN):

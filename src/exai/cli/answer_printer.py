@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from exai.cli.terminal import complain, is_terminal, say, write, write_json
-from exai.client.daemon_client import CallResult, Progress
+from exai.client.answers import CallResult, Progress
 
 
 class AnswerPrinter:

@@ -11,7 +11,8 @@ from exai.cli.config_file import CommandLine
 from exai.cli.daemon_session import run_in_session
 from exai.cli.exit_codes import ExitCode
 from exai.cli.terminal import complain
-from exai.client.daemon_client import CallResult, DaemonClient
+from exai.client.answers import CallResult
+from exai.client.daemon_client import DaemonClient
 
 
 class CallOrder(msgspec.Struct, frozen=True, kw_only=True):

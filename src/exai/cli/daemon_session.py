@@ -10,14 +10,17 @@ from exai.cli.config_file import CommandLine, ConfigProblems, load_config
 from exai.cli.daemon_door import Door, NoDoor, find_door
 from exai.cli.exit_codes import ExitCode
 from exai.cli.terminal import complain
-from exai.client.daemon_client import (
+from exai.client.daemon_client import DaemonClient
+from exai.client.errors import (
     UNAUTHORIZED,
     ClientError,
-    DaemonClient,
     DaemonUnreachable,
     HelloRefused,
     RequestRefused,
 )
+
+_PATIENCE_S = 10.0
+"""How long a lost connection is worth waiting for."""
 
 Work = Callable[[DaemonClient], Awaitable[ExitCode]]
 """What a command does in its session."""
@@ -66,7 +69,13 @@ class _EndingBySignal:
 
 async def _session(door: Door, work: Work, ending: _EndingBySignal) -> ExitCode:
     ending.watch()
-    async with DaemonClient(door.url, token=door.token, client_name="exai-cli") as client:
+    async with DaemonClient(
+        door.url,
+        token=door.token,
+        client_name="exai-cli",
+        patience_s=_PATIENCE_S,
+        on_connection=complain,
+    ) as client:
         return await work(client)
 
 

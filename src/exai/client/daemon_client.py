@@ -1,134 +1,115 @@
-"""The other end of the wire: one session with a daemon, from hello to bye.
+"""The other end of the wire: a session with a daemon that outlives its connections.
 
-Knows the client's side of `exai.v1` (`docs/protocol.md`): one task reads, and hands
-each frame to the call that waits for it. Knows nothing of configuration or terminals.
+The reference client of `exai.v1` (`docs/protocol.md`). A connection that is lost is opened
+again, the session resumed, and every call gets its one answer:
+
+    async with DaemonClient("ws://127.0.0.1:8079/", token=token) as client:
+        result = await client.call("chat", {"prompt": "Hello"}, on_progress=print)
+
+One task keeps the connection and hands each frame to the call that waits for it. Knows
+nothing of configuration or terminals.
 """
 
 import asyncio
 import secrets
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, Literal, Self
 
-import msgspec
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from exai.client.answers import CallError, CallResult, Frame, OnProgress, Progress, read_as
+from exai.client.backoff import Backoff
+from exai.client.errors import (
+    AnswerLost,
+    ClientError,
+    ConnectionLost,
+    DaemonUnreachable,
+    HelloRefused,
+    ProtocolBroken,
+    RequestRefused,
+    RequestTooLarge,
+    is_final,
+)
+from exai.client.link import CLOSE_TIMEOUT_S, Link, LinkClosed, encode_frame
+from exai.core.lifecycle import running
 
-from exai.core.addresses import canonical_host, is_loopback
-
-UNAUTHORIZED = 4003
-_OPEN_TIMEOUT_S = 10.0
-_HELLO_TIMEOUT_S = 15.0
-_CLOSE_TIMEOUT_S = 2.0
 _CANCEL_TIMEOUT_S = 5.0
+_STABLE_S = 5.0
 
 CacheUse = Literal["use", "refresh", "off"]
-Frame = dict[str, Any]
+OnConnection = Callable[[str], object]
+"""Told in words what becomes of the connection: lost and why, or back."""
 
 
-class ClientError(Exception):
-    """Root of what a client raises."""
+class _Request:
+    """What was asked and has no answer yet. `link` is the connection that it was sent over."""
 
+    def __init__(self, frame: Frame) -> None:
+        self.frame = frame
+        self.encoded = encode_frame(frame)
+        self.link: Link | None = None
+        self.was_sent = False
+        self.is_accepted = False
+        self.is_withdrawn = False
+        self.inbox: asyncio.Queue[Frame | ClientError] = asyncio.Queue()
 
-class DaemonUnreachable(ClientError):
-    """Nobody answers at this address, or it is no EXAI daemon."""
+    @property
+    def is_call(self) -> bool:
+        return bool(self.frame["op"] == "call_tool")
 
-
-class HelloRefused(ClientError):
-    """The daemon does not let us in; `code` is the close code."""
-
-    def __init__(self, code: int, reason: str) -> None:
-        super().__init__(reason or f"closed with code {code}")
-        self.code = code
-
-
-class ConnectionLost(ClientError):
-    """The connection ended before the answer came."""
-
-
-class ProtocolBroken(ConnectionLost):
-    """What answers does not speak `exai.v1`."""
-
-
-class RequestRefused(ClientError):
-    """The daemon refused a request that is no call; `code` is its error code."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class CallError(msgspec.Struct, frozen=True):
-    """Why a call failed. Any code is taken: a newer daemon may know more of them."""
-
-    code: str
-    message: str
-    retryable: bool = False
-    retry_after_s: float | None = None
-    details: dict[str, Any] = {}
-
-
-class CallResult(msgspec.Struct, frozen=True):
-    """A call's one answer. `accepted` tells a failure of the call from a refusal of it."""
-
-    frame: Frame
-    """The terminal frame as it came."""
-    accepted: bool
-    ok: bool
-    text: str = ""
-    outputs: list[dict[str, Any]] = []
-    structured: dict[str, Any] | None = None
-    error: CallError | None = None
-
-
-class Progress(msgspec.Struct, frozen=True):
-    """What a running call says. `delta` is output text from `offset` of `attempt` on."""
-
-    message: str | None = None
-    level: str | None = None
-    progress: float | None = None
-    total: float | None = None
-    delta: str | None = None
-    offset: int = 0
-    attempt: int = 1
-
-
-OnProgress = Callable[[Progress], None]
-_Inbox = asyncio.Queue[Frame | ConnectionLost]
-"""What one waiting task is told: its frames, or that no more will come."""
+    async def next(self) -> Frame:
+        """Wait for the next frame. Raises what ended the session."""
+        heard = await self.inbox.get()
+        if isinstance(heard, ClientError):
+            raise heard
+        return heard
 
 
 class DaemonClient:
     """A session with the daemon at `url`, open while the context is.
 
-    Entering raises `DaemonUnreachable`, `HelloRefused` or `ProtocolBroken`; every method
-    raises `ConnectionLost` once the connection has ended. Calls may run side by side.
+    Entering raises `DaemonUnreachable`, `HelloRefused` or `ProtocolBroken`. Afterwards a
+    lost connection is opened again for `patience_s` (by default as long as the daemon
+    keeps a session); only then, and where the daemon forbids it, methods raise
+    `ConnectionLost`. Calls may run side by side.
     """
 
     session: Frame
-    """The daemon's `hello_ack`."""
+    """The daemon's latest `hello_ack`; empty before the first."""
 
-    def __init__(self, url: str, *, token: str | None = None, client_name: str = "exai") -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        client_name: str = "exai",
+        patience_s: float | None = None,
+        ping_interval_s: float = 20.0,
+        backoff: Backoff | None = None,
+        on_connection: OnConnection | None = None,
+    ) -> None:
         self._url = url
-        self._token = token
-        self._client_name = client_name
-        self._connection: ClientConnection
-        self._tasks: asyncio.TaskGroup
-        self._inboxes: dict[str, _Inbox] = {}
-        self._lost: ConnectionLost | None = None
+        self._hello = {
+            "op": "hello",
+            "token": token,
+            "acks": True,
+            "client": {"name": client_name},
+        }
+        self._patience_s = patience_s
+        self._ping_interval_s = ping_interval_s
+        self._backoff = backoff or Backoff()
+        self._tell = on_connection or (lambda words: None)
+        self.session = {}
+        self._link: Link | None = None
+        self._stack = AsyncExitStack()
+        self._requests: dict[str, _Request] = {}
+        self._end: ConnectionLost | None = None
 
     async def __aenter__(self) -> Self:
         """Connect, say hello, and start to read."""
-        self._connection = await _open(self._url)
-        try:
-            self.session = await self._say_hello()
-            self._tasks = await asyncio.TaskGroup().__aenter__()
-            self._tasks.create_task(self._read())
-        except BaseException:
-            await self._connection.close()
-            raise
+        link = await self._open()
+        self._use(link)
+        await self._stack.enter_async_context(running(self._keep_connected(link)))
         return self
 
     async def __aexit__(
@@ -138,11 +119,14 @@ class DaemonClient:
         trace: TracebackType | None,
     ) -> None:
         """End the session: what still runs in it is taken back."""
-        with suppress(ConnectionClosed, TimeoutError):
-            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
-                await self._connection.send('{"op":"bye"}')
-        await self._connection.close()
-        await self._tasks.__aexit__(None, None, None)
+        link, self._link = self._link, None
+        if link is not None:
+            with suppress(LinkClosed, TimeoutError):
+                async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                    await link.send({"op": "bye"})
+        await self._stack.aclose()
+        if link is not None:
+            await link.close()
 
     async def call(
         self,
@@ -152,197 +136,240 @@ class DaemonClient:
         timeout_s: float | None = None,
         cache: CacheUse = "use",
         request_id: str | None = None,
+        idempotency_key: str | None = None,
         on_progress: OnProgress | None = None,
     ) -> CallResult:
         """Call a tool and return its one answer, whatever it is.
 
-        When the waiting task is cancelled, or `on_progress` raises, the call is taken
-        back: the daemon is told, and its answer waited for, for a few seconds.
+        The call survives lost connections. Where also its session is gone it is sent again
+        under its `idempotency_key`, if it has one and the daemon still knows of it; else
+        `AnswerLost` is raised. When the waiting task is cancelled, or `on_progress`
+        raises, the call is taken back: the daemon is told, and its answer waited for, for a
+        few seconds. Raises `RequestTooLarge`.
         """
-        request_id = request_id or _new_request_id()
-        request = {
-            "op": "call_tool",
-            "request_id": request_id,
-            "name": name,
-            "arguments": arguments or {},
-            "cache": cache,
-            "timeout_s": timeout_s,
-        }
-        inbox = self._open_inbox(request_id)
+        request = _Request(
+            {
+                "op": "call_tool",
+                "request_id": request_id or _new_request_id(),
+                "name": name,
+                "arguments": arguments or {},
+                "cache": cache,
+                "timeout_s": timeout_s,
+                "idempotency_key": idempotency_key,
+            }
+        )
+        self._register(request)
         try:
             await self._send(request)
-            return await _follow(inbox, on_progress)
+            return await _follow(request, on_progress)
+        except ClientError:
+            raise
         except BaseException:
-            await self._take_back(request_id, inbox)
+            await self._take_back(request)
             raise
         finally:
-            del self._inboxes[request_id]
+            del self._requests[request.frame["request_id"]]
 
     async def cancel(self, request_id: str, reason: str | None = None) -> None:
         """Take back a call that another task waits for; the answer reaches that task."""
-        await self._send({"op": "cancel_tool", "request_id": request_id, "reason": reason})
+        await self._say({"op": "cancel_tool", "request_id": request_id, "reason": reason})
 
     async def list_tools(self) -> list[dict[str, Any]]:
         """Return the tools that this identity may use. Raises `RequestRefused`."""
-        answer = await self._ask("list_tools", _new_request_id())
+        answer = await self._ask("list_tools")
         tools: list[dict[str, Any]] = answer.get("tools", [])
         return tools
 
     async def health(self) -> dict[str, Any]:
         """Return the daemon's health. Raises `RequestRefused`."""
-        answer = await self._ask("health", _new_request_id())
+        answer = await self._ask("health")
         health: dict[str, Any] = answer.get("health", {})
         return health
 
-    async def _ask(self, op: str, request_id: str) -> Frame:
-        inbox = self._open_inbox(request_id)
+    async def _ask(self, op: str) -> Frame:
+        request = _Request({"op": op, "request_id": _new_request_id()})
+        self._register(request)
         try:
-            await self._send({"op": op, "request_id": request_id})
-            answer = await _next(inbox)
+            await self._send(request)
+            answer = await request.next()
         finally:
-            del self._inboxes[request_id]
+            del self._requests[request.frame["request_id"]]
         if answer.get("op") == "error":
-            error = _read_as(CallError, answer.get("error"))
+            error = read_as(CallError, answer.get("error"))
             raise RequestRefused(error.code, error.message)
         return answer
 
-    async def _say_hello(self) -> Frame:
-        hello: Frame = {"op": "hello", "client": {"name": self._client_name}}
-        if self._token is not None:
-            hello["token"] = self._token
-        try:
-            async with asyncio.timeout(_HELLO_TIMEOUT_S):
-                await self._connection.send(msgspec.json.encode(hello), text=True)
-                answer = _decode(await self._connection.recv(decode=False))
-                if answer.get("op") != "hello_ack":
-                    raise ProtocolBroken(f"{self._url} is no EXAI daemon")
-                if answer.get("ok") is not True:
-                    await self._connection.recv()
-        except TimeoutError:
-            raise DaemonUnreachable(f"{self._url} does not answer our hello") from None
-        except ConnectionClosed as closed:
-            frame = closed.rcvd
-            raise HelloRefused(
-                frame.code if frame else 1006, frame.reason if frame else "connection lost"
-            ) from None
-        return answer
-
-    def _open_inbox(self, request_id: str) -> _Inbox:
-        if self._lost:
-            raise self._lost
-        if request_id in self._inboxes:
+    def _register(self, request: _Request) -> None:
+        request_id = request.frame["request_id"]
+        if self._end is not None:
+            raise self._end
+        if request_id in self._requests:
             raise ValueError(f"a call with the request id {request_id!r} is under way")
-        inbox: _Inbox = asyncio.Queue()
-        self._inboxes[request_id] = inbox
-        return inbox
+        most_bytes = self.session.get("limits", {}).get("max_message_bytes", len(request.encoded))
+        if len(request.encoded) > most_bytes:
+            raise RequestTooLarge(
+                f"the request has {len(request.encoded):,} bytes; the daemon takes {most_bytes:,}"
+            )
+        self._requests[request_id] = request
 
-    async def _send(self, message: Frame) -> None:
-        given = {name: value for name, value in message.items() if value is not None}
-        try:
-            await self._connection.send(msgspec.json.encode(given), text=True)
-        except ConnectionClosed as closed:
-            raise _lost(closed) from None
+    async def _send(self, request: _Request) -> None:
+        """Send a request over the present connection, once; without one it is sent later."""
+        link = self._link
+        if link is None or request.link is link:
+            return
+        request.link, request.was_sent = link, True
+        with suppress(LinkClosed):
+            await link.send_encoded(request.encoded)
 
-    async def _read(self) -> None:
-        """Hand every frame to who waits for it, until the connection ends; then tell all."""
+    async def _say(self, message: Frame) -> None:
+        """Send what has no answer of its own, if there is a connection."""
+        if self._link is not None:
+            with suppress(LinkClosed):
+                await self._link.send(message)
+
+    async def _keep_connected(self, link: Link) -> None:
+        """Read, and come back when the connection is lost; tell all who wait if for good."""
+        loop = asyncio.get_running_loop()
+        tries = 0
         try:
             while True:
-                self._hand_over(_decode(await self._connection.recv(decode=False)))
-        except ConnectionClosed as closed:
-            self._lost = _lost(closed)
-        except ProtocolBroken as broken:
-            self._lost = broken
-        for inbox in self._inboxes.values():
-            inbox.put_nowait(self._lost)
+                opened_at = loop.time()
+                lost = await self._read_to_end(link)
+                self._link = None
+                tries = 0 if loop.time() - opened_at >= _STABLE_S else tries + 1
+                link = await self._open_again(tries, lost)
+                self._tell("connected again")
+        except ConnectionLost as end:
+            self._end = end
+            self._link = None
+            for request in self._requests.values():
+                request.inbox.put_nowait(end)
+        finally:
+            await link.close()
 
-    def _hand_over(self, frame: Frame) -> None:
-        """Frames of calls that nobody waits for any more, and of news, are dropped."""
-        request_id = frame.get("request_id")
-        if frame.get("op") == "error" and request_id is None:
-            raise ProtocolBroken(f"the daemon cannot read what we sent: {frame.get('error')}")
-        if isinstance(request_id, str) and (inbox := self._inboxes.get(request_id)):
-            inbox.put_nowait(frame)
+    async def _read_to_end(self, link: Link) -> LinkClosed:
+        """Hand every frame to who waits for it, until the connection ends."""
+        try:
+            while True:
+                await self._hand_over(await link.receive())
+        except LinkClosed as closed:
+            return closed
 
-    async def _take_back(self, request_id: str, inbox: _Inbox) -> None:
-        if self._lost:
-            return
-        with suppress(ConnectionLost, TimeoutError):
-            async with asyncio.timeout(_CANCEL_TIMEOUT_S):
-                await self.cancel(request_id)
-                await _follow(inbox, None)
+    async def _open_again(self, tries: int, lost: LinkClosed) -> Link:
+        """Connect and resume the session. Raises `ConnectionLost` when it is time to give up."""
+        if is_final(lost.code):
+            raise ConnectionLost(f"the daemon ended the session: {lost}")
+        loop = asyncio.get_running_loop()
+        patience_s = self._patience_s
+        if patience_s is None:
+            patience_s = self.session.get("limits", {}).get("resume_window_s", 0.0)
+        gives_up_at = loop.time() + patience_s
+        self._tell(f"connection lost ({lost}); connecting again")
+        while True:
+            try:
+                async with asyncio.timeout_at(gives_up_at):
+                    await asyncio.sleep(self._backoff.pause_s(tries))
+                    return await self._open_and_resume()
+            except HelloRefused as refused:
+                if is_final(refused.code):
+                    raise ConnectionLost(f"the daemon lets us in no more: {refused}") from refused
+            except (DaemonUnreachable, LinkClosed):
+                pass
+            except TimeoutError:
+                raise ConnectionLost(
+                    f"the connection to the daemon ended ({lost}), and nobody answered for "
+                    f"{patience_s:g} s"
+                ) from None
+            tries += 1
 
+    async def _open_and_resume(self) -> Link:
+        link = await self._open()
+        try:
+            self._use(link)
+            await self._resume(link)
+        except BaseException:
+            self._link = None
+            await link.close()
+            raise
+        return link
 
-class _Connect(connect):
-    """A redirect would send the token, which the hello holds, to whom it names."""
+    async def _open(self) -> Link:
+        hello: Frame = dict(self._hello)
+        if self.session:
+            hello["resume"] = {
+                "session_id": self.session.get("session_id"),
+                "resume_token": self.session.get("resume_token"),
+            }
+        return await Link.open(self._url, hello, ping_interval_s=self._ping_interval_s)
 
-    def process_redirect(self, exc: Exception) -> Exception | str:
-        return exc
+    def _use(self, link: Link) -> None:
+        """Speak over this connection from now on."""
+        before, self.session, self._link = self.session, link.ack, link
+        if before and not link.ack.get("resumed"):
+            self._give_up_what_is_lost(before)
 
-
-async def _open(url: str) -> ClientConnection:
-    try:
-        return await _Connect(
-            url,
-            open_timeout=_OPEN_TIMEOUT_S,
-            close_timeout=_CLOSE_TIMEOUT_S,
-            compression=None,
-            max_size=None,  # the daemon bounds its results, in a way that the operator chooses
-            proxy=None if _is_this_machine(url) else True,
+    def _give_up_what_is_lost(self, before: Frame) -> None:
+        """In a fresh session, let go of the calls that must not be sent again."""
+        is_same_ledger = _instance(before) == _instance(self.session) or (
+            before.get("durable") is True and self.session.get("durable") is True
         )
-    except InvalidStatus as refusal:
-        raise DaemonUnreachable(
-            f"{url} answers with HTTP {refusal.response.status_code}"
-        ) from refusal
-    except (OSError, ValueError, WebSocketException) as error:
-        raise DaemonUnreachable(f"nobody answers at {url}: {error}") from error
+        for request in self._requests.values():
+            is_safe = request.frame.get("idempotency_key") is not None and is_same_ledger
+            if request.is_call and request.was_sent and not is_safe:
+                what = "has run" if request.is_accepted else "was accepted"
+                request.link = self._link
+                request.inbox.put_nowait(
+                    AnswerLost(
+                        f"the daemon has lost our session: nobody knows whether the call {what}"
+                    )
+                )
+
+    async def _resume(self, link: Link) -> None:
+        """Send again what the daemon does not know of. Raises `LinkClosed`."""
+        pending = set(link.ack.get("pending") or ()) if link.ack.get("resumed") else set()
+        for request_id, request in list(self._requests.items()):
+            if request_id in pending:
+                request.link = link
+            await self._send(request)
+            if request.is_withdrawn:
+                await link.send({"op": "cancel_tool", "request_id": request_id})
+
+    async def _hand_over(self, frame: Frame) -> None:
+        """Frames of calls that nobody waits for any more, and of news, are dropped."""
+        request_id, op = frame.get("request_id"), frame.get("op")
+        if op == "error" and request_id is None:
+            raise ProtocolBroken(f"the daemon cannot read what we sent: {frame.get('error')}")
+        if not isinstance(request_id, str):
+            return
+        request = self._requests.get(request_id)
+        if request is not None:
+            request.is_accepted = request.is_accepted or op in ("call_tool_ack", "progress")
+            request.inbox.put_nowait(frame)
+        if op == "call_tool_res" and "meta" in frame:
+            await self._say({"op": "ack", "request_ids": [request_id]})
+
+    async def _take_back(self, request: _Request) -> None:
+        request.is_withdrawn = True
+        with suppress(ClientError, TimeoutError):
+            async with asyncio.timeout(_CANCEL_TIMEOUT_S):
+                await self.cancel(request.frame["request_id"])
+                await _follow(request, None)
 
 
-def _is_this_machine(url: str) -> bool:
-    return is_loopback(canonical_host(urlsplit(url).hostname or ""))
-
-
-async def _follow(inbox: _Inbox, on_progress: OnProgress | None) -> CallResult:
+async def _follow(request: _Request, on_progress: OnProgress | None) -> CallResult:
     """Read one call's frames up to the terminal one."""
-    accepted = False
     while True:
-        frame = await _next(inbox)
+        frame = await request.next()
         match frame.get("op"):
-            case "call_tool_ack":
-                accepted = True
             case "progress" if on_progress:
-                on_progress(_read_as(Progress, frame))
+                on_progress(read_as(Progress, frame))
             case "call_tool_res":
-                return _read_as(CallResult, {**frame, "frame": frame, "accepted": accepted})
+                accepted = request.is_accepted or "meta" in frame
+                return read_as(CallResult, {**frame, "frame": frame, "accepted": accepted})
 
 
-async def _next(inbox: _Inbox) -> Frame:
-    frame = await inbox.get()
-    if isinstance(frame, ConnectionLost):
-        raise frame
-    return frame
-
-
-def _decode(message: bytes) -> Frame:
-    try:
-        return msgspec.json.decode(message, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        raise ProtocolBroken("what answers is no EXAI daemon: it sends no JSON objects") from None
-
-
-_T = TypeVar("_T", bound=msgspec.Struct)
-
-
-def _read_as(kind: type[_T], frame: Any) -> _T:
-    try:
-        return msgspec.convert(frame, kind)
-    except msgspec.ValidationError as error:
-        raise ProtocolBroken(f"the daemon sent a frame that is none of exai.v1: {error}") from None
-
-
-def _lost(closed: ConnectionClosed) -> ConnectionLost:
-    frame = closed.rcvd
-    why = f": {frame.code} {frame.reason}".rstrip() if frame else ""
-    return ConnectionLost(f"the connection to the daemon ended before the answer{why}")
+def _instance(session: Frame) -> Any:
+    return session.get("server", {}).get("instance")
 
 
 def _new_request_id() -> str:

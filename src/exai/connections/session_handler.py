@@ -250,7 +250,7 @@ def greeting_of(
         resume_token="",
         resumed=False,
         durable=durable,
-        server=name,
+        server=msgspec.structs.replace(name, instance=secrets.token_urlsafe(8)),
         limits=Limits(
             max_message_bytes=server.max_message_bytes,
             session_max_inflight=limits.session_max_inflight,

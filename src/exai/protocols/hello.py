@@ -63,10 +63,11 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class ServerName(msgspec.Struct, frozen=True):
-    """What the daemon calls itself."""
+    """What the daemon calls itself; `instance` is another one after each start."""
 
     name: str
     version: str
+    instance: str = ""
 
 
 class HelloAck(msgspec.Struct, frozen=True, tag_field="op", tag="hello_ack", omit_defaults=True):
