@@ -14,6 +14,7 @@ from exai.connections.auth_token_manager import AuthTokenManager
 from exai.connections.connection import serve_connection
 from exai.connections.connection_manager import ConnectionManager
 from exai.connections.outbox import Outbox
+from exai.connections.rate_limiter import RateLimiter
 from exai.connections.resilient_ws import ResilientWebSocketManager
 from exai.connections.session import Session
 from exai.connections.session_handler import SessionHandler, greeting_of
@@ -279,6 +280,7 @@ class Daemon:
                 session_manager=self._sessions,
                 auth_token_manager=self._tokens,
                 message_handler=self._calls.router.handle_message,
+                rate_limiter=RateLimiter(config.rates, self._clock),
                 event_sink=self._events,
                 hello_timeout_s=config.server.hello_timeout_s,
             ),

@@ -3,6 +3,7 @@
 Pure functions of the tree: they find faults, and do not know how they are told.
 """
 
+import ipaddress
 import re
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
@@ -27,6 +28,7 @@ def problems_of(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
         _models,
         _upstreams,
         _numbers,
+        _networks,
     ):
         yield from check(config, sources)
 
@@ -124,6 +126,14 @@ def _upstreams(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
                     f"mcpServers.{name}.exai.tools.{tool}: with share = none nobody is served "
                     "a result again (cache_ttl_s)"
                 )
+
+
+def _networks(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
+    for network in config.server.trusted_proxies:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError:
+            yield f"server.trusted_proxies: {network!r} is no address and no network (10.0.0.0/8)"
 
 
 def _numbers(config: Config, sources: Mapping[str, str]) -> Iterator[str]:

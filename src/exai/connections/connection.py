@@ -8,14 +8,17 @@ from contextlib import suppress
 from exai.connections.auth_token_manager import AuthTokenManager
 from exai.connections.connection_manager import ConnectionManager
 from exai.connections.outbox import SlowConsumer
+from exai.connections.rate_limiter import FailedHello, RateLimiter
 from exai.connections.session_handler import Link, SessionHandler
 from exai.core import events
 from exai.core.channel import Channel, ChannelClosed
+from exai.core.errors import RateExceeded
 from exai.core.events import EventSink
 from exai.core.identity import Principal
+from exai.core.outcomes import Failed
 from exai.core.peer import Peer
-from exai.core.replies import Reply, TokenRotated
-from exai.core.requests import Bye, Request, RotateToken
+from exai.core.replies import CallAnswered, Reply, RequestRefused, TokenRotated
+from exai.core.requests import Bye, CallTool, ListTools, Request, RotateToken
 from exai.protocols import close_codes, exai_v1
 from exai.protocols.close_codes import Close
 from exai.protocols.hello import Hello, Refused, decode_hello, encode_refusal
@@ -33,6 +36,7 @@ async def serve_connection(
     session_manager: SessionHandler,
     auth_token_manager: AuthTokenManager,
     message_handler: MessageHandler,
+    rate_limiter: RateLimiter,
     event_sink: EventSink,
     hello_timeout_s: float,
 ) -> None:
@@ -45,12 +49,10 @@ async def serve_connection(
             takes_over = session_manager.takes_over(hello, principal)
             with connection_manager.admit_principal(principal, takes_over=takes_over):
                 link = await session_manager.open(hello, principal, channel.remote_address)
-                close = await _serve_link(channel, link, session_manager, message_handler)
+                reader = _Reader(channel, link, session_manager, rate_limiter, message_handler)
+                close = await _serve_link(channel, link, session_manager, reader)
     except Refused as refused:
-        close = refused.close
-        event_sink.emit(events.ConnectionRefused(channel.remote_address, close.reason))
-        if refused.error is not None:
-            await _say_why(channel, refused.error)
+        close = await _turn_away(channel, refused, rate_limiter, event_sink)
     except ChannelClosed:
         return
     await channel.close(close.code, close.reason)
@@ -73,8 +75,26 @@ def _authenticate(channel: Channel, hello: Hello, tokens: AuthTokenManager) -> P
     return principal
 
 
+async def _turn_away(
+    channel: Channel, refused: Refused, rate_limiter: RateLimiter, event_sink: EventSink
+) -> Close:
+    """Say why a peer is not let in, unless that was said there too often already."""
+    close, address = refused.close, channel.remote_address
+    verdict = FailedHello.SAY_WHY
+    if refused.error is not None:
+        verdict = rate_limiter.note_failed_hello(address)
+    if verdict is not FailedHello.SAY_WHY:
+        close = close_codes.TOO_MANY_FAILED_HELLOS
+    elif refused.error is not None:
+        with suppress(ChannelClosed):  # whoever is gone needs no reason
+            await channel.send(encode_refusal(refused.error))
+    if verdict is not FailedHello.REFUSE_SILENTLY:
+        event_sink.emit(events.ConnectionRefused(address, close.reason))
+    return close
+
+
 async def _serve_link(
-    channel: Channel, link: Link, sessions: SessionHandler, handle: MessageHandler
+    channel: Channel, link: Link, sessions: SessionHandler, reader: "_Reader"
 ) -> Close:
     """Read, write and tell again side by side; returns why the daemon ends the connection.
 
@@ -85,7 +105,7 @@ async def _serve_link(
     try:
         async with asyncio.TaskGroup() as tasks:
             others = [
-                tasks.create_task(_read(channel, link, sessions, handle)),
+                tasks.create_task(reader.run()),
                 tasks.create_task(sessions.tell_again(link)),
             ]
             close = await link.outbox.run(channel)
@@ -103,24 +123,65 @@ async def _serve_link(
     return close
 
 
-async def _read(
-    channel: Channel, link: Link, sessions: SessionHandler, handle: MessageHandler
-) -> None:
-    session = link.session
-    for turn in itertools.count(1):
-        message = await _decode(await channel.receive())
-        if turn % _FRAMES_PER_TURN == 0:
-            await asyncio.sleep(0)  # what has arrived already is received without waiting
-        if session.outbox is not link.outbox:
-            return  # another connection speaks for the session now
+class _Reader:
+    """Reads a connection's frames, one after the other, and never waits for a call."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        link: Link,
+        sessions: SessionHandler,
+        rates: RateLimiter,
+        handle: MessageHandler,
+    ) -> None:
+        self._channel = channel
+        self._link = link
+        self._sessions = sessions
+        self._rates = rates
+        self._handle = handle
+
+    async def run(self) -> None:
+        """Read until the peer has gone, or another connection speaks for the session."""
+        session = self._link.session
+        for turn in itertools.count(1):
+            message = await _decode(await self._channel.receive())
+            if turn % _FRAMES_PER_TURN == 0:
+                await asyncio.sleep(0)  # what has arrived already is received without waiting
+            refusal = await self._limit_rate(message)
+            if session.outbox is not self._link.outbox:
+                return
+            self._take(message if refusal is None else refusal)
+
+    async def _limit_rate(self, message: Request | Reply) -> Reply | None:
+        """Refuse what may be refused where too much comes; of the rest read more slowly."""
+        principal = self._link.session.principal.name
+        while wait_s := self._rates.take(principal, self._channel.remote_address):
+            if isinstance(message, (CallTool, ListTools, RotateToken)):
+                return _too_fast(message, wait_s)
+            await asyncio.sleep(wait_s)
+        return None
+
+    def _take(self, message: Request | Reply) -> None:
+        session = self._link.session
         if isinstance(message, Reply):
             session.send(message)
         elif isinstance(message, Bye):
-            sessions.end(session, close_codes.NORMAL.reason)
+            self._sessions.end(session, close_codes.NORMAL.reason)
         elif isinstance(message, RotateToken):
             session.send(_refuse_rotation(message))
         else:
-            handle(session, message)
+            self._handle(session, message)
+
+
+def _too_fast(message: CallTool | ListTools | RotateToken, wait_s: float) -> Reply:
+    error = RateExceeded(
+        f"too many messages; the next is taken in {wait_s:.3g} s",
+        retry_after_s=round(wait_s, 3),
+    ).describe()
+    request_id = None if isinstance(message, RotateToken) else message.request_id
+    if isinstance(message, CallTool) and request_id is not None:
+        return CallAnswered(request_id, Failed(error))
+    return RequestRefused(request_id, error)
 
 
 async def _decode(frame: bytes) -> Request | Reply:
@@ -134,8 +195,3 @@ def _refuse_rotation(request: RotateToken) -> TokenRotated:
     """Answer in the protocol's words: no identity may rotate its token at run time yet."""
     is_complete = bool(request.old and request.new)
     return TokenRotated(error="unauthorized" if is_complete else "missing_params")
-
-
-async def _say_why(channel: Channel, error: str) -> None:
-    with suppress(ChannelClosed):  # whoever is gone needs no reason
-        await channel.send(encode_refusal(error))

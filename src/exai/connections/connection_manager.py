@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from exai.core.addresses import is_loopback
+from exai.core.addresses import is_loopback, network_of
 from exai.core.channel import Channel
 from exai.core.identity import Principal
 from exai.protocols import close_codes
 from exai.protocols.hello import Refused
+
+_LOOPBACK = network_of("::1")
 
 
 class ConnectionManager:
@@ -36,7 +38,7 @@ class ConnectionManager:
         """Count a connection while the context is open; raises `Refused`."""
         if len(self._channels) >= self._max_connections:
             raise Refused(close_codes.TRY_AGAIN_LATER)
-        address = channel.remote_address
+        address = network_of(channel.remote_address)
         if self._is_full(self._by_address[address], self._address_limit(address)):
             raise Refused(close_codes.CONNECTION_LIMIT)
         self._channels.add(channel)
@@ -58,8 +60,8 @@ class ConnectionManager:
         with _counted(self._by_principal, principal.name):
             yield
 
-    def _address_limit(self, address: str) -> int:
-        return 0 if is_loopback(address) else self._max_per_address
+    def _address_limit(self, network: str) -> int:
+        return 0 if network in _LOOPBACK or is_loopback(network) else self._max_per_address
 
     @staticmethod
     def _is_full(count: int, limit: int) -> bool:

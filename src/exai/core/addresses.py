@@ -5,7 +5,9 @@ Knows names and literals; knows nothing of sockets.
 
 import ipaddress
 import re
+from collections.abc import Sequence
 
+_IPV6_SITE_BITS = 64
 _HOST_AND_PORT = re.compile(r"(?:\[(?P<literal>[^\]]*)\]|(?P<name>[^:]*))(?::[0-9]*)?")
 
 
@@ -18,6 +20,37 @@ def canonical_address(literal: str) -> str:
     if isinstance(address, ipaddress.IPv6Address):
         return str(address.ipv4_mapped or ipaddress.IPv6Address(int(address)))
     return str(address)
+
+
+def network_of(address: str) -> str:
+    """Return what one peer may change its canonical address within: itself, or its IPv6 /64."""
+    if ":" not in address:
+        return address
+    return str(ipaddress.IPv6Network((address, _IPV6_SITE_BITS), strict=False))
+
+
+def is_in(address: str, networks: Sequence[str]) -> bool:
+    """Tell whether a canonical address belongs to one of these addresses or networks."""
+    return any(
+        ipaddress.ip_address(address) in ipaddress.ip_network(network) for network in networks
+    )
+
+
+def origin_of(peer: str, forwarded_for: Sequence[str], trusted_proxies: Sequence[str]) -> str:
+    """Return where a connection really comes from, as far as trusted proxies tell.
+
+    `forwarded_for` is what they wrote, the nearest last. Whoever is not trusted is not
+    believed: the first of them, seen from here, is the origin.
+    """
+    origin = peer
+    for told in reversed(forwarded_for):
+        if not is_in(origin, trusted_proxies):
+            break
+        try:
+            origin = canonical_address(told.strip())
+        except ValueError:
+            break
+    return origin
 
 
 def canonical_host(text: str) -> str:

@@ -47,6 +47,7 @@ class ServerConfig(Section, frozen=True, kw_only=True):
     websocket_library: Literal["auto", "picows", "websockets"] = "auto"
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
     max_message_bytes: PositiveCount = 33_554_432
     hello_timeout_s: PositiveSeconds = 15.0
     ping_interval_s: PositiveSeconds = 20.0
@@ -60,6 +61,18 @@ class ServerConfig(Section, frozen=True, kw_only=True):
     drain_s: Seconds = 30.0
     ready_wait_s: Seconds = 10.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class RatesConfig(Section, frozen=True, kw_only=True):
+    """How many messages may come, each second and at once; a rate of 0 is none."""
+
+    principal_per_s: Count = 1000
+    principal_burst: PositiveCount = 2000
+    address_per_s: Count = 0
+    address_burst: PositiveCount = 2000
+    daemon_per_s: Count = 0
+    daemon_burst: PositiveCount = 10_000
+    failed_hellos_per_minute: Count = 20
 
 
 class AuthConfig(Section, frozen=True, kw_only=True):
@@ -199,6 +212,7 @@ class Config(Section, frozen=True, kw_only=True):
     server: ServerConfig = ServerConfig()
     auth: AuthConfig = AuthConfig()
     limits: LimitsConfig = LimitsConfig()
+    rates: RatesConfig = RatesConfig()
     tools: ToolsConfig = ToolsConfig()
     conversations: ConversationsConfig = ConversationsConfig()
     local: LocalModelConfig = LocalModelConfig()

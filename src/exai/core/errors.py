@@ -123,6 +123,13 @@ class RequestIdConflict(ExaiError):
     code = ErrorCode.REQUEST_ID_CONFLICT
 
 
+class RateExceeded(ExaiError):
+    """Too many messages came in too short a time."""
+
+    code = ErrorCode.RATE_LIMITED
+    retryable = True
+
+
 class QueueFull(ExaiError):
     """No place to wait, or the wait would outlast the deadline; `details.scope` says where."""
 

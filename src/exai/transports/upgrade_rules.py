@@ -27,6 +27,7 @@ class Upgrade(NamedTuple):
 
     subprotocol: str | None
     bearer_token: str | None
+    forwarded_for: tuple[str, ...] = ()
 
 
 WRONG_HOST = Refusal(421, "This daemon does not answer to that Host; see server.allowed_hosts.\n")
@@ -87,7 +88,11 @@ class UpgradeRules:
         offered = _listed(headers, "sec-websocket-protocol")
         if offered and EXAI_SUBPROTOCOL not in offered:
             return WRONG_SUBPROTOCOL
-        return Upgrade(EXAI_SUBPROTOCOL if offered else None, bearer_token_of(headers))
+        return Upgrade(
+            EXAI_SUBPROTOCOL if offered else None,
+            bearer_token_of(headers),
+            tuple(_listed(headers, "x-forwarded-for")),
+        )
 
 
 def bearer_token_of(headers: Headers) -> str | None:

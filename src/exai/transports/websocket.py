@@ -101,7 +101,8 @@ class WebSocketServer:
         return True
 
     async def _serve(self, connection: LibraryConnection) -> None:
-        channel = WebSocketChannel(connection, self._config.close_timeout_s)
+        config = self._config
+        channel = WebSocketChannel(connection, config.close_timeout_s, config.trusted_proxies)
         task = asyncio.current_task()
         assert task is not None
         self._serving[channel] = task

@@ -5,10 +5,11 @@ differently is behind `LibraryConnection`. Knows nothing of what the messages me
 """
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, ClassVar, NoReturn, Protocol
 
-from exai.core.addresses import canonical_address
+from exai.core.addresses import canonical_address, origin_of
 from exai.core.channel import MAX_FIRST_MESSAGE_BYTES, Channel, ChannelClosed
 from exai.transports.upgrade_rules import Upgrade
 
@@ -54,13 +55,19 @@ class LibraryConnection(Protocol):
 class WebSocketChannel(Channel):
     """One WebSocket connection."""
 
-    def __init__(self, connection: LibraryConnection, close_timeout_s: float) -> None:
+    def __init__(
+        self,
+        connection: LibraryConnection,
+        close_timeout_s: float,
+        trusted_proxies: Sequence[str] = (),
+    ) -> None:
         self._connection = connection
         self._closed_exception = connection.closed_exception
         self._close_timeout_s = close_timeout_s
         self._max_message_bytes: int | None = MAX_FIRST_MESSAGE_BYTES
-        self.remote_address = _address_of(connection.remote_address)
-        self.subprotocol, self.bearer_token = connection.upgrade
+        self.subprotocol, self.bearer_token, forwarded_for = connection.upgrade
+        peer = _address_of(connection.remote_address)
+        self.remote_address = origin_of(peer, forwarded_for, trusted_proxies)
 
     async def receive(self) -> bytes:
         """Wait for the next text message; raises `ChannelClosed`."""
