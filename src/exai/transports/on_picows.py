@@ -21,7 +21,7 @@ from exai.core.config import ServerConfig
 from exai.transports.library_log import library_log
 from exai.transports.listening import BACKLOG
 from exai.transports.upgrade_rules import SHUTTING_DOWN, Refusal, Upgrade, UpgradeRules
-from exai.transports.websocket_channel import ENTRY_ALLOWANCE_BYTES, QUEUED_FRAMES
+from exai.transports.websocket_channel import ENTRY_ALLOWANCE_BYTES, POLITE_CODES, QUEUED_FRAMES
 
 _CLOSE = picows.WSMsgType.CLOSE
 _PONG = picows.WSMsgType.PONG
@@ -144,7 +144,7 @@ class PicowsConnection(ServerConnection):
 
     async def finish(self, code: int, reason: str) -> None:
         """Send a close frame, behind what may wait unsent, and wait for the end."""
-        if self._has_entered:
+        if self._has_entered and code in POLITE_CODES:
             self._wire.send_close(code, reason)  # type: ignore[arg-type]  # takes any number
         else:
             self._refuse(code, reason)
@@ -188,7 +188,7 @@ class PicowsConnection(ServerConnection):
     def _refuse(self, code: int, reason: str) -> None:
         """Say why and that nothing more comes, and read on into nowhere.
 
-        A peer that is refused may be in the middle of anything: its goodbye is not waited
+        A peer that is sent away may be in the middle of anything: its goodbye is not waited
         for, and to close on unread bytes would unsay ours.
         """
         self._wire.send_close(code, reason)  # type: ignore[arg-type]  # takes any number

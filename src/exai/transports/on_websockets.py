@@ -19,7 +19,7 @@ from exai.core.config import ServerConfig
 from exai.transports.library_log import library_log
 from exai.transports.listening import BACKLOG
 from exai.transports.upgrade_rules import Refusal, Upgrade, UpgradeRules
-from exai.transports.websocket_channel import ENTRY_ALLOWANCE_BYTES, QUEUED_FRAMES
+from exai.transports.websocket_channel import ENTRY_ALLOWANCE_BYTES, POLITE_CODES, QUEUED_FRAMES
 
 
 class WebsocketsConnection(ServerConnection):
@@ -75,7 +75,7 @@ class WebsocketsConnection(ServerConnection):
 
     async def finish(self, code: int, reason: str) -> None:
         """Send a close frame and wait for the end."""
-        if self._entry_left_bytes is None:
+        if self._entry_left_bytes is None and code in POLITE_CODES:
             await self.close(code, reason)
         else:
             self._refuse(code, reason)

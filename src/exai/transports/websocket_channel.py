@@ -19,6 +19,9 @@ ENTRY_ALLOWANCE_BYTES = 2 * MAX_FIRST_MESSAGE_BYTES
 QUEUED_FRAMES = 4
 """Frames that a library reads ahead of `receive`; each may be as large as a message."""
 
+POLITE_CODES = (1000, 1012)
+"""Closes that wait for the peer's goodbye: it is to have read everything before."""
+
 _MAX_REASON_BYTES = 123
 _NO_STATUS = 1005
 _ABNORMAL_CLOSURE = 1006
