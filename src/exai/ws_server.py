@@ -18,6 +18,7 @@ from exai.connections.rate_limiter import RateLimiter
 from exai.connections.resilient_ws import ResilientWebSocketManager
 from exai.connections.session import Session
 from exai.connections.session_handler import SessionHandler, greeting_of
+from exai.connections.token_rotation import TokenRotation
 from exai.core.call_store import CallStore
 from exai.core.clock import Clock, SystemClock
 from exai.core.config import Config
@@ -37,6 +38,7 @@ from exai.providers.registry import ProviderRegistry
 from exai.stores.instance_lock import InstanceLock
 from exai.stores.memory_conversations import MemoryConversationStore
 from exai.stores.memory_store import MemoryCallStore
+from exai.stores.rotated_tokens import RotatedTokensFile
 from exai.tools.built_in import EchoTool, VersionTool
 from exai.tools.chat import ChatTool
 from exai.tools.list_models import ListModelsTool
@@ -86,17 +88,21 @@ class Daemon:
         self._calls = self._build_call_path()
         self._health = self._build_health()
         self._sessions = self._build_sessions()
-        self._tokens = AuthTokenManager(config.auth, config.principals)
+        self._tokens = AuthTokenManager(
+            config.auth, config.principals, RotatedTokensFile(config.state_dir), clock
+        )
         self._websocket = self._build_websocket()
         self._http = self._build_http()
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[DaemonAddress], object]) -> None:
         """Open, tell where, serve until `stop` is set, drain, close.
 
-        Raises `AlreadyRunning` for a state directory in use, `OSError` for a port in use.
+        Raises `AlreadyRunning` for a state directory in use, `OSError` for a port in use,
+        `RotationsUnreadable` for rotated tokens that cannot be read.
         """
         self._offer_own_tools()
         with InstanceLock(self._config.state_dir), lone_cause():
+            self._tokens.load_rotations()
             async with (
                 self._guard,
                 self._tasks,
@@ -281,6 +287,9 @@ class Daemon:
                 auth_token_manager=self._tokens,
                 message_handler=self._calls.router.handle_message,
                 rate_limiter=RateLimiter(config.rates, self._clock),
+                token_rotation=TokenRotation(
+                    self._tokens, self._sessions, self._tasks, self._events
+                ),
                 event_sink=self._events,
                 hello_timeout_s=config.server.hello_timeout_s,
             ),

@@ -89,7 +89,6 @@ def test_what_has_no_effect_yet_is_said() -> None:
     )
     assert list(warnings_of(config)) == [
         "principals.boss.admin has no effect in this version",
-        "principals.boss.may_rotate has no effect in this version",
     ]
 
 

@@ -40,7 +40,8 @@ def door(
 
 
 def test_the_address_that_was_left_is_taken_where_none_is_set(state_dir: Path) -> None:
-    assert door() == Door(LEFT, token_path(state_dir).read_text().strip(), f"{state_dir}/token")
+    token = token_path(state_dir).read_text().strip()
+    assert door() == Door(LEFT, token, f"{state_dir}/token", state_dir)
 
 
 def test_what_is_set_goes_before_what_was_left(state_dir: Path) -> None:

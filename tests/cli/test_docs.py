@@ -1,6 +1,7 @@
 """The documents and the code say the same; where they differ, a reader is misled."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +100,18 @@ def options_of(command: Any) -> set[str]:
     }
 
 
+def commands_of(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands_of(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", command
+
+
 def test_every_command_and_its_options_are_documented() -> None:
     group: Any = typer.main.get_command(app)
-    commands = group.commands
-    sections = dict(re.findall(r"^## `exai (\w+)[^`]*`\n(.*?)(?=^## )", CLI, re.M | re.S))
+    commands = dict(commands_of(group))
+    sections = dict(re.findall(r"^## `exai ([a-z ]*[a-z])[^`]*`\n(.*?)(?=^## )", CLI, re.M | re.S))
     assert sections.keys() == commands.keys()
     for name, command in commands.items():
         assert set(re.findall(r"`(--[a-z-]+)", sections[name])) == options_of(command), name

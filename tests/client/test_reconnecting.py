@@ -14,7 +14,7 @@ from exai.client.answers import CallResult, OnProgress, Progress
 from exai.client.backoff import Backoff
 from exai.client.daemon_client import DaemonClient
 from exai.client.errors import AnswerLost, ConnectionLost, RequestTooLarge
-from exai.core.config import LimitsConfig, ServerConfig
+from exai.core.config import LimitsConfig, RatesConfig, ServerConfig
 from exai.core.events import CallSettled, SessionResumed
 from exai.core.outcomes import Completed, text_block
 from exai.core.tool import ToolRun
@@ -53,7 +53,12 @@ def gates() -> Gates:
 @pytest.fixture
 async def daemon(tmp_path: Path, work: Work, gates: Gates) -> AsyncIterator[RunningDaemon]:
     limits = LimitsConfig(session_max_inflight=20, session_max_waiting=50)
-    config = daemon_config(tmp_path, limits=limits, server=ServerConfig(max_message_bytes=100_000))
+    config = daemon_config(
+        tmp_path,
+        limits=limits,
+        rates=RatesConfig(principal_per_s=0),
+        server=ServerConfig(max_message_bytes=100_000),
+    )
     tools = [ScriptedTool("work", work), ScriptedTool("gate", gates)]
     async with running_daemon(config, tools) as running:
         yield running

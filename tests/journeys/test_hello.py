@@ -214,14 +214,6 @@ async def until_admitted(daemon: RunningDaemon) -> None:
                     admitted = json.loads(await socket.recv())["ok"]
 
 
-async def test_rotating_a_token_is_answered_in_the_protocols_words(daemon: RunningDaemon) -> None:
-    async with open_wire(daemon.url, token=TOKEN) as wire:
-        missing = await wire.ask("rotate_token", "rotate_token_res", old=TOKEN)
-        assert missing == {"op": "rotate_token_res", "ok": False, "error": "missing_params"}
-        refusal = await wire.ask("rotate_token", "rotate_token_res", old=TOKEN, new=OTHER_TOKEN)
-        assert refusal["error"] == "unauthorized"
-
-
 async def test_events_name_the_peer_and_never_its_token(daemon: RunningDaemon) -> None:
     async with open_wire(daemon.url, greet=False) as wire:
         await wire.hello(token=TOKEN, client={"name": "agent\x1b[31m" + "x" * 100})

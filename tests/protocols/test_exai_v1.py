@@ -249,4 +249,4 @@ def test_the_small_frames() -> None:
         "reconnect_after_s": 2.0,
     }
     assert written(TokenRotated()) == {"op": "rotate_token_res", "ok": True}
-    assert written(TokenRotated("unauthorized"))["error"] == "unauthorized"
+    assert written(TokenRotated(error="unauthorized"))["error"] == "unauthorized"

@@ -187,6 +187,52 @@ def config_(
     raise typer.Exit(run_config(command_line, as_json=output == "json"))
 
 
+token_app = typer.Typer(no_args_is_help=True, help="Make and replace tokens.")
+app.add_typer(token_app, name="token")
+
+
+@token_app.command("new", epilog="\b\nExample:\n  (umask 077; exai token new > exai.token)")
+def token_new() -> None:
+    """Print a new token, for a configuration."""
+    from exai.cli.token_command import run_token_new
+
+    raise typer.Exit(run_token_new())
+
+
+@token_app.command(
+    "rotate",
+    epilog="\b\nExamples:\n"
+    "  exai token rotate\n"
+    "  exai token rotate --as ci --grace 3600 > ci.token\n"
+    "  exai token rotate --revoke-sessions",
+)
+def token_rotate(
+    grace_s: Annotated[
+        float,
+        typer.Option("--grace", metavar="SECONDS", help="How long the old token stays valid."),
+    ] = 0.0,
+    revoke_sessions: Annotated[
+        bool, typer.Option("--revoke-sessions", help="End the identity's other sessions.")
+    ] = False,
+    url: Url = None,
+    as_: As = None,
+    config: ConfigFile = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Replace the token of an identity by a new one, in the daemon that runs.
+
+    The token that the daemon made itself is replaced where it stands; any other new token
+    is printed, and has to be put where the old one was configured.
+    """
+    from exai.cli.config_file import CommandLine
+    from exai.cli.token_command import run_token_rotate
+
+    command_line = CommandLine(config=config, state_dir=state_dir)
+    raise typer.Exit(
+        run_token_rotate(command_line, url, as_, grace_s=grace_s, revoke_sessions=revoke_sessions)
+    )
+
+
 @app.command(epilog="\b\nExamples:\n  exai version\n  exai version -o json")
 def version(output: Output = "text") -> None:
     """Print what runs here."""

@@ -11,8 +11,7 @@ from urllib.parse import urlsplit
 
 from exai.core.addresses import canonical_host, is_loopback
 from exai.core.config import Config, is_glob
-
-TOKEN_MIN_LENGTH = 16
+from exai.core.tokens import TOKEN_MIN_LENGTH
 
 _PRINCIPAL_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 _PROVIDER_NAME = re.compile(r"[a-z0-9-]{1,32}\Z")
@@ -44,8 +43,6 @@ def warnings_of(config: Config) -> Iterator[str]:
     for name, principal in config.principals.items():
         if principal.admin:
             yield f"principals.{name}.admin has no effect in this version"
-        if principal.may_rotate and name != "default":
-            yield f"principals.{name}.may_rotate has no effect in this version"
 
 
 def _tokens(config: Config, sources: Mapping[str, str]) -> Iterator[str]:

@@ -19,11 +19,15 @@ from exai.core.addresses import canonical_host, is_loopback
 
 
 class Door(msgspec.Struct, frozen=True):
-    """A daemon's address, our token for it, and where that was found."""
+    """A daemon's address, our token for it, and where that was found.
+
+    `state_dir` is the state directory whose own token it is, None where it was configured.
+    """
 
     url: str
     token: str | None
     token_place: str
+    state_dir: Path | None = None
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -67,7 +71,9 @@ def _door_of_state_dir(loaded: LoadedConfig, url: str) -> Door:
         token = find_state_token(loaded.config.state_dir)
     except SecretUnreadable as fault:
         raise NoDoor(str(fault)) from None
-    return Door(url, token, str(place) if token else f"no token: none in {place}")
+    if token is None:
+        return Door(url, None, f"no token: none in {place}")
+    return Door(url, token, str(place), loaded.config.state_dir)
 
 
 def _url(loaded: LoadedConfig) -> str:

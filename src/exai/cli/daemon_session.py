@@ -25,11 +25,21 @@ _PATIENCE_S = 10.0
 Work = Callable[[DaemonClient], Awaitable[ExitCode]]
 """What a command does in its session."""
 
+WorkAtDoor = Callable[[DaemonClient, Door], Awaitable[ExitCode]]
+"""And where it must know how the session was opened."""
+
 
 def run_in_session(
     command_line: CommandLine, url: str | None, principal: str | None, work: Work
 ) -> ExitCode:
     """Find the daemon, do the work, and say what went wrong, if something did."""
+    return run_at_door(command_line, url, principal, lambda client, _: work(client))
+
+
+def run_at_door(
+    command_line: CommandLine, url: str | None, principal: str | None, work: WorkAtDoor
+) -> ExitCode:
+    """Do as `run_in_session` does; the work is told how the daemon was found."""
     try:
         door = find_door(load_config(command_line, for_client=True), url, principal)
     except ConfigProblems as wrong:
@@ -67,7 +77,7 @@ class _EndingBySignal:
         task.cancel()
 
 
-async def _session(door: Door, work: Work, ending: _EndingBySignal) -> ExitCode:
+async def _session(door: Door, work: WorkAtDoor, ending: _EndingBySignal) -> ExitCode:
     ending.watch()
     async with DaemonClient(
         door.url,
@@ -76,7 +86,7 @@ async def _session(door: Door, work: Work, ending: _EndingBySignal) -> ExitCode:
         patience_s=_PATIENCE_S,
         on_connection=complain,
     ) as client:
-        return await work(client)
+        return await work(client, door)
 
 
 def _explain(error: ClientError, door: Door) -> ExitCode:

@@ -23,6 +23,7 @@ from exai.cli.state_token import make_state_dir, make_state_token, token_path
 from exai.cli.terminal import complain, write
 from exai.core.config import Config, PrincipalConfig, Secret
 from exai.core.events import EventSink
+from exai.core.token_store import RotationsUnreadable
 from exai.observe.logs import configure_logging
 from exai.stores.instance_lock import AlreadyRunning
 from exai.ws_server import DaemonAddress, build_daemon
@@ -46,7 +47,7 @@ def run_serve(command_line: CommandLine) -> ExitCode:
     except AlreadyRunning as other:
         complain(str(other))
         return ExitCode.ALREADY_RUNNING
-    except (SecretUnreadable, OSError) as error:
+    except (SecretUnreadable, RotationsUnreadable, OSError) as error:
         complain(f"cannot serve: {error}")
         return ExitCode.CANNOT_SERVE
     return ExitCode.OK

@@ -9,8 +9,8 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
-from exai.cli.config_checks import TOKEN_MIN_LENGTH
 from exai.cli.secret_references import SecretUnreadable, read_secret
+from exai.core.tokens import is_strong
 
 
 def token_path(state_dir: Path) -> Path:
@@ -28,7 +28,7 @@ def find_state_token(state_dir: Path) -> str | None:
     except OSError as error:
         raise SecretUnreadable(f"cannot read {path}: {error.strerror}") from None
     token = read_secret(path)
-    if len(token) < TOKEN_MIN_LENGTH or not token.isascii() or not token.isprintable():
+    if not is_strong(token):
         raise SecretUnreadable(f"{path} holds no token; remove it, and the next start makes one")
     return token
 
@@ -49,21 +49,37 @@ def make_state_dir(state_dir: Path) -> None:
         raise SecretUnreadable(f"others can write to {state_dir}: chmod 700 {state_dir}")
 
 
+def new_token() -> str:
+    """Return a token that nobody had before."""
+    return secrets.token_urlsafe(32)
+
+
+def replace_state_token(state_dir: Path, token: str) -> None:
+    """Let this be the token of the state directory. Raises `OSError`."""
+    os.replace(_draft(state_dir, token), token_path(state_dir))
+
+
 def _make(state_dir: Path) -> str:
     """Write the token under a name of our own, then give it its name, if that is still free.
 
     A link is made at once or not at all, so no reader ever sees half a token, and of
     several starts one wins and the others read its token.
     """
-    draft = state_dir / f".token.{os.getpid()}.{secrets.token_hex(4)}"
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    draft = _draft(state_dir, new_token())
     try:
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(secrets.token_urlsafe(32) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
         with suppress(FileExistsError):
             os.link(draft, token_path(state_dir))
     finally:
         draft.unlink()
     return read_secret(token_path(state_dir))
+
+
+def _draft(state_dir: Path, token: str) -> Path:
+    """Write a token to a file of its own, closed to others."""
+    draft = state_dir / f".token.{os.getpid()}.{secrets.token_hex(4)}"
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(token + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return draft

@@ -89,7 +89,7 @@ class DaemonClient:
         on_connection: OnConnection | None = None,
     ) -> None:
         self._url = url
-        self._hello = {
+        self._hello: Frame = {
             "op": "hello",
             "token": token,
             "acks": True,
@@ -186,8 +186,20 @@ class DaemonClient:
         health: dict[str, Any] = answer.get("health", {})
         return health
 
-    async def _ask(self, op: str) -> Frame:
-        request = _Request({"op": op, "request_id": _new_request_id()})
+    async def rotate_token(
+        self, old: str, new: str, *, grace_s: float = 0.0, revoke_sessions: bool = False
+    ) -> None:
+        """Replace this identity's token. Raises `RequestRefused` with the protocol's word."""
+        answer = await self._ask(
+            "rotate_token", old=old, new=new, grace_s=grace_s, revoke_sessions=revoke_sessions
+        )
+        if answer.get("ok") is not True:
+            word = str(answer.get("error"))
+            raise RequestRefused(word, f"the daemon does not replace the token: {word}")
+        self._hello["token"] = new
+
+    async def _ask(self, op: str, **fields: Any) -> Frame:
+        request = _Request({"op": op, "request_id": _new_request_id(), **fields})
         self._register(request)
         try:
             await self._send(request)

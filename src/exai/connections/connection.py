@@ -10,6 +10,7 @@ from exai.connections.connection_manager import ConnectionManager
 from exai.connections.outbox import SlowConsumer
 from exai.connections.rate_limiter import FailedHello, RateLimiter
 from exai.connections.session_handler import Link, SessionHandler
+from exai.connections.token_rotation import TokenRotation
 from exai.core import events
 from exai.core.channel import Channel, ChannelClosed
 from exai.core.errors import RateExceeded
@@ -17,7 +18,7 @@ from exai.core.events import EventSink
 from exai.core.identity import Principal
 from exai.core.outcomes import Failed
 from exai.core.peer import Peer
-from exai.core.replies import CallAnswered, Reply, RequestRefused, TokenRotated
+from exai.core.replies import CallAnswered, Reply, RequestRefused
 from exai.core.requests import Bye, CallTool, ListTools, Request, RotateToken
 from exai.protocols import close_codes, exai_v1
 from exai.protocols.close_codes import Close
@@ -37,6 +38,7 @@ async def serve_connection(
     auth_token_manager: AuthTokenManager,
     message_handler: MessageHandler,
     rate_limiter: RateLimiter,
+    token_rotation: TokenRotation,
     event_sink: EventSink,
     hello_timeout_s: float,
 ) -> None:
@@ -49,7 +51,9 @@ async def serve_connection(
             takes_over = session_manager.takes_over(hello, principal)
             with connection_manager.admit_principal(principal, takes_over=takes_over):
                 link = await session_manager.open(hello, principal, channel.remote_address)
-                reader = _Reader(channel, link, session_manager, rate_limiter, message_handler)
+                reader = _Reader(
+                    channel, link, session_manager, rate_limiter, token_rotation, message_handler
+                )
                 close = await _serve_link(channel, link, session_manager, reader)
     except Refused as refused:
         close = await _turn_away(channel, refused, rate_limiter, event_sink)
@@ -132,12 +136,14 @@ class _Reader:
         link: Link,
         sessions: SessionHandler,
         rates: RateLimiter,
+        token_rotation: TokenRotation,
         handle: MessageHandler,
     ) -> None:
         self._channel = channel
         self._link = link
         self._sessions = sessions
         self._rates = rates
+        self._token_rotation = token_rotation
         self._handle = handle
 
     async def run(self) -> None:
@@ -168,7 +174,7 @@ class _Reader:
         elif isinstance(message, Bye):
             self._sessions.end(session, close_codes.NORMAL.reason)
         elif isinstance(message, RotateToken):
-            session.send(_refuse_rotation(message))
+            self._token_rotation.begin(session, message)
         else:
             self._handle(session, message)
 
@@ -178,10 +184,9 @@ def _too_fast(message: CallTool | ListTools | RotateToken, wait_s: float) -> Rep
         f"too many messages; the next is taken in {wait_s:.3g} s",
         retry_after_s=round(wait_s, 3),
     ).describe()
-    request_id = None if isinstance(message, RotateToken) else message.request_id
-    if isinstance(message, CallTool) and request_id is not None:
-        return CallAnswered(request_id, Failed(error))
-    return RequestRefused(request_id, error)
+    if isinstance(message, CallTool) and message.request_id is not None:
+        return CallAnswered(message.request_id, Failed(error))
+    return RequestRefused(message.request_id, error)
 
 
 async def _decode(frame: bytes) -> Request | Reply:
@@ -189,9 +194,3 @@ async def _decode(frame: bytes) -> Request | Reply:
     if len(frame) > _DECODED_AT_ONCE_BYTES:
         return await asyncio.to_thread(exai_v1.decode, frame)
     return exai_v1.decode(frame)
-
-
-def _refuse_rotation(request: RotateToken) -> TokenRotated:
-    """Answer in the protocol's words: no identity may rotate its token at run time yet."""
-    is_complete = bool(request.old and request.new)
-    return TokenRotated(error="unauthorized" if is_complete else "missing_params")

@@ -1,12 +1,12 @@
 """A session: one identity's conversation with the daemon, which outlives its connections."""
 
-import hashlib
 import hmac
 
 from exai.connections.outbox import Outbox
 from exai.core.identity import Principal
 from exai.core.peer import Peer
 from exai.core.replies import Reply
+from exai.core.tokens import digest_of
 from exai.protocols.hello import ClientName
 
 
@@ -21,7 +21,7 @@ class Session(Peer):
     def __init__(self, session_id: str, resume_token: str, principal: Principal) -> None:
         self._session_id = session_id
         self._principal = principal
-        self._resume_digest = _digest(resume_token)
+        self._resume_digest = digest_of(resume_token)
         self._acknowledges = False
         self.client = ClientName("", "")
         self.outbox: Outbox | None = None
@@ -54,14 +54,10 @@ class Session(Peer):
 
     def belongs_to(self, principal: Principal, resume_token: str) -> bool:
         """Tell whether who asks for this session may have it; takes as long whoever asks."""
-        is_right = hmac.compare_digest(self._resume_digest, _digest(resume_token))
+        is_right = hmac.compare_digest(self._resume_digest, digest_of(resume_token))
         return is_right and principal.name == self._principal.name
 
     def send(self, reply: Reply) -> None:
         """Tell the peer, if it is there; what it is owed for good rests in the ledger."""
         if self.outbox is not None:
             self.outbox.put(reply)
-
-
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()

@@ -87,6 +87,23 @@ class SessionEnded(Event, frozen=True):
     reason: str
 
 
+class TokenReplaced(Event, frozen=True):
+    """A principal replaced its token; the old one is valid for `grace_s` more."""
+
+    session_id: str
+    principal: str
+    grace_s: float
+    revoked_count: int
+
+
+class TokenRotationFailed(Event, frozen=True):
+    """A principal's token was not replaced."""
+
+    session_id: str
+    principal: str
+    reason: str
+
+
 class ConnectionRefused(Event, frozen=True):
     """A peer was not let in."""
 

@@ -81,6 +81,7 @@ class HealthReported(Reply, frozen=True):
 class TokenRotated(Reply, frozen=True):
     """Whether a token was replaced; `error` says why not."""
 
+    request_id: str | None = None
     error: str | None = None
 
 

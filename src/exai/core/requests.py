@@ -64,9 +64,10 @@ class Health(Request, frozen=True, tag="health"):
 class RotateToken(Request, frozen=True, tag="rotate_token"):
     """Replace the caller's own token by another."""
 
+    request_id: RequestId | None = None
     old: str | None = None
     new: str | None = None
-    grace_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    grace_s: Annotated[float, msgspec.Meta(ge=0, le=31_536_000)] = 0.0
     revoke_sessions: bool = False
 
 

@@ -34,6 +34,8 @@ FACTS: Mapping[type[Event], Fact] = {
     events.SessionOpened: Fact("connections.session_opened", logging.INFO),
     events.SessionResumed: Fact("connections.session_resumed", logging.INFO),
     events.SessionDetached: Fact("connections.session_detached", logging.INFO),
+    events.TokenReplaced: Fact("connections.token_replaced", logging.INFO),
+    events.TokenRotationFailed: Fact("connections.token_rotation_failed", logging.WARNING),
     events.SessionEnded: Fact("connections.session_ended", logging.INFO),
     events.ConnectionRefused: Fact("connections.refused", logging.WARNING),
     events.UpstreamStarted: Fact("upstream.started", logging.INFO),

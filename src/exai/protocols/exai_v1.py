@@ -181,6 +181,7 @@ class _HealthRes(_Frame, frozen=True, tag="health_res"):
 class _RotateTokenRes(_Frame, frozen=True, tag="rotate_token_res"):
     ok: bool
     error: str | None = None
+    request_id: str | None = None
 
 
 class _Error(_Frame, frozen=True, tag="error"):
@@ -281,7 +282,7 @@ def _health(reply: HealthReported) -> _HealthRes:
 
 
 def _token_rotated(reply: TokenRotated) -> _RotateTokenRes:
-    return _RotateTokenRes(ok=reply.error is None, error=reply.error)
+    return _RotateTokenRes(ok=reply.error is None, error=reply.error, request_id=reply.request_id)
 
 
 def _refusal(reply: RequestRefused) -> _Error:
