@@ -22,7 +22,7 @@ from typing import Any
 import uvloop
 from websockets.asyncio.client import ClientConnection, connect
 
-from exai.core.config import LimitsConfig, ProviderConfig
+from exai.core.config import LimitsConfig, ProviderConfig, RatesConfig
 from exai.core.outcomes import Completed, text_block
 from exai.core.tool import SharingPolicy, ToolRun, provider_scope
 from exai.testing.running_daemon import TOKEN, daemon_config, running_daemon
@@ -54,7 +54,12 @@ async def _serve(told: Connection) -> None:
     )
     policy = SharingPolicy("principal", idempotent=True, read_only=True)
     with tempfile.TemporaryDirectory() as state_dir:
-        config = daemon_config(Path(state_dir), limits=limits, providers={"narrow": _NARROW})
+        config = daemon_config(
+            Path(state_dir),
+            limits=limits,
+            rates=RatesConfig(principal_per_s=0),
+            providers={"narrow": _NARROW},
+        )
         tools = [
             ScriptedTool("shared", work, policy=policy),
             ScriptedTool("narrow", work, scope=provider_scope("narrow")),
@@ -65,10 +70,11 @@ async def _serve(told: Connection) -> None:
 
 
 async def hello(url: str, stack: AsyncExitStack) -> ClientConnection:
-    """Open a session."""
+    """Open a session, which ends with the stack."""
     socket = await stack.enter_async_context(connect(url, compression=None, max_queue=None))
     await socket.send(json.dumps({"op": "hello", "token": TOKEN}))
     await socket.recv()
+    stack.push_async_callback(socket.send, json.dumps({"op": "bye"}))
     return socket
 
 
