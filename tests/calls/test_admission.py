@@ -16,24 +16,12 @@ from exai.core.clock import Clock
 from exai.core.config import LimitsConfig
 from exai.core.errors import QueueFull
 from exai.core.tool import Demand
+from exai.testing.hand_clock import HandClock
 
 LIMITS = LimitsConfig(
     global_max_inflight=4, session_max_inflight=2, session_max_waiting=3, global_max_waiting=6
 )
 SCOPES = {"provider:kimi": 1, "provider:glm": 3}
-
-
-class HandClock(Clock):
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def wall_s(self) -> float:
-        return self.now
-
-    def monotonic_s(self) -> float:
-        return self.now
 
 
 def controller(limits: LimitsConfig = LIMITS, clock: Clock | None = None) -> AdmissionController:

@@ -3,21 +3,10 @@
 import pytest
 
 from exai.connections.rate_limiter import FailedHello, RateLimiter
-from exai.core.clock import Clock
 from exai.core.config import RatesConfig
+from exai.testing.hand_clock import HandClock
 
 LOCAL, ADDRESS, OTHER = "127.0.0.1", "192.0.2.1", "192.0.2.2"
-
-
-class HandClock(Clock):
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def wall_s(self) -> float:
-        return self.now
-
-    def monotonic_s(self) -> float:
-        return self.now
 
 
 @pytest.fixture

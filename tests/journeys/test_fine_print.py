@@ -70,11 +70,6 @@ async def wire(daemon: RunningDaemon) -> AsyncIterator[Wire]:
         yield opened
 
 
-async def begin(wire: Wire, name: str, request_id: str, **fields: Any) -> None:
-    await wire.say("call_tool", name=name, request_id=request_id, **fields)
-    await wire.hear_op("call_tool_ack", request_id=request_id)
-
-
 async def test_model_tools_share_within_a_principal_alone(
     daemon: RunningDaemon, wire: Wire, service: ScriptedProvider
 ) -> None:
@@ -83,7 +78,7 @@ async def test_model_tools_share_within_a_principal_alone(
     async with open_wire(daemon.url, token=OTHER_TOKEN) as other:
         for each in (wire, wire, other):
             request_id = f"r{each is other}{len(service.requests)}"
-            await begin(each, "chat", request_id, arguments={"prompt": "hi"})
+            await each.begin("chat", request_id, arguments={"prompt": "hi"})
             await service.wait_for_requests(1)
         await service.wait_for_requests(2)
         gate.set()
@@ -102,7 +97,7 @@ async def test_a_conversation_turn_is_never_shared(wire: Wire, service: Scripted
     first = await wire.call("chat", "r0", arguments={"prompt": "hi"})
     again = {"prompt": "again", "continuation_id": first["structured"]["continuation_id"]}
     for request_id in ("r1", "r2"):
-        await begin(wire, "chat", request_id, arguments=again)
+        await wire.begin("chat", request_id, arguments=again)
     told = [
         (await wire.result(request_id))["structured"]["turns_told"] for request_id in ("r1", "r2")
     ]
@@ -113,13 +108,13 @@ async def test_a_conversation_turn_is_never_shared(wire: Wire, service: Scripted
 async def test_what_began_while_a_write_ran_is_old_when_the_write_has_ended(
     wire: Wire, gates: Gates
 ) -> None:
-    await begin(wire, "write", "w", arguments={"gate": "w"})
+    await wire.begin("write", "w", arguments={"gate": "w"})
     await gates.until_inside("w")
-    await begin(wire, "read", "r1")
+    await wire.begin("read", "r1")
     await gates.until_inside("g")
     gates.open("w")
     await wire.result("w")
-    await begin(wire, "read", "r2")
+    await wire.begin("read", "r2")
     gates.open()
     assert not (await wire.result("r2"))["meta"]["joined"]
     assert gates.runs == ["w", "g", "g"]
@@ -158,7 +153,7 @@ async def test_what_is_known_of_an_id_comes_before_all_other_checks(
 ) -> None:
     gates.open("free")
     await wire.call("write", "old", arguments={"gate": "free"})
-    await begin(wire, "write", "running", arguments={"gate": "w"}, idempotency_key="k")
+    await wire.begin("write", "running", arguments={"gate": "w"}, idempotency_key="k")
     await gates.until_inside("w")
     for name, arguments in (("no-such-tool", {}), ("chat", {"prompt": 7})):
         refused = await wire.call(name, "old", arguments=arguments)
@@ -168,14 +163,14 @@ async def test_what_is_known_of_an_id_comes_before_all_other_checks(
     assert (await wire.call("write", "fresh"))["error"]["code"] == "SERVICE_UNAVAILABLE"
     again = await wire.call("write", "old", arguments={"gate": "free"})
     assert again["meta"]["replayed"]
-    await begin(wire, "write", "follower", arguments={"gate": "w"}, idempotency_key="k")
+    await wire.begin("write", "follower", arguments={"gate": "w"}, idempotency_key="k")
     gates.open("w")
     assert (await wire.result("follower"))["ok"]
 
 
 async def test_joiners_are_bounded_as_everybody_who_waits(wire: Wire) -> None:
     for n in range(1 + LIMITS.session_max_waiting):
-        await begin(wire, "read", f"r{n}")
+        await wire.begin("read", f"r{n}")
     refused = await wire.call("read", "one-too-many")
     assert refused["error"]["code"] == "OVER_CAPACITY"
     assert refused["error"]["details"] == {"scope": "session"}
@@ -183,7 +178,7 @@ async def test_joiners_are_bounded_as_everybody_who_waits(wire: Wire) -> None:
 
 async def test_who_waits_hears_that_the_call_is_alive(wire: Wire, gates: Gates) -> None:
     for n in range(3):
-        await begin(wire, "write", f"r{n}")
+        await wire.begin("write", f"r{n}")
     places = [await wire.hear_op("progress", request_id="r2") for _ in range(3)]
     assert all("place 1" in place["message"] for place in places)
     gates.open()
@@ -191,7 +186,7 @@ async def test_who_waits_hears_that_the_call_is_alive(wire: Wire, gates: Gates) 
 
 async def test_a_time_out_counts_from_acceptance(wire: Wire) -> None:
     for n in range(2):
-        await begin(wire, "write", f"r{n}")
+        await wire.begin("write", f"r{n}")
     late = await wire.call("write", "late", timeout_s=0.1)
     assert late["error"]["details"] == {"phase": "queue"}
     assert 100 <= late["meta"]["queue_ms"] < 1000
@@ -203,7 +198,7 @@ async def test_who_follows_a_key_hears_the_text_from_its_beginning(
     gate = asyncio.Event()
     service.script(answers("Once ", gate, "upon a time"))
     for request_id in ("r1", "r2"):
-        await begin(wire, "chat", request_id, arguments={"prompt": "hi"}, idempotency_key="k")
+        await wire.begin("chat", request_id, arguments={"prompt": "hi"}, idempotency_key="k")
         told = await wire.hear_op("progress", request_id=request_id, offset=0)
         assert told["delta"] == "Once "
     gate.set()
@@ -227,7 +222,7 @@ async def test_attempts_are_counted_where_they_failed(
 
 async def test_refused_callers_do_not_all_come_back_at_once(wire: Wire) -> None:
     for n in range(2 + LIMITS.session_max_waiting):
-        await begin(wire, "write", f"r{n}")
+        await wire.begin("write", f"r{n}")
     told = [
         (await wire.call("write", f"too-many-{n}"))["error"]["retry_after_s"] for n in range(20)
     ]

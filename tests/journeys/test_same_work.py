@@ -112,12 +112,6 @@ async def wires(daemon: RunningDaemon) -> AsyncIterator[tuple[Wire, Wire, Wire]]
         yield one, two, other
 
 
-async def begin(wire: Wire, name: str, request_id: str, **fields: object) -> None:
-    """Call, and wait for the acknowledgement."""
-    await wire.say("call_tool", name=name, request_id=request_id, **fields)
-    await wire.hear_op("call_tool_ack", request_id=request_id)
-
-
 @pytest.mark.parametrize(
     ("name", "executions"),
     [("none", 4), ("session", 3), ("principal", 2), ("all", 1), ("never", 4)],
@@ -128,7 +122,7 @@ async def test_work_is_shared_within_whom_the_policy_says(
     one, two, other = wires
     callers = [(one, "a"), (one, "b"), (two, "c"), (other, "d")]
     for wire, request_id in callers:
-        await begin(wire, name, request_id)
+        await wire.begin(name, request_id)
     gates.open()
     answers = [await wire.result(request_id) for wire, request_id in callers]
     assert all(answer["ok"] for answer in answers)
@@ -139,9 +133,9 @@ async def test_work_is_shared_within_whom_the_policy_says(
 
 async def test_equal_is_what_means_the_same(wires: tuple[Wire, Wire, Wire], gates: Gates) -> None:
     one, two, _ = wires
-    await begin(one, "principal", "a", arguments={"n": 1, "gate": "g"})
-    await begin(two, "principal", "b", arguments={"gate": "g", "n": 1.0})
-    await begin(two, "principal", "c", arguments={"gate": "g", "n": True})
+    await one.begin("principal", "a", arguments={"n": 1, "gate": "g"})
+    await two.begin("principal", "b", arguments={"gate": "g", "n": 1.0})
+    await two.begin("principal", "c", arguments={"gate": "g", "n": True})
     gates.open()
     joined = [(await two.result(request_id))["meta"]["joined"] for request_id in ("b", "c")]
     assert joined == [True, False]
@@ -150,9 +144,9 @@ async def test_equal_is_what_means_the_same(wires: tuple[Wire, Wire, Wire], gate
 
 async def test_a_caller_leaves_alone(wires: tuple[Wire, Wire, Wire], gates: Gates) -> None:
     one, two, _ = wires
-    await begin(one, "principal", "leader")
-    await begin(two, "principal", "impatient", timeout_s=0.05)
-    await begin(two, "principal", "patient")
+    await one.begin("principal", "leader")
+    await two.begin("principal", "impatient", timeout_s=0.05)
+    await two.begin("principal", "patient")
     late = await two.result("impatient")
     assert (late["error"]["code"], late["error"]["details"]) == ("TIMEOUT", {"phase": "run"})
     await one.say("cancel_tool", request_id="leader")
@@ -167,8 +161,8 @@ async def test_the_last_to_leave_ends_the_work_and_nobody_joins_it_then(
     wires: tuple[Wire, Wire, Wire], gates: Gates
 ) -> None:
     one, two, _ = wires
-    await begin(one, "principal", "a")
-    await begin(two, "principal", "b")
+    await one.begin("principal", "a")
+    await two.begin("principal", "b")
     await gates.until_inside("g")
     for wire, request_id in ((one, "a"), (two, "b")):
         await wire.say("cancel_tool", request_id=request_id)
@@ -190,9 +184,9 @@ async def test_who_has_time_left_when_the_tool_has_none_has_the_work_done_anew_o
         open_wire(daemon.url, token=TOKEN) as one,
         open_wire(daemon.url, token=TOKEN) as two,
     ):
-        await begin(one, "short", "leader")
+        await one.begin("short", "leader")
         await one.hear_op("progress")  # a heartbeat: time has passed
-        await begin(two, "short", "follower")
+        await two.begin("short", "follower")
         assert (await one.result("leader"))["error"]["code"] == "TIMEOUT"
         await gates.until_cancelled()
         gates.open()
@@ -243,10 +237,10 @@ async def test_a_refresh_joins_nothing_and_is_joined(
     wires: tuple[Wire, Wire, Wire], gates: Gates
 ) -> None:
     one, two, _ = wires
-    await begin(one, "principal", "a")
-    await begin(one, "principal", "b", cache="refresh")
-    await begin(two, "principal", "c")
-    await begin(two, "principal", "d", cache="off")
+    await one.begin("principal", "a")
+    await one.begin("principal", "b", cache="refresh")
+    await two.begin("principal", "c")
+    await two.begin("principal", "d", cache="off")
     gates.open()
     answers: list[Frame] = [await one.result("a"), await one.result("b")]
     answers += [await two.result("c"), await two.result("d")]
@@ -282,10 +276,10 @@ async def test_you_read_what_you_have_written(
 ) -> None:
     one, two, _ = wires
     gates.open("write")
-    await begin(one, "principal", "before")
+    await one.begin("principal", "before")
     assert (await one.call("cached", "c1"))["text"] == "1"
     await one.call("write", "w", arguments={"gate": "write"})
-    await begin(two, "principal", "after")
+    await two.begin("principal", "after")
     assert (await two.call("cached", "c2"))["text"] == "2"
     gates.open()
     assert (await one.result("before"))["ok"]
@@ -297,9 +291,9 @@ async def test_equal_writes_that_may_be_shared_are_one_while_it_runs(
     wires: tuple[Wire, Wire, Wire], gates: Gates
 ) -> None:
     one, two, _ = wires
-    await begin(one, "write", "a")
+    await one.begin("write", "a")
     await gates.until_inside("g")
-    await begin(two, "write", "b")
+    await two.begin("write", "b")
     gates.open()
     assert (await two.result("b"))["meta"]["joined"] is True
     assert not (await two.call("write", "c"))["meta"]["joined"]
@@ -310,9 +304,9 @@ async def test_who_comes_late_hears_the_text_from_its_beginning(
     wires: tuple[Wire, Wire, Wire], teller: Teller
 ) -> None:
     one, two, _ = wires
-    await begin(one, "tell", "a")
+    await one.begin("tell", "a")
     await teller.has_begun.wait()
-    await begin(two, "tell", "b")
+    await two.begin("tell", "b")
     first = await two.hear_op("progress")
     assert (first["delta"], first["offset"], first["attempt"]) == ("Once upon ", 0, 1)
     teller.may_end.set()
@@ -333,7 +327,7 @@ async def test_two_hundred_equal_calls_of_twenty_clients_are_one_execution(
         ]
         for wire in wires:
             for n in range(10):
-                await begin(wire, "principal", f"r{n}")
+                await wire.begin("principal", f"r{n}")
         gates.open()
         answers = [await wire.result(f"r{n}") for wire in wires for n in range(10)]
     assert all(answer["ok"] for answer in answers)

@@ -90,18 +90,13 @@ async def resumed(wire: Wire, key: dict[str, str], **fields: Any) -> Frame:
     return await wire.hello(**{"token": TOKEN, "resume": key, **fields})
 
 
-async def begin(wire: Wire, name: str, request_id: str, **fields: Any) -> None:
-    await wire.say("call_tool", name=name, request_id=request_id, **fields)
-    await wire.hear_op("call_tool_ack", request_id=request_id)
-
-
 async def test_a_call_goes_on_without_its_connection_and_its_answer_waits(
     daemon: RunningDaemon, gates: Gates
 ) -> None:
     async with open_wire(daemon.url, greet=False) as first:
         key = key_of(await first.hello(token=TOKEN, acks=True))
-        await begin(first, "gate", "settles", arguments={"gate": "a"})
-        await begin(first, "gate", "runs", arguments={"gate": "b"})
+        await first.begin("gate", "settles", arguments={"gate": "a"})
+        await first.begin("gate", "runs", arguments={"gate": "b"})
         await gates.until_inside("a", "b")
         await cut(daemon, first)
     gates.open("a")
@@ -145,7 +140,7 @@ async def test_a_newer_connection_takes_the_session_over(
         open_wire(daemon.url, greet=False) as new,
     ):
         key = key_of(await old.hello(token=TOKEN))
-        await begin(old, "gate", "r1")
+        await old.begin("gate", "r1")
         ack = await resumed(new, key)  # a third connection, where two are allowed
         assert (ack["resumed"], ack["pending"]) == (True, ["r1"])
         assert await old.closed() == (4004, "session taken over")
@@ -161,7 +156,7 @@ async def test_an_older_connection_neither_reads_nor_writes_any_more(
         open_wire(daemon.url, greet=False) as new,
     ):
         key = key_of(await old.hello(token=TOKEN))
-        await begin(old, "gate", "r1")
+        await old.begin("gate", "r1")
         await new.say("hello", token=TOKEN, resume=key)
         for n in range(200):
             await old.socket.send(
@@ -187,7 +182,7 @@ async def test_who_comes_back_hears_the_text_from_its_beginning(
 ) -> None:
     async with open_wire(daemon.url, greet=False) as first:
         key = key_of(await first.hello(token=TOKEN))
-        await begin(first, "tell", "r1")
+        await first.begin("tell", "r1")
         await teller.tell("Once ")
         await cut(daemon, first)
     await teller.tell("upon ")
@@ -217,7 +212,7 @@ async def test_what_cannot_be_resumed_is_a_fresh_session(daemon: RunningDaemon, 
 async def test_anothers_session_looks_like_none(daemon: RunningDaemon, gates: Gates) -> None:
     async with open_wire(daemon.url, greet=False) as first:
         key = key_of(await first.hello(token=TOKEN))
-        await begin(first, "gate", "r1")
+        await first.begin("gate", "r1")
         await cut(daemon, first)
         async with open_wire(daemon.url, greet=False) as thief:
             ack = await resumed(thief, key, token=OTHER_TOKEN)
@@ -233,7 +228,7 @@ async def test_anothers_session_looks_like_none(daemon: RunningDaemon, gates: Ga
 async def test_bye_ends_a_session_at_once(daemon: RunningDaemon, gates: Gates) -> None:
     async with open_wire(daemon.url, greet=False, says_bye=False) as wire:
         key = key_of(await wire.hello(token=TOKEN))
-        await begin(wire, "gate", "r1")
+        await wire.begin("gate", "r1")
         await gates.until_inside("g")
         await wire.say("bye")
         assert await wire.closed() == (1000, "bye")
@@ -281,7 +276,7 @@ async def test_what_was_never_sent_is_kept_beyond_the_window(
     async with open_wire(daemon.url, greet=False) as first:
         key = key_of(await first.hello(token=TOKEN))
         for n in range(6):
-            await begin(first, "gate", f"r{n}")
+            await first.begin("gate", f"r{n}")
         await cut(daemon, first)
     gates.open()
     async with open_wire(daemon.url, greet=False) as second:
@@ -310,7 +305,7 @@ async def test_of_too_many_detached_sessions_the_oldest_ends_that_is_owed_nothin
         async with open_wire(daemon.url, greet=False) as wire:
             keys.append(key_of(await wire.hello(token=TOKEN)))
             if n == 0:
-                await begin(wire, "gate", "r1")
+                await wire.begin("gate", "r1")
             await cut(daemon, wire)
     await daemon.events.wait_for(SessionEnded, 2)
     ended = {event.session_id for event in daemon.events.of(SessionEnded)}
@@ -334,7 +329,7 @@ async def test_a_session_expires_when_its_window_is_over_and_not_while_a_call_ru
     ):
         busy_id = (await busy.hello(token=TOKEN))["session_id"]
         idle_id = (await idle.hello(token=TOKEN))["session_id"]
-        await begin(busy, "gate", "r1")
+        await busy.begin("gate", "r1")
         await cut(daemon, busy)
         await cut(daemon, idle)
         first = await daemon.events.first_of(SessionEnded)
@@ -353,7 +348,7 @@ async def test_a_draining_daemon_still_lets_a_session_with_a_call_come_back(
         async with open_wire(daemon.url, greet=False) as wire:
             keys.append(key_of(await wire.hello(token=TOKEN)))
             if name == "busy":
-                await begin(wire, "gate", "r1")
+                await wire.begin("gate", "r1")
                 await gates.until_inside("g")
             await cut(daemon, wire)
     async with open_wire(daemon.url, token=TOKEN, says_bye=False) as witness:

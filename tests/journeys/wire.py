@@ -51,6 +51,11 @@ class Wire:
         await self.say("call_tool", name=name, request_id=request_id, **fields)
         return await self.result(request_id)
 
+    async def begin(self, name: str, request_id: str = "r1", **fields: object) -> None:
+        """Call a tool, and wait for the acknowledgement."""
+        await self.say("call_tool", name=name, request_id=request_id, **fields)
+        await self.hear_op("call_tool_ack", request_id=request_id)
+
     async def result(self, request_id: str = "r1") -> Frame:
         return await self.hear_op("call_tool_res", request_id=request_id)
 

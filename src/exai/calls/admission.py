@@ -9,7 +9,6 @@ waits at the head of a lane whose permits are free. A step costs O(scopes), and 
 where a shared place starts or ends; never O(waiting).
 """
 
-from collections import OrderedDict
 from collections.abc import Mapping
 
 import msgspec
@@ -28,6 +27,7 @@ from exai.calls.places import (
     Stand,
 )
 from exai.calls.queue_bounds import check_patience, check_room
+from exai.calls.scope_turns import ScopeTurns
 from exai.core.clock import Clock
 from exai.core.config import LimitsConfig
 from exai.core.errors import QueueFull
@@ -59,13 +59,11 @@ class AdmissionController(Gatekeeper):
         self._scopes = {NO_SCOPE: ScopeGate(NO_SCOPE, None)}
         for scope, limit in scope_limits.items():
             self._scopes[scope] = ScopeGate(scope, PermitPool(scope, limit))
-        self._with_waiting: OrderedDict[str, ScopeGate] = OrderedDict()
+        self._turns = ScopeTurns()
         self._principals: dict[str, PrincipalGate] = {}
         self._sessions: dict[str, SessionGate] = {}
         self._conversations: dict[str, ConversationGate] = {}
         self._waiting_count = 0
-        self._turn_count = 0
-        self._last_turns: dict[str, int] = {}  # grows no longer than the configuration
 
     def reserve(
         self,
@@ -159,7 +157,7 @@ class AdmissionController(Gatekeeper):
         """Let a request of running work have a permit of its scope, now or in its turn."""
         lane = leaf.scope.lane_of(leaf.session)
         lane.leaves.join(leaf)
-        self._count_in_line(leaf.scope, 1)
+        self._turns.count(leaf.scope, 1)
         leaf.scope.refresh(lane)
         self._start_waiting()
 
@@ -171,7 +169,7 @@ class AdmissionController(Gatekeeper):
         else:
             lane = leaf.scope.lane_of(leaf.session)
             lane.leaves.leave(leaf)
-            self._count_in_line(leaf.scope, -1)
+            self._turns.count(leaf.scope, -1)
             leaf.scope.refresh(lane)
         self._forget_if_idle(leaf.session)
 
@@ -248,7 +246,7 @@ class AdmissionController(Gatekeeper):
         if not session.pool.has_free:
             waits_s["session"] = (session.line_length + 1) * scope.release_s(session.pool)
         if not self._global.has_free:
-            in_all = sum(gate.in_line_count for gate in self._with_waiting.values()) + 1
+            in_all = self._turns.in_line_count + 1
             of_equal_length = (session.line_length + 1) * len(self._sessions)
             waits_s["global"] = min(in_all, of_equal_length) * scope.release_s(self._global)
         return waits_s
@@ -258,13 +256,6 @@ class AdmissionController(Gatekeeper):
         stand.session.principal.waiting_count += by
         stand.session.principal.waiting_bytes += by * stand.size_bytes
         self._waiting_count += by
-
-    def _count_in_line(self, scope: ScopeGate, by: int) -> None:
-        scope.in_line_count += by
-        if scope.in_line_count:
-            self._with_waiting.setdefault(scope.scope, scope)
-        else:
-            del self._with_waiting[scope.scope]
 
     def _has_turn(self, place: Place) -> bool:
         """Tell whether it is a place's turn in its conversation, if it has one."""
@@ -281,7 +272,7 @@ class AdmissionController(Gatekeeper):
             self._conversations[place.conversation] = ConversationGate(place)
             return True
         gate.line.join(place)
-        self._count_in_line(place.scope, 1)
+        self._turns.count(place.scope, 1)
         return False
 
     def _leave_conversation(self, place: Place) -> None:
@@ -290,10 +281,10 @@ class AdmissionController(Gatekeeper):
         gate = self._conversations[place.conversation]
         if gate.turn_of is not place:
             gate.line.leave(place)
-            self._count_in_line(place.scope, -1)
+            self._turns.count(place.scope, -1)
         elif gate.line:
             gate.turn_of = gate.line.pop_head()
-            self._count_in_line(gate.turn_of.scope, -1)
+            self._turns.count(gate.turn_of.scope, -1)
             for session in gate.turn_of.sessions:
                 self._line_up(gate.turn_of, session)
         else:
@@ -303,53 +294,27 @@ class AdmissionController(Gatekeeper):
         lane = place.scope.lane_of(session)
         if place not in lane.places:
             lane.places.join(place)
-            self._count_in_line(place.scope, 1)
+            self._turns.count(place.scope, 1)
             place.scope.refresh(lane)
 
     def _leave_lane(self, place: Place, session: SessionGate) -> None:
         lane = place.scope.lane_of(session)
         if place in lane.places:
             lane.places.leave(place)
-            self._count_in_line(place.scope, -1)
+            self._turns.count(place.scope, -1)
             place.scope.refresh(lane)
 
     def _start_waiting(self) -> None:
         """Serve one head of a line after the other, until none could start."""
-        while (chosen := self._choose_next()) is not None:
-            gate, lane = chosen
-            gate.end_turn(lane)
-            self._with_waiting.move_to_end(gate.scope)
-            self._turn_count += 1
-            self._last_turns[lane.session.principal.name] = self._turn_count
-            self._serve(gate, lane)
-
-    def _choose_next(self) -> tuple[ScopeGate, Lane] | None:
-        """Return who is next: scopes take turns, and in each its principals, then sessions.
-
-        Where the daemon has too few permits for all scopes that could start something, the
-        principals take turns over all scopes: nobody gets more for waiting in many.
-        """
-        leaves_only = not self._global.has_free
-        rings = [
-            (gate, ring)
-            for gate in self._with_waiting.values()
-            if gate.has_free and (ring := gate.ring(leaves_only=leaves_only))
-        ]
-        if not rings:
-            return None
-        if leaves_only or self._global.free_count >= len(rings):
-            gate, ring = rings[0]
-            return gate, ring.next()
-        principals = (name for _, ring in rings for name in ring.principals())
-        longest = min(principals, key=lambda name: self._last_turns.get(name, 0))
-        gate, ring = next(each for each in rings if longest in each[1].principals())
-        return gate, ring.next_of(longest)
+        while (chosen := self._turns.choose(self._global)) is not None:
+            self._turns.end_turn(*chosen)
+            self._serve(*chosen)
 
     def _serve(self, gate: ScopeGate, lane: Lane) -> None:
         """Let the head of a lane start. What runs already goes before what would begin."""
         if lane.leaves:
             leaf = lane.leaves.pop_head()
-            self._count_in_line(gate, -1)
+            self._turns.count(gate, -1)
             gate.refresh(lane)
             self._take_permit(gate, leaf.owner)
             leaf.grant(self._clock.monotonic_s())

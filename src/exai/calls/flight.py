@@ -81,8 +81,9 @@ class Flight(ToolRun):
 
     def conclude(self, outcome: Outcome) -> Outcome:
         """Return an outcome with what only the flight knows: attempts, a possible effect."""
-        facts = msgspec.structs.replace(outcome.facts, attempts=self.attempt)
-        outcome = msgspec.structs.replace(outcome, facts=facts)
+        if outcome.facts.attempts != self.attempt:
+            facts = msgspec.structs.replace(outcome.facts, attempts=self.attempt)
+            outcome = msgspec.structs.replace(outcome, facts=facts)
         if isinstance(outcome, Completed) or outcome.error.code in NOTHING_DONE:
             return outcome
         error, idempotent = outcome.error, self.tool.spec.policy.idempotent

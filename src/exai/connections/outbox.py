@@ -102,6 +102,7 @@ class Outbox:
         self._farewell = self._farewell or farewell
         self._is_closed = True
         self._has_news.set()
+        self._has_room.set()
 
     def abandon(self, farewell: Close) -> None:
         """Send nothing more, not even what waits, and have the connection closed."""
@@ -110,6 +111,7 @@ class Outbox:
         self._drop_all()
         self._end_patience()
         self._has_news.set()
+        self._has_room.set()
 
     async def run(self, channel: Channel) -> Close:
         """Send until finished or abandoned, and return why.
