@@ -10,7 +10,14 @@ from typing import Any
 
 import pytest
 
-from exai.core.config import LimitsConfig, PrincipalConfig, Secret, ServerConfig, ToolsConfig
+from exai.core.config import (
+    LimitsConfig,
+    PrincipalConfig,
+    RatesConfig,
+    Secret,
+    ServerConfig,
+    ToolsConfig,
+)
 from exai.core.errors import ToolFailed
 from exai.core.outcomes import Completed, text_block
 from exai.core.tool import Share, SharingPolicy, ToolRun
@@ -349,8 +356,9 @@ async def test_a_leader_that_leaves_at_any_moment_leaves_no_follower_behind(
         return Completed([text_block("done")])
 
     tool = ScriptedTool("work", work, policy=shared())
+    config = daemon_config(tmp_path, rates=RatesConfig(principal_per_s=0))  # 3,000 frames come
     async with (
-        running_daemon(daemon_config(tmp_path), [tool]) as daemon,
+        running_daemon(config, [tool]) as daemon,
         open_wire(daemon.url, token=TOKEN) as leader,
         open_wire(daemon.url, token=TOKEN) as follower,
     ):
