@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Set
 from functools import partial
 from importlib.metadata import version
+from ssl import SSLContext
 from typing import NamedTuple
 
 from exai.calls.call_path import CallPath
@@ -46,6 +47,7 @@ from exai.tools.registry import ToolRegistry
 from exai.tools.upstream_tools import UpstreamTools
 from exai.transports.health_routes import Readiness, health_routes
 from exai.transports.http_app import HttpServer
+from exai.transports.server_certificate import ServerCertificate
 from exai.transports.websocket import WebSocketServer
 from exai.upstream.pool import UpstreamPool
 
@@ -91,6 +93,7 @@ class Daemon:
         self._tokens = AuthTokenManager(
             config.auth, config.principals, RotatedTokensFile(config.state_dir), clock
         )
+        self._certificate = self._build_certificate()
         self._websocket = self._build_websocket()
         self._http = self._build_http()
 
@@ -98,9 +101,11 @@ class Daemon:
         """Open, tell where, serve until `stop` is set, drain, close.
 
         Raises `AlreadyRunning` for a state directory in use, `OSError` for a port in use,
-        `RotationsUnreadable` for rotated tokens that cannot be read.
+        `RotationsUnreadable` for rotated tokens that cannot be read, `CertificateUnusable`.
         """
         self._offer_own_tools()
+        if self._certificate is not None:
+            self._certificate.load()
         with InstanceLock(self._config.state_dir), lone_cause():
             self._tokens.load_rotations()
             async with (
@@ -114,6 +119,7 @@ class Daemon:
                     *(part.run() for part in self._calls.background),
                     self._sessions.run_cleanup(),
                     self._become_ready(),
+                    self._watch_certificate(),
                 ),
             ):
                 on_ready(self._address())
@@ -130,6 +136,10 @@ class Daemon:
         if self._status == _STARTING:
             self._status = _OK
 
+    async def _watch_certificate(self) -> None:
+        if self._certificate is not None:
+            await self._certificate.watch(self._config.server.tls_reload_interval_s)
+
     async def _drain(self) -> None:
         """Take nothing new, finish what runs, tell every peer, and let them go."""
         self._status = _DRAINING
@@ -144,8 +154,9 @@ class Daemon:
     def _address(self) -> DaemonAddress:
         host = self._config.server.host
         shown = f"[{host}]" if ":" in host else host
+        s = "s" if self._certificate is not None else ""
         return DaemonAddress(
-            f"ws://{shown}:{self._websocket.port}/", f"http://{shown}:{self._http.port}/"
+            f"ws{s}://{shown}:{self._websocket.port}/", f"http{s}://{shown}:{self._http.port}/"
         )
 
     def _readiness(self) -> Readiness:
@@ -271,6 +282,15 @@ class Daemon:
             on_sent=None if hello.acks else partial(router.note_sent, session),
         )
 
+    def _build_certificate(self) -> ServerCertificate | None:
+        server = self._config.server
+        if server.tls_certificate is None:
+            return None
+        return ServerCertificate(server.tls_certificate, server.tls_key, self._events)
+
+    def _tls(self) -> SSLContext | None:
+        return None if self._certificate is None else self._certificate.context
+
     def _build_websocket(self) -> WebSocketServer:
         config = self._config
         connections = ConnectionManager(
@@ -293,6 +313,7 @@ class Daemon:
                 event_sink=self._events,
                 hello_timeout_s=config.server.hello_timeout_s,
             ),
+            self._tls(),
         )
 
     def _build_http(self) -> HttpServer:
@@ -302,7 +323,7 @@ class Daemon:
             health=self._health.report,
             authenticate=self._tokens.authenticate,
         )
-        return HttpServer(self._config.server, routes)
+        return HttpServer(self._config.server, routes, self._tls())
 
 
 def _longest_reply_bytes(max_result_bytes: int) -> int:

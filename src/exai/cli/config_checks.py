@@ -28,6 +28,7 @@ def problems_of(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
         _upstreams,
         _numbers,
         _networks,
+        _certificate,
     ):
         yield from check(config, sources)
 
@@ -131,6 +132,11 @@ def _networks(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
             ipaddress.ip_network(network)
         except ValueError:
             yield f"server.trusted_proxies: {network!r} is no address and no network (10.0.0.0/8)"
+
+
+def _certificate(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
+    if config.server.tls_key and not config.server.tls_certificate:
+        yield "server.tls_key is the key of no certificate: set server.tls_certificate as well"
 
 
 def _numbers(config: Config, sources: Mapping[str, str]) -> Iterator[str]:

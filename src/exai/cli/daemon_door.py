@@ -5,6 +5,7 @@ repeat the ports it was started with.
 """
 
 import os
+import ssl
 import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,12 +23,30 @@ class Door(msgspec.Struct, frozen=True):
     """A daemon's address, our token for it, and where that was found.
 
     `state_dir` is the state directory whose own token it is, None where it was configured.
+    `certificate` is the file of the certificate that the daemon of this machine must show.
     """
 
     url: str
     token: str | None
     token_place: str
     state_dir: Path | None = None
+    certificate: Path | None = None
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """Return what trusts that certificate and no other, whatever name it bears.
+
+        None leaves the judgement to the system's authorities. Raises `NoDoor`.
+        """
+        if self.certificate is None:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        try:
+            context.load_verify_locations(cadata=_first_of(self.certificate.read_text()))
+        except (OSError, ValueError) as error:
+            raise NoDoor(f"{self.certificate} holds no certificate to know the daemon by") from error
+        return context
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -36,6 +55,7 @@ class Address(msgspec.Struct, frozen=True):
     pid: int
     websocket_url: str
     http_url: str
+    certificate: Path | None = None
 
 
 class NoDoor(Exception):
@@ -44,7 +64,13 @@ class NoDoor(Exception):
 
 def find_door(loaded: LoadedConfig, url: str | None, principal: str | None) -> Door:
     """Return the way to the daemon. Raises `NoDoor`."""
-    url = url or _url(loaded)
+    if url is not None:
+        return _door_at(loaded, url, principal)
+    url, certificate = _own_daemon(loaded)
+    return msgspec.structs.replace(_door_at(loaded, url, principal), certificate=certificate)
+
+
+def _door_at(loaded: LoadedConfig, url: str, principal: str | None) -> Door:
     name = principal or _only_principal(loaded)
     if name is not None:
         if name not in loaded.config.principals:
@@ -76,18 +102,26 @@ def _door_of_state_dir(loaded: LoadedConfig, url: str) -> Door:
     return Door(url, token, str(place), loaded.config.state_dir)
 
 
-def _url(loaded: LoadedConfig) -> str:
+def _own_daemon(loaded: LoadedConfig) -> tuple[str, Path | None]:
+    """Return the address of this machine's daemon, and its certificate if it has one."""
     server = loaded.config.server
     is_given = any(loaded.source_of(f"server.{key}") != DEFAULT for key in ("host", "port"))
     if not (is_given and server.port) and (address := find_address(loaded.config.state_dir)):
-        return address.websocket_url
+        return address.websocket_url, address.certificate
     host = f"[{server.host}]" if ":" in server.host else server.host
-    return _reachable(f"ws://{host}:{server.port}/")
+    scheme = "wss" if server.tls_certificate else "ws"
+    return _reachable(f"{scheme}://{host}:{server.port}/"), server.tls_certificate
 
 
 def _reachable(url: str) -> str:
     """A daemon that listens everywhere is reached on this machine."""
     return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+
+
+def _first_of(chain: str) -> str:
+    """Return the daemon's own certificate: those behind it sign for many others."""
+    own, end, _ = chain.partition("-----END CERTIFICATE-----")
+    return own[own.find("-----BEGIN CERTIFICATE-----") :] + end
 
 
 def _address_path(state_dir: Path) -> Path:
@@ -97,16 +131,24 @@ def _address_path(state_dir: Path) -> Path:
 def find_address(state_dir: Path) -> Address | None:
     """Return the address that the last daemon of this state directory left."""
     try:
-        return msgspec.json.decode(_address_path(state_dir).read_bytes(), type=Address)
+        return msgspec.json.decode(
+            _address_path(state_dir).read_bytes(), type=Address, dec_hook=_path_of
+        )
     except (OSError, msgspec.MsgspecError):
         return None
 
 
-def leave_address(state_dir: Path, websocket_url: str, http_url: str) -> None:
+def _path_of(kind: type, text: str) -> Path:
+    return Path(text)
+
+
+def leave_address(
+    state_dir: Path, websocket_url: str, http_url: str, certificate: Path | None = None
+) -> None:
     """Say where this process listens, until `remove_address`."""
-    address = Address(os.getpid(), _reachable(websocket_url), _reachable(http_url))
+    address = Address(os.getpid(), _reachable(websocket_url), _reachable(http_url), certificate)
     with tempfile.NamedTemporaryFile(dir=state_dir, prefix=".address.", delete=False) as draft:
-        draft.write(msgspec.json.encode(address))
+        draft.write(msgspec.json.encode(address, enc_hook=str))
     os.replace(draft.name, _address_path(state_dir))
 
 

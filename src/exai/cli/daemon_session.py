@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import ssl
 from collections.abc import Awaitable, Callable
 
 from exai.cli.config_faults import refuse_config
@@ -42,6 +43,7 @@ def run_at_door(
     """Do as `run_in_session` does; the work is told how the daemon was found."""
     try:
         door = find_door(load_config(command_line, for_client=True), url, principal)
+        tls = door.tls_context()
     except ConfigProblems as wrong:
         return refuse_config(wrong)
     except NoDoor as wrong:
@@ -49,7 +51,7 @@ def run_at_door(
         return ExitCode.USAGE
     ending = _EndingBySignal()
     try:
-        return asyncio.run(_session(door, work, ending))
+        return asyncio.run(_session(door, tls, work, ending))
     except asyncio.CancelledError:
         complain("cancelled")
         return ending.status
@@ -77,11 +79,14 @@ class _EndingBySignal:
         task.cancel()
 
 
-async def _session(door: Door, work: WorkAtDoor, ending: _EndingBySignal) -> ExitCode:
+async def _session(
+    door: Door, tls: ssl.SSLContext | None, work: WorkAtDoor, ending: _EndingBySignal
+) -> ExitCode:
     ending.watch()
     async with DaemonClient(
         door.url,
         token=door.token,
+        tls=tls,
         client_name="exai-cli",
         patience_s=_PATIENCE_S,
         on_connection=complain,

@@ -26,6 +26,7 @@ from exai.core.events import EventSink
 from exai.core.token_store import RotationsUnreadable
 from exai.observe.logs import configure_logging
 from exai.stores.instance_lock import AlreadyRunning
+from exai.transports.server_certificate import CertificateUnusable
 from exai.ws_server import DaemonAddress, build_daemon
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -47,7 +48,7 @@ def run_serve(command_line: CommandLine) -> ExitCode:
     except AlreadyRunning as other:
         complain(str(other))
         return ExitCode.ALREADY_RUNNING
-    except (SecretUnreadable, RotationsUnreadable, OSError) as error:
+    except (SecretUnreadable, RotationsUnreadable, CertificateUnusable, OSError) as error:
         complain(f"cannot serve: {error}")
         return ExitCode.CANNOT_SERVE
     return ExitCode.OK
@@ -94,7 +95,12 @@ async def _serve(config: Config, events: EventSink, token_whereabouts: str) -> N
 
     def tell_ready(address: DaemonAddress) -> None:
         try:
-            leave_address(config.state_dir, address.websocket_url, address.http_url)
+            leave_address(
+                config.state_dir,
+                address.websocket_url,
+                address.http_url,
+                config.server.tls_certificate,
+            )
             write(
                 f"exai {version('exai')} is ready: {address.websocket_url}, "
                 f"{address.http_url}; {token_whereabouts}\n"

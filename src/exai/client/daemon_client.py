@@ -12,6 +12,7 @@ nothing of configuration or terminals.
 
 import asyncio
 import secrets
+import ssl
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from types import TracebackType
@@ -71,7 +72,8 @@ class DaemonClient:
     Entering raises `DaemonUnreachable`, `HelloRefused` or `ProtocolBroken`. Afterwards a
     lost connection is opened again for `patience_s` (by default as long as the daemon
     keeps a session); only then, and where the daemon forbids it, methods raise
-    `ConnectionLost`. Calls may run side by side.
+    `ConnectionLost`. Calls may run side by side. `tls` judges the certificate behind a
+    `wss://` address; without it the system's authorities do.
     """
 
     session: Frame
@@ -82,6 +84,7 @@ class DaemonClient:
         url: str,
         *,
         token: str | None = None,
+        tls: ssl.SSLContext | None = None,
         client_name: str = "exai",
         patience_s: float | None = None,
         ping_interval_s: float = 20.0,
@@ -95,6 +98,7 @@ class DaemonClient:
             "acks": True,
             "client": {"name": client_name},
         }
+        self._tls = tls
         self._patience_s = patience_s
         self._ping_interval_s = ping_interval_s
         self._backoff = backoff or Backoff()
@@ -312,7 +316,9 @@ class DaemonClient:
                 "session_id": self.session.get("session_id"),
                 "resume_token": self.session.get("resume_token"),
             }
-        return await Link.open(self._url, hello, ping_interval_s=self._ping_interval_s)
+        return await Link.open(
+            self._url, hello, tls=self._tls, ping_interval_s=self._ping_interval_s
+        )
 
     def _use(self, link: Link) -> None:
         """Speak over this connection from now on."""

@@ -5,6 +5,7 @@ after a connection.
 """
 
 import asyncio
+import ssl
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -40,12 +41,14 @@ class Link:
         self._connection = connection
 
     @classmethod
-    async def open(cls, url: str, hello: Frame, *, ping_interval_s: float) -> Self:
+    async def open(
+        cls, url: str, hello: Frame, *, tls: ssl.SSLContext | None, ping_interval_s: float
+    ) -> Self:
         """Connect and say hello.
 
         Raises `DaemonUnreachable`, `HelloRefused`, `ProtocolBroken`.
         """
-        connection = await _connect(url, ping_interval_s)
+        connection = await _connect(url, tls, ping_interval_s)
         link = cls(url, connection)
         try:
             link.ack = await link._say_hello(hello)
@@ -99,7 +102,10 @@ class _Connect(connect):
         return exc
 
 
-async def _connect(url: str, ping_interval_s: float) -> ClientConnection:
+async def _connect(
+    url: str, tls: ssl.SSLContext | None, ping_interval_s: float
+) -> ClientConnection:
+    options: dict[str, Any] = {} if tls is None else {"ssl": tls}
     try:
         return await _Connect(
             url,
@@ -110,6 +116,7 @@ async def _connect(url: str, ping_interval_s: float) -> ClientConnection:
             compression=None,
             max_size=None,  # the daemon bounds its results, in a way that the operator chooses
             proxy=None if _is_this_machine(url) else True,
+            **options,
         )
     except InvalidStatus as refusal:
         raise DaemonUnreachable(

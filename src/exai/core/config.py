@@ -48,6 +48,9 @@ class ServerConfig(Section, frozen=True, kw_only=True):
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_reload_interval_s: PositiveSeconds = 10.0
     max_message_bytes: PositiveCount = 33_554_432
     hello_timeout_s: PositiveSeconds = 15.0
     ping_interval_s: PositiveSeconds = 20.0

@@ -111,6 +111,19 @@ class ConnectionRefused(Event, frozen=True):
     reason: str
 
 
+class CertificateLoaded(Event, frozen=True):
+    """New connections are shown a new certificate."""
+
+    certificate: str
+
+
+class CertificateRefused(Event, frozen=True):
+    """A changed certificate cannot be used; the one before goes on to be shown."""
+
+    certificate: str
+    reason: str
+
+
 class UpstreamStarted(Event, frozen=True):
     """An MCP server answered its handshake and its tools are known."""
 

@@ -6,6 +6,7 @@ Knows Starlette and uvicorn; knows nothing of what the routes say.
 import asyncio
 import logging
 import socket
+import ssl
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
@@ -31,8 +32,14 @@ _FIRST_REQUEST_WITHIN_S = 10.0
 class HttpServer:
     """Serves HTTP between `open` and `close`; signals and tasks stay the daemon's own."""
 
-    def __init__(self, config: ServerConfig, routes: Sequence[BaseRoute]) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        routes: Sequence[BaseRoute],
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._config = config
+        self._tls = tls
         self._app = Starlette(
             routes=routes,
             middleware=[Middleware(_OriginGuard, rules=OriginRules(config))],
@@ -53,6 +60,7 @@ class HttpServer:
         # `Server.serve` would take the signals, and look ten times a second if it should end.
         config = self._server.config
         config.load()
+        config.ssl = self._tls
         self._server.lifespan = config.lifespan_class(config)
         await self._server.startup(sockets=[self._listener])
 

@@ -6,6 +6,7 @@ little. Knows nothing of channels, and nothing of the other library.
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, ClassVar
 
@@ -17,7 +18,7 @@ from websockets.protocol import CONNECTING, OPEN, Event
 
 from exai.core.config import ServerConfig
 from exai.transports.library_log import library_log
-from exai.transports.listening import BACKLOG
+from exai.transports.listening import BACKLOG, tls_options
 from exai.transports.upgrade_rules import Refusal, Upgrade, UpgradeRules
 from exai.transports.websocket_channel import ENTRY_ALLOWANCE_BYTES, POLITE_CODES, QUEUED_FRAMES
 
@@ -111,6 +112,7 @@ async def listen(
     listener: socket.socket,
     config: ServerConfig,
     handler: Callable[[Any], Awaitable[None]],
+    tls: ssl.SSLContext | None,
 ) -> Server:
     """Serve WebSocket connections on a bound socket, each with `handler`."""
     rules = UpgradeRules(config)
@@ -145,4 +147,5 @@ async def listen(
         max_queue=QUEUED_FRAMES,
         logger=library_log("websockets"),
         create_connection=WebsocketsConnection,
+        **tls_options(config, tls),
     )

@@ -6,6 +6,7 @@ of what is said: whoever is handed a channel does.
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from importlib.util import find_spec
 from types import TracebackType
@@ -36,7 +37,9 @@ class LibraryServer(Protocol):
 
 
 ServeConnection = Callable[[LibraryConnection], Awaitable[None]]
-Listen = Callable[[socket.socket, ServerConfig, ServeConnection], Awaitable[LibraryServer]]
+Listen = Callable[
+    [socket.socket, ServerConfig, ServeConnection, ssl.SSLContext | None], Awaitable[LibraryServer]
+]
 
 
 class WebSocketServer:
@@ -45,8 +48,14 @@ class WebSocketServer:
     port: int
     library: LibraryName
 
-    def __init__(self, config: ServerConfig, serve_channel: ServeChannel) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        serve_channel: ServeChannel,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._config = config
+        self._tls = tls
         self._serve_channel = serve_channel
         self._serving: dict[WebSocketChannel, asyncio.Task[None]] = {}
         self._server: LibraryServer | None = None
@@ -59,7 +68,8 @@ class WebSocketServer:
         bound = listening_socket(self._config.host, self._config.port, inherited)
         address, self.port = bound.getsockname()[:2]
         self.library = choose_library(self._config.websocket_library, address)
-        self._server = await _listen_of(self.library)(bound, self._config, self._serve)
+        listen = _listen_of(self.library)
+        self._server = await listen(bound, self._config, self._serve, self._tls)
 
     def stop_accepting(self) -> None:
         """Take no new connections; those that are open go on."""
