@@ -96,6 +96,14 @@ def test_what_has_no_effect_yet_is_said() -> None:
     ("sections", "problem"),
     [
         (
+            {"server": ServerConfig(tls_key=Path("key.pem"))},
+            "server.tls_key is the key of no certificate",
+        ),
+        (
+            {"server": ServerConfig(tls_certificate=Path("c.pem"), websocket_library="picows")},
+            "server.websocket_library = picows serves without TLS only",
+        ),
+        (
             {"limits": LimitsConfig(result_ttl_s=600, idempotency_ttl_s=60)},
             "limits.idempotency_ttl_s = 60 is less than limits.result_ttl_s = 600",
         ),

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import trustme
 
 from exai.cli.daemon_door import Address, find_address
 from exai.cli.exit_codes import ExitCode
@@ -20,7 +21,7 @@ from exai.client.daemon_client import DaemonClient
 from exai.client.errors import ConnectionLost
 from tests.cli.exai_process import PATIENCE_S, Shell, ended
 
-READY = re.compile(r"exai \S+ is ready: (ws://\S+), (http://\S+); (.*)\n")
+READY = re.compile(r"exai \S+ is ready: (wss?://\S+), (https?://\S+); (.*)\n")
 ANY_PORTS = ("--port", "0", "--http-port", "0")
 
 
@@ -274,3 +275,38 @@ async def address_of(state_dir: Path) -> Address:
         while not (address := find_address(state_dir)):  # noqa: ASYNC110 - a file tells no event
             await asyncio.sleep(0.01)
     return address
+
+
+async def test_behind_tls_a_daemon_is_known_by_its_own_certificate(shell: Shell) -> None:
+    issued = trustme.CA().issue_cert("exai.example")
+    files = {"c.pem": b"".join(p.bytes() for p in issued.cert_chain_pems)}
+    files["k.pem"] = issued.private_key_pem.bytes()
+    for name, content in files.items():
+        (shell.home / name).write_bytes(content)
+    shell.environ["EXAI_SERVER_TLS_CERTIFICATE"] = "c.pem"
+    shell.environ["EXAI_SERVER_TLS_KEY"] = "k.pem"
+    async with serving(shell) as (_, ready):
+        for name in ("EXAI_SERVER_TLS_CERTIFICATE", "EXAI_SERVER_TLS_KEY"):
+            del shell.environ[name]
+        assert ready[1].startswith("wss://")
+        answer = await shell.run("call", "echo", "text=hello")
+        assert answer == (ExitCode.OK, "hello\n", "")
+        by_authorities = await shell.run("tools", "--url", ready[1])
+        assert by_authorities.status == ExitCode.CANNOT_CONNECT
+        assert "certificate verify failed" in by_authorities.err
+        other = trustme.CA().issue_cert("exai.example")
+        (shell.home / "c.pem").write_bytes(other.cert_chain_pems[0].bytes())
+        other_daemon = await shell.run("tools")
+        assert other_daemon.status == ExitCode.CANNOT_CONNECT
+        assert "certificate verify failed" in other_daemon.err
+        (shell.home / "c.pem").write_bytes(b"")
+        unknown = await shell.run("tools")
+        assert unknown.status == ExitCode.USAGE
+        assert "holds no certificate" in unknown.err
+
+
+async def test_a_certificate_that_cannot_be_used_is_told(shell: Shell) -> None:
+    shell.environ["EXAI_SERVER_TLS_CERTIFICATE"] = "c.pem"
+    end = await shell.run("serve", *ANY_PORTS)
+    assert end.status == ExitCode.CANNOT_SERVE
+    assert f"{shell.home}/c.pem: cannot be read: No such file or directory" in end.err

@@ -53,11 +53,6 @@ def files(tmp_path: Path, authority: trustme.CA) -> Files:
     return files
 
 
-@pytest.fixture(params=["picows", "websockets"])
-def library(request: pytest.FixtureRequest) -> Any:
-    return request.param
-
-
 def trusting(authority: trustme.CA) -> ssl.SSLContext:
     context = ssl.create_default_context()
     authority.configure_trust(context)
@@ -65,11 +60,8 @@ def trusting(authority: trustme.CA) -> ssl.SSLContext:
 
 
 @asynccontextmanager
-async def daemon_with(
-    files: Files, state_dir: Path, library: Any = "auto", **server: Any
-) -> AsyncIterator[RunningDaemon]:
+async def daemon_with(files: Files, state_dir: Path, **server: Any) -> AsyncIterator[RunningDaemon]:
     config = ServerConfig(
-        websocket_library=library,
         tls_certificate=files.certificate,
         tls_key=files.key,
         tls_reload_interval_s=0.02,
@@ -97,11 +89,9 @@ async def get(url: str, tls: ssl.SSLContext) -> dict[str, Any]:
     return body
 
 
-async def test_both_ports_speak_tls(
-    files: Files, tmp_path: Path, library: str, authority: trustme.CA
-) -> None:
+async def test_both_ports_speak_tls(files: Files, tmp_path: Path, authority: trustme.CA) -> None:
     tls = trusting(authority)
-    async with daemon_with(files, tmp_path, library) as daemon:
+    async with daemon_with(files, tmp_path) as daemon:
         assert daemon.url.startswith("wss://")
         async with open_wire(daemon.url, token=TOKEN, ssl=tls) as wire:
             long_text = "x" * 3_000_000
@@ -111,10 +101,10 @@ async def test_both_ports_speak_tls(
 
 
 async def test_who_is_sent_away_reads_why(
-    files: Files, tmp_path: Path, library: str, authority: trustme.CA
+    files: Files, tmp_path: Path, authority: trustme.CA
 ) -> None:
     async with (
-        daemon_with(files, tmp_path, library) as daemon,
+        daemon_with(files, tmp_path) as daemon,
         open_wire(daemon.url, greet=False, says_bye=False, ssl=trusting(authority)) as wire,
     ):
         assert (await wire.hello(token="wrong"))["error"] == "unauthorized"
@@ -134,9 +124,9 @@ async def test_the_client_judges_the_certificate(
 
 
 async def test_who_speaks_no_tls_is_dropped_and_others_are_served(
-    files: Files, tmp_path: Path, library: str, authority: trustme.CA
+    files: Files, tmp_path: Path, authority: trustme.CA
 ) -> None:
-    async with daemon_with(files, tmp_path, library, hello_timeout_s=0.1) as daemon:
+    async with daemon_with(files, tmp_path, hello_timeout_s=0.1) as daemon:
         port = int(daemon.url.rstrip("/").rpartition(":")[2])
         garbled, silent = [await asyncio.open_connection(HOST, port) for _ in range(2)]
         garbled[1].write(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
@@ -149,10 +139,10 @@ async def test_who_speaks_no_tls_is_dropped_and_others_are_served(
 
 
 async def test_a_new_certificate_is_shown_to_new_connections_and_old_ones_go_on(
-    files: Files, tmp_path: Path, library: str, authority: trustme.CA
+    files: Files, tmp_path: Path, authority: trustme.CA
 ) -> None:
     tls = trusting(authority)
-    async with daemon_with(files, tmp_path, library) as daemon:
+    async with daemon_with(files, tmp_path) as daemon:
         ports = [int(url.rstrip("/").rpartition(":")[2]) for url in daemon.address]
         before = {await serial_shown(port, authority) for port in ports}
         async with open_wire(daemon.url, token=TOKEN, ssl=tls) as wire:

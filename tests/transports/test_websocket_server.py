@@ -173,6 +173,10 @@ def test_the_fast_library_serves_only_where_no_network_is(
     assert choose_library(wanted, address) == chosen
 
 
+def test_what_is_encrypted_is_served_by_the_library_that_was_tried_so() -> None:
+    assert choose_library("auto", "127.0.0.1", has_tls=True) == "websockets"
+
+
 def test_only_the_chosen_library_is_imported(library: str) -> None:
     script = f"""
 import asyncio, sys

@@ -137,6 +137,8 @@ def _networks(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
 def _certificate(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
     if config.server.tls_key and not config.server.tls_certificate:
         yield "server.tls_key is the key of no certificate: set server.tls_certificate as well"
+    if config.server.tls_certificate and config.server.websocket_library == "picows":
+        yield "server.websocket_library = picows serves without TLS only: take auto or websockets"
 
 
 def _numbers(config: Config, sources: Mapping[str, str]) -> Iterator[str]:

@@ -45,7 +45,9 @@ class Door(msgspec.Struct, frozen=True):
         try:
             context.load_verify_locations(cadata=_first_of(self.certificate.read_text()))
         except (OSError, ValueError) as error:
-            raise NoDoor(f"{self.certificate} holds no certificate to know the daemon by") from error
+            raise NoDoor(
+                f"{self.certificate} holds no certificate to know the daemon by"
+            ) from error
         return context
 
 

@@ -4,11 +4,8 @@ import errno
 import logging
 import os
 import socket
-import ssl
 from contextlib import suppress
 from typing import Any
-
-from exai.core.config import ServerConfig
 
 BACKLOG = 1024
 """Connections that the kernel keeps for a busy daemon: a whole fleet may come at once."""
@@ -74,17 +71,6 @@ def listening_socket(host: str, port: int, inherited: socket.socket | None = Non
     family, _, _, _, address = min(found, key=lambda info: info[0] != socket.AF_INET)
     bound = socket.create_server((str(address[0]), port), family=family, backlog=BACKLOG)
     return Listener(bound.detach())
-
-
-def tls_options(config: ServerConfig, tls: ssl.SSLContext | None) -> dict[str, Any]:
-    """Return what `loop.create_server` is to know of TLS, with time-outs as without it."""
-    if tls is None:
-        return {}
-    return {
-        "ssl": tls,
-        "ssl_handshake_timeout": config.hello_timeout_s,
-        "ssl_shutdown_timeout": config.close_timeout_s,
-    }
 
 
 def _any_descriptor() -> int:

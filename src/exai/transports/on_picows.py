@@ -7,7 +7,6 @@ may send little. Knows nothing of channels, and nothing of the other library.
 
 import asyncio
 import socket
-import ssl
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -20,7 +19,7 @@ from picows.websockets.compat import Request, Response
 
 from exai.core.config import ServerConfig
 from exai.transports.library_log import library_log
-from exai.transports.listening import BACKLOG, tls_options
+from exai.transports.listening import BACKLOG
 from exai.transports.upgrade_rules import SHUTTING_DOWN, Refusal, Upgrade, UpgradeRules
 from exai.transports.websocket_channel import ENTRY_ALLOWANCE_BYTES, POLITE_CODES, QUEUED_FRAMES
 
@@ -193,17 +192,10 @@ class PicowsConnection(ServerConnection):
         for, and to close on unread bytes would unsay ours.
         """
         self._wire.send_close(code, reason)  # type: ignore[arg-type]  # takes any number
-        self._gate.discard()
         with suppress(OSError, RuntimeError):  # the peer may be gone, and the end on its way
-            self._end_output(self._wire.underlying_transport)
+            self._wire.underlying_transport.write_eof()
+        self._gate.discard()
         self._abort_soon()
-
-    @staticmethod
-    def _end_output(transport: asyncio.Transport) -> None:
-        if transport.can_write_eof():
-            transport.write_eof()
-        else:
-            transport.close()  # that of TLS reads on, and waits for the peer's
 
     def _abort_soon(self) -> None:
         """Do not wait for ever for a peer that neither reads nor leaves."""
@@ -225,7 +217,6 @@ async def listen(
     listener: socket.socket,
     config: ServerConfig,
     handler: Callable[[Any], Awaitable[None]],
-    tls: ssl.SSLContext | None,
 ) -> Server:
     """Serve WebSocket connections on a bound socket, each with `handler`."""
     rules = UpgradeRules(config)
@@ -262,10 +253,9 @@ async def listen(
         backlog=BACKLOG,
         websocket_handshake_timeout=config.hello_timeout_s,
         max_frame_size=sys.maxsize,  # the gate minds it
-        use_aiofastnet=tls is None and _may_use_aiofastnet(),
+        use_aiofastnet=_may_use_aiofastnet(),
         read_buffer_init_size=_READ_BUFFER_BYTES,
         logger_name=log,
-        **tls_options(config, tls),
     )
     server.wrap(raw_server)
     return server

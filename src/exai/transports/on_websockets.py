@@ -18,7 +18,7 @@ from websockets.protocol import CONNECTING, OPEN, Event
 
 from exai.core.config import ServerConfig
 from exai.transports.library_log import library_log
-from exai.transports.listening import BACKLOG, tls_options
+from exai.transports.listening import BACKLOG
 from exai.transports.upgrade_rules import Refusal, Upgrade, UpgradeRules
 from exai.transports.websocket_channel import ENTRY_ALLOWANCE_BYTES, POLITE_CODES, QUEUED_FRAMES
 
@@ -112,7 +112,7 @@ async def listen(
     listener: socket.socket,
     config: ServerConfig,
     handler: Callable[[Any], Awaitable[None]],
-    tls: ssl.SSLContext | None,
+    tls: ssl.SSLContext | None = None,
 ) -> Server:
     """Serve WebSocket connections on a bound socket, each with `handler`."""
     rules = UpgradeRules(config)
@@ -147,5 +147,14 @@ async def listen(
         max_queue=QUEUED_FRAMES,
         logger=library_log("websockets"),
         create_connection=WebsocketsConnection,
-        **tls_options(config, tls),
+        **(_tls_options(tls, config) if tls else {}),
     )
+
+
+def _tls_options(tls: ssl.SSLContext, config: ServerConfig) -> dict[str, Any]:
+    """Have `loop.create_server` be no more patient than without TLS."""
+    return {
+        "ssl": tls,
+        "ssl_handshake_timeout": config.hello_timeout_s,
+        "ssl_shutdown_timeout": config.close_timeout_s,
+    }

@@ -8,6 +8,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
+from functools import partial
 from importlib.util import find_spec
 from types import TracebackType
 from typing import Literal, Protocol, Self
@@ -37,9 +38,7 @@ class LibraryServer(Protocol):
 
 
 ServeConnection = Callable[[LibraryConnection], Awaitable[None]]
-Listen = Callable[
-    [socket.socket, ServerConfig, ServeConnection, ssl.SSLContext | None], Awaitable[LibraryServer]
-]
+Listen = Callable[[socket.socket, ServerConfig, ServeConnection], Awaitable[LibraryServer]]
 
 
 class WebSocketServer:
@@ -67,9 +66,10 @@ class WebSocketServer:
         """
         bound = listening_socket(self._config.host, self._config.port, inherited)
         address, self.port = bound.getsockname()[:2]
-        self.library = choose_library(self._config.websocket_library, address)
-        listen = _listen_of(self.library)
-        self._server = await listen(bound, self._config, self._serve, self._tls)
+        self.library = choose_library(
+            self._config.websocket_library, address, has_tls=self._tls is not None
+        )
+        self._server = await _listen_of(self.library, self._tls)(bound, self._config, self._serve)
 
     def stop_accepting(self) -> None:
         """Take no new connections; those that are open go on."""
@@ -125,15 +125,17 @@ class WebSocketServer:
             del self._serving[channel]
 
 
-def choose_library(wanted: Literal["auto", "picows", "websockets"], address: str) -> LibraryName:
+def choose_library(
+    wanted: Literal["auto", "picows", "websockets"], address: str, *, has_tls: bool = False
+) -> LibraryName:
     """Return which library serves an address: the fast one only where no network reaches it."""
     if wanted != "auto":
         return wanted
-    is_local = is_loopback(canonical_host(address))
+    is_local = is_loopback(canonical_host(address)) and not has_tls
     return "picows" if is_local and find_spec("picows") is not None else "websockets"
 
 
-def _listen_of(library: LibraryName) -> Listen:
+def _listen_of(library: LibraryName, tls: ssl.SSLContext | None) -> Listen:
     """Import the chosen library and no other: each costs a tenth of a second."""
     if library == "picows":
         from exai.transports import on_picows
@@ -141,4 +143,4 @@ def _listen_of(library: LibraryName) -> Listen:
         return on_picows.listen
     from exai.transports import on_websockets
 
-    return on_websockets.listen
+    return partial(on_websockets.listen, tls=tls)
