@@ -240,8 +240,11 @@ async def test_a_request_the_daemon_would_not_take_is_not_sent(proxy: FaultProxy
     assert proxy.connection_count == 1
 
 
+FAULTS = 1000
+
+
 @pytest.mark.slow
-async def test_cut_at_any_moment_every_call_gets_its_one_answer(
+async def test_whatever_befalls_the_link_every_call_gets_its_one_answer(
     daemon: RunningDaemon, proxy: FaultProxy, work: Work
 ) -> None:
     chance = random.Random(7)
@@ -259,7 +262,7 @@ async def test_cut_at_any_moment_every_call_gets_its_one_answer(
 
     async def call_on(client: DaemonClient, worker: int) -> None:
         n = 0
-        while cuts < 1000:
+        while fault_count < FAULTS:
             n += 1
             name = f"{worker}-{n}"
             arguments = {"name": name, "work_s": chance.uniform(0, 0.01)}
@@ -268,14 +271,18 @@ async def test_cut_at_any_moment_every_call_gets_its_one_answer(
             assert told.get(name, "") == result.text[: len(told.get(name, ""))]
             answers.append(result)
 
-    cuts = 0
+    faults = (proxy.cut, proxy.reset, proxy.stall)  # a stalled link hangs until the next fault
+    fault_count = 0
     async with client_of(proxy) as client, asyncio.TaskGroup() as tasks:
         for worker in range(20):
             tasks.create_task(call_on(client, worker))
-        while cuts < 1000:
+        while fault_count < FAULTS:
+            proxy.delay_s = chance.choice((0.0, 0.0, 0.0, 0.002))
             await asyncio.sleep(chance.uniform(0, 0.01))
-            chance.choice((proxy.cut, proxy.reset))()
-            cuts += 1
+            chance.choice(faults)()
+            fault_count += 1
+        proxy.delay_s = 0.0
+        proxy.reset()
     assert len(answers) >= 20
     assert set(work.runs.values()) == {1}
     assert len(work.runs) == len(answers)

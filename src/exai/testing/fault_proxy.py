@@ -22,19 +22,27 @@ class _Pipe:
     def __init__(self, near: asyncio.StreamWriter, far: asyncio.StreamWriter) -> None:
         self.flows = asyncio.Event()
         self.flows.set()
+        self.is_over = False
         self._ends = (near, far)
 
     def cut(self) -> None:
         """End both sides; what was on its way is lost, and no close frame is said."""
+        self._end()
         for end in self._ends:
             end.close()
 
     def reset(self) -> None:
         """End both sides with a TCP reset."""
+        self._end()
         for end in self._ends:
-            raw: socket.socket = end.get_extra_info("socket")
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            raw: socket.socket | None = end.get_extra_info("socket")
+            if raw is not None and raw.fileno() >= 0:  # it may have ended by itself
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             end.transport.abort()
+
+    def _end(self) -> None:
+        self.is_over = True
+        self.flows.set()
 
 
 class FaultProxy:
@@ -78,7 +86,6 @@ class FaultProxy:
     def reset(self) -> None:
         """End every connection with a reset."""
         for pipe in list(self._pipes):
-            pipe.flows.set()
             pipe.reset()
 
     def stall(self) -> None:
@@ -109,6 +116,8 @@ class FaultProxy:
                 await pipe.flows.wait()
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)
+                if pipe.is_over:
+                    break
                 writer.write(chunk)
                 await writer.drain()
         except OSError:

@@ -18,5 +18,10 @@ def library_log(library: str) -> "logging.LoggerAdapter[logging.Logger]":
     return logging.LoggerAdapter(logger)
 
 
+def hush(logger: str) -> None:
+    """Keep a logger that a library uses by name to what comes with a traceback."""
+    logging.getLogger(logger).addFilter(_has_traceback)
+
+
 def _has_traceback(record: logging.LogRecord) -> bool:
     return bool(record.exc_info)

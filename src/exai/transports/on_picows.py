@@ -18,7 +18,7 @@ from picows.websockets.asyncio.server import Server
 from picows.websockets.compat import Request, Response
 
 from exai.core.config import ServerConfig
-from exai.transports.library_log import library_log
+from exai.transports.library_log import hush, library_log
 from exai.transports.listening import BACKLOG
 from exai.transports.upgrade_rules import SHUTTING_DOWN, Refusal, Upgrade, UpgradeRules
 from exai.transports.websocket_channel import ENTRY_ALLOWANCE_BYTES, POLITE_CODES, QUEUED_FRAMES
@@ -221,6 +221,7 @@ async def listen(
     """Serve WebSocket connections on a bound socket, each with `handler`."""
     rules = UpgradeRules(config)
     log = library_log("picows")
+    hush("aiofastnet")  # it warns of every write to a peer that is gone
     server = Server(handler, logger=log)
 
     def answer(request: picows.WSUpgradeRequest) -> picows.WSUpgradeResponseWithListener:
