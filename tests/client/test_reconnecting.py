@@ -15,7 +15,7 @@ from exai.client.backoff import Backoff
 from exai.client.daemon_client import DaemonClient
 from exai.client.errors import AnswerLost, ConnectionLost, RequestTooLarge
 from exai.core.config import LimitsConfig, RatesConfig, ServerConfig
-from exai.core.events import CallSettled, SessionResumed
+from exai.core.events import CallSettled, SessionResumed, TokenReplaced
 from exai.core.outcomes import Completed, text_block
 from exai.core.tool import ToolRun
 from exai.testing.fault_proxy import FaultProxy
@@ -238,6 +238,24 @@ async def test_a_request_the_daemon_would_not_take_is_not_sent(proxy: FaultProxy
             await client.call("echo", {"text": "x" * 100_000})
         assert (await client.call("echo", {"text": "x"})).ok
     assert proxy.connection_count == 1
+
+
+async def test_a_rotation_whose_answer_was_lost_is_told_and_the_session_goes_on(
+    daemon: RunningDaemon, proxy: FaultProxy
+) -> None:
+    new = "the-new-token-0123456789"
+    async with client_of(proxy) as client:
+        async with asyncio.TaskGroup() as tasks:
+            proxy.delay_s = 0.05  # the answer is on its way when the link ends
+            rotation = tasks.create_task(client.rotate_token(TOKEN, new))
+            await daemon.events.first_of(TokenReplaced)
+            proxy.reset()
+            await rotation
+            proxy.delay_s = 0.0
+        assert (await client.call("echo", {"text": "x"})).ok
+    async with DaemonClient(daemon.url, token=new) as client:
+        assert (await client.call("echo", {"text": "x"})).ok
+    assert len(daemon.events.of(TokenReplaced)) == 1
 
 
 FAULTS = 1000

@@ -80,6 +80,17 @@ async def test_the_old_token_stays_valid_for_the_grace(tmp_path: Path) -> None:
         assert await opens(daemon, NEW_TOKEN + "-2")
 
 
+async def test_a_rotation_that_is_asked_for_again_holds_already(tmp_path: Path) -> None:
+    async with (
+        running_daemon(config_of(tmp_path)) as daemon,
+        open_wire(daemon.url, token=TOKEN) as wire,
+    ):
+        told = [await rotate(wire, TOKEN, NEW_TOKEN, revoke_sessions=True) for _ in range(2)]
+        assert [answer["ok"] for answer in told] == [True, True]
+        assert len(daemon.events.of(TokenReplaced)) == 1
+        assert (await rotate(wire, TOKEN + "-", NEW_TOKEN))["error"] == "unauthorized"
+
+
 async def test_other_sessions_end_where_that_is_asked_for(tmp_path: Path) -> None:
     gates = Gates()
     async with (

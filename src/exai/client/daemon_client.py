@@ -21,6 +21,7 @@ from typing import Any, Literal, Self
 from exai.client.answers import CallError, CallResult, Frame, OnProgress, Progress, read_as
 from exai.client.backoff import Backoff
 from exai.client.errors import (
+    UNAUTHORIZED,
     AnswerLost,
     ClientError,
     ConnectionLost,
@@ -98,6 +99,7 @@ class DaemonClient:
             "acks": True,
             "client": {"name": client_name},
         }
+        self._next_token: str | None = None
         self._tls = tls
         self._patience_s = patience_s
         self._ping_interval_s = ping_interval_s
@@ -194,9 +196,13 @@ class DaemonClient:
         self, old: str, new: str, *, grace_s: float = 0.0, revoke_sessions: bool = False
     ) -> None:
         """Replace this identity's token. Raises `RequestRefused` with the protocol's word."""
-        answer = await self._ask(
-            "rotate_token", old=old, new=new, grace_s=grace_s, revoke_sessions=revoke_sessions
-        )
+        self._next_token = new
+        try:
+            answer = await self._ask(
+                "rotate_token", old=old, new=new, grace_s=grace_s, revoke_sessions=revoke_sessions
+            )
+        finally:
+            self._next_token = None
         if answer.get("ok") is not True:
             word = str(answer.get("error"))
             raise RequestRefused(word, f"the daemon does not replace the token: {word}")
@@ -287,7 +293,10 @@ class DaemonClient:
                     await asyncio.sleep(self._backoff.pause_s(tries))
                     return await self._open_and_resume()
             except HelloRefused as refused:
-                if is_final(refused.code):
+                if refused.code == UNAUTHORIZED and self._next_token is not None:
+                    # The connection was lost between our rotation and its answer.
+                    self._hello["token"], self._next_token = self._next_token, None
+                elif is_final(refused.code):
                     raise ConnectionLost(f"the daemon lets us in no more: {refused}") from refused
             except (DaemonUnreachable, LinkClosed):
                 pass

@@ -38,6 +38,12 @@ class _Holder:
         left_s = rotation.previous_until - clock.wall_s()
         self.previous_until = clock.monotonic_s() + left_s
 
+    def has_replaced(self, old: bytes, new: bytes) -> bool:
+        if self.rotation is None:
+            return False
+        is_old = hmac.compare_digest(old, self.previous)
+        return hmac.compare_digest(new, self.current) and is_old
+
     def is_proved_by(self, given: bytes, now: float) -> bool:
         is_current = hmac.compare_digest(given, self.current)
         is_previous = hmac.compare_digest(given, self.previous)
@@ -95,16 +101,19 @@ class AuthTokenManager:
 
     async def rotate(
         self, principal: Principal, old: str | None, new: str | None, grace_s: float
-    ) -> None:
+    ) -> bool:
         """Let `new` prove a principal from now on, and `old`, its present one, for `grace_s` more.
 
-        It is stored before it holds. Raises `RotationRefused`, and `OSError` where it cannot
-        be stored.
+        It is stored before it holds. Returns False where it holds already: a client that
+        never heard the answer asks again. Raises `RotationRefused`, and `OSError` where it
+        cannot be stored.
         """
         if not old or not new:
             raise RotationRefused("missing_params")
         async with self._rotating:
             holder = self._holders.get(principal.name)
+            if holder is not None and holder.has_replaced(digest_of(old), digest_of(new)):
+                return False
             owner = None if self._anyone else self.authenticate(old)
             if holder is None or owner != holder.principal or not owner.may_rotate:
                 raise RotationRefused("unauthorized")
@@ -124,6 +133,7 @@ class AuthTokenManager:
             ]
             await self._store.save([*others, rotation])
             holder.adopt(rotation, self._clock)
+            return True
 
     def _is_known(self, digest: bytes) -> bool:
         """Tell whether this was or is somebody's token."""

@@ -34,7 +34,7 @@ class TokenRotation:
     async def _rotate(self, session: Session, request: RotateToken) -> None:
         principal = session.principal
         try:
-            await self._tokens.rotate(principal, request.old, request.new, request.grace_s)
+            is_new = await self._tokens.rotate(principal, request.old, request.new, request.grace_s)
         except RotationRefused as refused:
             self._events.emit(TokenRotationFailed(session.session_id, principal.name, refused.word))
             session.send(TokenRotated(request.request_id, error=refused.word))
@@ -44,11 +44,17 @@ class TokenRotation:
             unstored = ServiceUnavailable("the new token cannot be stored; the old one holds")
             session.send(RequestRefused(request.request_id, unstored.describe()))
             return
+        if is_new:
+            self._note(session, request)
+        session.send(TokenRotated(request.request_id))
+
+    def _note(self, session: Session, request: RotateToken) -> None:
         revoked_count = self._revoke_others(session) if request.revoke_sessions else 0
         self._events.emit(
-            TokenReplaced(session.session_id, principal.name, request.grace_s, revoked_count)
+            TokenReplaced(
+                session.session_id, session.principal.name, request.grace_s, revoked_count
+            )
         )
-        session.send(TokenRotated(request.request_id))
 
     def _revoke_others(self, session: Session) -> int:
         others = [
