@@ -297,6 +297,22 @@ async def test_more_than_an_outbox_holds_is_sent_again_as_fast_as_it_is_read(
         assert [len((await second.result(f"r{n}"))["text"]) for n in range(3)] == [1_000_000] * 3
 
 
+async def test_a_draining_daemon_sends_all_that_it_had_begun_to_send_again(
+    daemon: RunningDaemon,
+) -> None:
+    async with open_wire(daemon.url, greet=False) as first:
+        key = key_of(await first.hello(token=TOKEN, acks=True))
+        for n in range(3):
+            await first.call("large", f"r{n}")
+        await cut(daemon, first)
+    async with open_wire(daemon.url, greet=False, says_bye=False, max_queue=1) as second:
+        await resumed(second, key, acks=True)
+        daemon.stop.set()
+        await second.hear_op("going_away")
+        assert [len((await second.result(f"r{n}"))["text"]) for n in range(3)] == [1_000_000] * 3
+        assert await second.closed() == (1012, "service restart")
+
+
 async def test_of_too_many_detached_sessions_the_oldest_ends_that_is_owed_nothing(
     daemon: RunningDaemon, gates: Gates
 ) -> None:

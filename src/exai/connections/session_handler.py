@@ -83,7 +83,9 @@ class SessionHandler:
         self._events = events
         self._sessions: dict[str, Session] = {}
         self._detached: dict[str, dict[Session, None]] = {}
+        self._retelling: set[Outbox] = set()
         self._is_draining = False
+        self._farewell: Close | None = None
         self._none_attached = asyncio.Event()
 
     def __len__(self) -> int:
@@ -116,6 +118,7 @@ class SessionHandler:
             return self._open_fresh(hello, principal, remote_address)
         self._leave_detached(session)
         outbox = self._links.attach(session, hello)
+        self._retelling.add(outbox)
         try:
             self._calls.catch_up(session)
             owed = await self._calls.owed_to(session)
@@ -133,9 +136,13 @@ class SessionHandler:
         for request_id in link.owed:
             await link.outbox.wait_room()
             await self._calls.tell_again(link.session, request_id)
+        self._retelling.discard(link.outbox)
+        if self._farewell is not None:
+            link.outbox.finish(self._farewell)
 
     def detach(self, session: Session, outbox: Outbox, reason: str) -> None:
         """Let a session go on without this connection, unless it has a newer one or has ended."""
+        self._retelling.discard(outbox)
         if not self._links.detach(session, outbox):
             return
         session.idle_since = self._clock.monotonic_s()
@@ -176,8 +183,9 @@ class SessionHandler:
 
     async def close_all(self, close: Close, patience_s: float) -> None:
         """Have every connection closed once it has sent what it owes; wait so long for it."""
+        self._farewell = close
         for session in self:
-            if session.outbox is not None:
+            if session.outbox is not None and session.outbox not in self._retelling:
                 session.outbox.finish(close)
         with suppress(TimeoutError):
             async with asyncio.timeout(patience_s):
