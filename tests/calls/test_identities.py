@@ -204,7 +204,7 @@ async def test_nothing_of_one_identity_reaches_another() -> None:
     await world.run()
     assert world.defects == []
     assert sum(world.heard.values()) >= CALL_COUNT
-    assert world.heard["ok"] > CALL_COUNT * 0.8, world.heard
+    assert world.heard["ok"] > CALL_COUNT * 0.7, world.heard
     assert world.heard["CANCELLED"] > CALL_COUNT * 0.01, world.heard
     assert len(world.executions) < CALL_COUNT * 0.9, "work was shared"
     left = world.path.admission.statistics()
