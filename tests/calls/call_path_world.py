@@ -97,15 +97,12 @@ class Caller:
     def __init__(self, principal: str, session_id: str) -> None:
         self.principal = Principal(principal)
         self.session_id = session_id
+        self.acknowledges = False
         self.acks: dict[str, list[CallAcked]] = {}
         self.progress: dict[str, list[CallProgressed]] = {}
         self.answers: dict[str, list[CallAnswered]] = {}
         self.out_of_order: list[Reply] = []
         self._open: set[str] = set()
-
-    @property
-    def acknowledges(self) -> bool:
-        return False
 
     def send(self, reply: Reply) -> None:
         match reply:

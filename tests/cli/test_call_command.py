@@ -261,3 +261,18 @@ async def test_the_time_a_call_may_take_is_for_the_daemon_to_keep(
 ) -> None:
     await shell.run("call", "echo", "text=x", "--timeout", "2.5")
     assert (await daemon.heard_op("call_tool"))["timeout_s"] == 2.5
+
+
+async def test_a_new_token_is_not_lost_with_the_connection(
+    shell: Shell, daemon: ScriptedDaemon
+) -> None:
+    async def take_it_and_let_nobody_in(peer: Peer, request: Frame) -> None:
+        daemon.token = "another-token-0123456789"
+        await peer.socket.close(1011)
+
+    daemon.ops["rotate_token"] = take_it_and_let_nobody_in
+    end = await shell.run("token", "rotate")
+    asked = await daemon.heard_op("rotate_token")
+    assert end.status == ExitCode.CANNOT_CONNECT
+    assert end.out.strip() == asked["new"]
+    assert "if the daemon refuses the old token from now on" in end.err

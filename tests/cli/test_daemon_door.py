@@ -4,15 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from exai.cli.address_file import find_address, leave_address, remove_address
 from exai.cli.config_file import CommandLine, load_config
-from exai.cli.daemon_door import (
-    Door,
-    NoDoor,
-    find_address,
-    find_door,
-    leave_address,
-    remove_address,
-)
+from exai.cli.daemon_door import Door, NoDoor, find_door
 from exai.cli.state_token import make_state_token, token_path
 
 LEFT = "ws://127.0.0.1:7777/"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from exai.cli.daemon_door import Address, find_address
+from exai.cli.address_file import Address, find_address
 from exai.cli.exit_codes import ExitCode
 from exai.client.answers import CallResult
 from exai.client.daemon_client import DaemonClient

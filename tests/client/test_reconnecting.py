@@ -247,7 +247,7 @@ async def test_a_rotation_whose_answer_was_lost_is_told_and_the_session_goes_on(
     async with client_of(proxy) as client:
         async with asyncio.TaskGroup() as tasks:
             proxy.delay_s = 0.05  # the answer is on its way when the link ends
-            rotation = tasks.create_task(client.rotate_token(TOKEN, new))
+            rotation = tasks.create_task(client.rotate_token(new))
             await daemon.events.first_of(TokenReplaced)
             proxy.reset()
             await rotation

@@ -11,7 +11,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from exai.core.config import AuthConfig, PrincipalConfig, Secret, ServerConfig
-from exai.core.events import ConnectionRefused, SessionEnded, SessionOpened
+from exai.core.events import ConnectionRefused, SessionOpened
 from exai.testing.running_daemon import TOKEN, RunningDaemon, daemon_config, running_daemon
 from tests.journeys.wire import open_wire
 
@@ -130,16 +130,6 @@ async def test_without_authentication_everybody_is_let_in(tmp_path: Path) -> Non
     assert health["auth"] == "none"
 
 
-async def test_wanting_an_older_session_opens_a_fresh_one_and_says_so(
-    daemon: RunningDaemon,
-) -> None:
-    async with open_wire(daemon.url, greet=False) as wire:
-        resume = {"session_id": "s", "resume_token": "t"}
-        ack = await wire.hello(token=TOKEN, resume=resume)
-    assert ack["ok"]
-    assert (ack["resumed"], ack["resume_error"]) == (False, "unknown_session")
-
-
 async def test_a_first_frame_over_64_kib_is_closed_unread(daemon: RunningDaemon) -> None:
     async with open_wire(daemon.url, greet=False) as wire:
         await wire.say("hello", token=TOKEN, padding="x" * 65_536)
@@ -167,14 +157,6 @@ async def test_a_binary_frame_closes_the_connection(daemon: RunningDaemon) -> No
     async with open_wire(daemon.url, token=TOKEN) as wire:
         await wire.socket.send(b"\x00")
         assert (await wire.closed())[0] == 1003
-
-
-async def test_bye_ends_the_session(daemon: RunningDaemon) -> None:
-    async with open_wire(daemon.url, token=TOKEN) as wire:
-        await wire.say("bye")
-        assert (await wire.closed())[0] == 1000
-    [ended] = daemon.events.of(SessionEnded)
-    assert ended.reason == "bye"
 
 
 async def test_a_full_daemon_says_try_again_later(tmp_path: Path) -> None:

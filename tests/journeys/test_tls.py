@@ -36,6 +36,8 @@ class Files:
 
     @staticmethod
     def replace(path: Path, content: bytes) -> None:
+        if path.is_dir():
+            path.rmdir()
         draft = path.with_suffix(".new")
         draft.write_bytes(content)
         os.replace(draft, path)
@@ -158,6 +160,11 @@ def take_away(files: Files) -> None:
     files.certificate.unlink()
 
 
+def put_a_directory_there(files: Files) -> None:
+    files.certificate.unlink()
+    files.certificate.mkdir()
+
+
 def write_half(files: Files) -> None:
     files.replace(files.key, files.key.read_bytes()[:100])
 
@@ -168,6 +175,7 @@ def mistake_the_key(files: Files) -> None:
 
 FAULTS = [
     (take_away, "certificate.pem: cannot be read: No such file or directory"),
+    (put_a_directory_there, "certificate.pem: cannot be read: Is a directory"),
     (write_half, "no certificate and key in PEM format"),
     (mistake_the_key, "the key is not that of the certificate"),
 ]

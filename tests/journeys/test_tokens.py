@@ -91,6 +91,17 @@ async def test_a_rotation_that_is_asked_for_again_holds_already(tmp_path: Path) 
         assert (await rotate(wire, TOKEN + "-", NEW_TOKEN))["error"] == "unauthorized"
 
 
+async def test_a_token_on_its_way_out_replaces_no_other(tmp_path: Path) -> None:
+    async with (
+        running_daemon(config_of(tmp_path)) as daemon,
+        open_wire(daemon.url, token=TOKEN) as wire,
+    ):
+        assert (await rotate(wire, TOKEN, NEW_TOKEN, grace_s=3600))["ok"]
+        refused = await rotate(wire, TOKEN, NEW_TOKEN + "-2")
+        assert refused["error"] == "unauthorized"
+        assert [await opens(daemon, token) for token in (TOKEN, NEW_TOKEN)] == [True, True]
+
+
 async def test_other_sessions_end_where_that_is_asked_for(tmp_path: Path) -> None:
     gates = Gates()
     async with (

@@ -14,7 +14,6 @@ from exai.transports.upgrade_rules import (
 )
 
 HERE = ("Host", "127.0.0.1:8079")
-VERSION = ("Sec-WebSocket-Version", "13")
 UPGRADE = ("Upgrade", "websocket")
 VERSION = ("Sec-WebSocket-Version", "13")
 

@@ -1,17 +1,12 @@
-"""Where the daemon is, and the token that opens it, as seen by the commands that call it.
+"""Where the daemon is, and the token that opens it, as seen by the commands that call it."""
 
-A daemon that is ready leaves its address in its state directory, so that nobody has to
-repeat the ports it was started with.
-"""
-
-import os
 import ssl
-import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
 
+from exai.cli.address_file import find_address, reachable
 from exai.cli.config_file import DEFAULT, LoadedConfig
 from exai.cli.environment import TOKEN_VARIABLE
 from exai.cli.secret_references import SecretUnreadable
@@ -49,15 +44,6 @@ class Door(msgspec.Struct, frozen=True):
                 f"{self.certificate} holds no certificate to know the daemon by"
             ) from error
         return context
-
-
-class Address(msgspec.Struct, frozen=True):
-    """What a ready daemon says of itself."""
-
-    pid: int
-    websocket_url: str
-    http_url: str
-    certificate: Path | None = None
 
 
 class NoDoor(Exception):
@@ -112,50 +98,10 @@ def _own_daemon(loaded: LoadedConfig) -> tuple[str, Path | None]:
         return address.websocket_url, address.certificate
     host = f"[{server.host}]" if ":" in server.host else server.host
     scheme = "wss" if server.tls_certificate else "ws"
-    return _reachable(f"{scheme}://{host}:{server.port}/"), server.tls_certificate
-
-
-def _reachable(url: str) -> str:
-    """A daemon that listens everywhere is reached on this machine."""
-    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+    return reachable(f"{scheme}://{host}:{server.port}/"), server.tls_certificate
 
 
 def _first_of(chain: str) -> str:
     """Return the daemon's own certificate: those behind it sign for many others."""
     own, end, _ = chain.partition("-----END CERTIFICATE-----")
     return own[own.find("-----BEGIN CERTIFICATE-----") :] + end
-
-
-def _address_path(state_dir: Path) -> Path:
-    return state_dir / "address.json"
-
-
-def find_address(state_dir: Path) -> Address | None:
-    """Return the address that the last daemon of this state directory left."""
-    try:
-        return msgspec.json.decode(
-            _address_path(state_dir).read_bytes(), type=Address, dec_hook=_path_of
-        )
-    except (OSError, msgspec.MsgspecError):
-        return None
-
-
-def _path_of(kind: type, text: str) -> Path:
-    return Path(text)
-
-
-def leave_address(
-    state_dir: Path, websocket_url: str, http_url: str, certificate: Path | None = None
-) -> None:
-    """Say where this process listens, until `remove_address`."""
-    address = Address(os.getpid(), _reachable(websocket_url), _reachable(http_url), certificate)
-    with tempfile.NamedTemporaryFile(dir=state_dir, prefix=".address.", delete=False) as draft:
-        draft.write(msgspec.json.encode(address, enc_hook=str))
-    os.replace(draft.name, _address_path(state_dir))
-
-
-def remove_address(state_dir: Path) -> None:
-    """Take our address away; a daemon that started after us keeps its own."""
-    address = find_address(state_dir)
-    if address and address.pid == os.getpid():
-        _address_path(state_dir).unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 import msgspec
 
+from exai.cli.address_file import leave_address, remove_address
 from exai.cli.config_faults import refuse_config, show_warnings
 from exai.cli.config_file import (
     CommandLine,
@@ -16,7 +17,6 @@ from exai.cli.config_file import (
     load_config,
     process_environment,
 )
-from exai.cli.daemon_door import leave_address, remove_address
 from exai.cli.exit_codes import ExitCode
 from exai.cli.secret_references import SecretUnreadable
 from exai.cli.state_token import make_state_dir, make_state_token, token_path

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from exai.cli.secret_references import SecretUnreadable, read_secret
 from exai.core.tokens import is_strong
+from exai.stores.atomic_file import draft, replace_file
 
 
 def token_path(state_dir: Path) -> Path:
@@ -56,7 +57,7 @@ def new_token() -> str:
 
 def replace_state_token(state_dir: Path, token: str) -> None:
     """Let this be the token of the state directory. Raises `OSError`."""
-    os.replace(_draft(state_dir, token), token_path(state_dir))
+    replace_file(token_path(state_dir), _line(token))
 
 
 def _make(state_dir: Path) -> str:
@@ -65,21 +66,11 @@ def _make(state_dir: Path) -> str:
     A link is made at once or not at all, so no reader ever sees half a token, and of
     several starts one wins and the others read its token.
     """
-    draft = _draft(state_dir, new_token())
-    try:
-        with suppress(FileExistsError):
-            os.link(draft, token_path(state_dir))
-    finally:
-        draft.unlink()
-    return read_secret(token_path(state_dir))
+    path = token_path(state_dir)
+    with draft(path, _line(new_token())) as written, suppress(FileExistsError):
+        os.link(written, path)
+    return read_secret(path)
 
 
-def _draft(state_dir: Path, token: str) -> Path:
-    """Write a token to a file of its own, closed to others."""
-    draft = state_dir / f".token.{os.getpid()}.{secrets.token_hex(4)}"
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(token + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    return draft
+def _line(token: str) -> bytes:
+    return f"{token}\n".encode()

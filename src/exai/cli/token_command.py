@@ -1,5 +1,7 @@
 """`exai token`: new tokens, and the replacement of old ones."""
 
+import asyncio
+
 from exai.cli.config_file import CommandLine
 from exai.cli.daemon_door import Door
 from exai.cli.daemon_session import run_at_door
@@ -7,7 +9,7 @@ from exai.cli.exit_codes import ExitCode
 from exai.cli.state_token import new_token, replace_state_token, token_path
 from exai.cli.terminal import complain, write
 from exai.client.daemon_client import DaemonClient
-from exai.client.errors import RequestRefused
+from exai.client.errors import ClientError, RequestRefused
 
 _REASONS = {
     "unauthorized": "this identity may not replace its token (principals.NAME.may_rotate)",
@@ -40,12 +42,14 @@ def run_token_rotate(
             return ExitCode.USAGE
         token = new_token()
         try:
-            await client.rotate_token(
-                door.token, token, grace_s=grace_s, revoke_sessions=revoke_sessions
-            )
+            await client.rotate_token(token, grace_s=grace_s, revoke_sessions=revoke_sessions)
         except RequestRefused as refused:
             complain(_REASONS.get(refused.code, str(refused)))
             return ExitCode.REFUSED
+        except (ClientError, asyncio.CancelledError):
+            complain("if the daemon refuses the old token from now on, it has taken this one:")
+            write(f"{token}\n")
+            raise
         return _keep(token, door)
 
     return run_at_door(command_line, url, principal, work)

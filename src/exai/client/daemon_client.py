@@ -16,7 +16,7 @@ import ssl
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from exai.client.answers import CallError, CallResult, Frame, OnProgress, Progress, read_as
 from exai.client.backoff import Backoff
@@ -34,11 +34,11 @@ from exai.client.errors import (
 )
 from exai.client.link import CLOSE_TIMEOUT_S, Link, LinkClosed, encode_frame
 from exai.core.lifecycle import running
+from exai.core.requests import CacheUse
 
 _CANCEL_TIMEOUT_S = 5.0
 _STABLE_S = 5.0
 
-CacheUse = Literal["use", "refresh", "off"]
 OnConnection = Callable[[str], object]
 """Told in words what becomes of the connection: lost and why, or back."""
 
@@ -50,7 +50,6 @@ class _Request:
         self.frame = frame
         self.encoded = encode_frame(frame)
         self.link: Link | None = None
-        self.was_sent = False
         self.is_accepted = False
         self.is_withdrawn = False
         self.inbox: asyncio.Queue[Frame | ClientError] = asyncio.Queue()
@@ -131,8 +130,6 @@ class DaemonClient:
                 async with asyncio.timeout(CLOSE_TIMEOUT_S):
                     await link.send({"op": "bye"})
         await self._stack.aclose()
-        if link is not None:
-            await link.close()
 
     async def call(
         self,
@@ -151,7 +148,8 @@ class DaemonClient:
         under its `idempotency_key`, if it has one and the daemon still knows of it; else
         `AnswerLost` is raised. When the waiting task is cancelled, or `on_progress`
         raises, the call is taken back: the daemon is told, and its answer waited for, for a
-        few seconds. Raises `RequestTooLarge`.
+        few seconds. Raises `RequestTooLarge`, and `ValueError` for the `request_id` of a call
+        that is under way.
         """
         request = _Request(
             {
@@ -193,13 +191,20 @@ class DaemonClient:
         return health
 
     async def rotate_token(
-        self, old: str, new: str, *, grace_s: float = 0.0, revoke_sessions: bool = False
+        self, new: str, *, grace_s: float = 0.0, revoke_sessions: bool = False
     ) -> None:
-        """Replace this identity's token. Raises `RequestRefused` with the protocol's word."""
+        """Replace the token that this session says hello with.
+
+        Raises `RequestRefused` with the protocol's word.
+        """
         self._next_token = new
         try:
             answer = await self._ask(
-                "rotate_token", old=old, new=new, grace_s=grace_s, revoke_sessions=revoke_sessions
+                "rotate_token",
+                old=self._hello["token"],
+                new=new,
+                grace_s=grace_s,
+                revoke_sessions=revoke_sessions,
             )
         finally:
             self._next_token = None
@@ -239,7 +244,7 @@ class DaemonClient:
         link = self._link
         if link is None or request.link is link:
             return
-        request.link, request.was_sent = link, True
+        request.link = link
         with suppress(LinkClosed):
             await link.send_encoded(request.encoded)
 
@@ -342,7 +347,7 @@ class DaemonClient:
         )
         for request in self._requests.values():
             is_safe = request.frame.get("idempotency_key") is not None and is_same_ledger
-            if request.is_call and request.was_sent and not is_safe:
+            if request.is_call and request.link is not None and not is_safe:
                 what = "has run" if request.is_accepted else "was accepted"
                 request.link = self._link
                 request.inbox.put_nowait(

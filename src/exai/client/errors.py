@@ -1,5 +1,7 @@
 """What a client raises, and what each close of the daemon asks of a client."""
 
+from exai.protocols import close_codes
+
 
 class ClientError(Exception):
     """Root of what a client raises."""
@@ -13,7 +15,7 @@ class HelloRefused(ClientError):
     """The daemon does not let us in; `code` is the close code."""
 
     def __init__(self, code: int, reason: str) -> None:
-        super().__init__(reason or f"closed with code {code}")
+        super().__init__(reason)
         self.code = code
 
 
@@ -22,7 +24,7 @@ class ConnectionLost(ClientError):
 
 
 class AnswerLost(ConnectionLost):
-    """The daemon that accepted the call is gone, and with it the answer.
+    """The session is gone, and with it the answer.
 
     The call may have run; whether to repeat it is the caller's decision.
     """
@@ -44,8 +46,8 @@ class RequestTooLarge(ClientError):
     """The request is longer than the daemon takes; it was not sent."""
 
 
-UNAUTHORIZED = 4003
-TAKEN_OVER = 4004
+UNAUTHORIZED = close_codes.UNAUTHORIZED.code
+TAKEN_OVER = close_codes.SESSION_TAKEN_OVER.code
 _ENDS_FOR_GOOD = {1000, 1002, 1003, 1007, 1009, 4000, 4001, UNAUTHORIZED, TAKEN_OVER}
 
 

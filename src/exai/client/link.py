@@ -91,6 +91,8 @@ class Link:
         except TimeoutError:
             raise DaemonUnreachable(f"{self._url} does not answer our hello") from None
         except LinkClosed as closed:
+            if closed.code == _LOST:
+                raise DaemonUnreachable(f"{self._url} drops us before it has answered") from None
             raise HelloRefused(closed.code, str(closed)) from None
         return answer
 

@@ -22,32 +22,30 @@ class RotationRefused(Exception):
 
 
 class _Holder:
-    """A principal and the digests that prove it. `previous_until` is monotonic."""
+    """A principal, its configured token, and what it was last replaced by, all as digests."""
 
     def __init__(self, principal: Principal, configured: bytes) -> None:
         self.principal = principal
-        self.configured = configured
-        self.current = configured
-        self.previous = configured
-        self.previous_until = float("-inf")
-        self.rotation: Rotation | None = None
+        self.rotation = Rotation(principal.name, configured, configured, configured, 0.0)
+        self._grace_deadline = float("-inf")
 
     def adopt(self, rotation: Rotation, clock: Clock) -> None:
         self.rotation = rotation
-        self.current, self.previous = rotation.current, rotation.previous
-        left_s = rotation.previous_until - clock.wall_s()
-        self.previous_until = clock.monotonic_s() + left_s
+        self._grace_deadline = clock.monotonic_s() + rotation.previous_until - clock.wall_s()
 
-    def has_replaced(self, old: bytes, new: bytes) -> bool:
-        if self.rotation is None:
-            return False
-        is_old = hmac.compare_digest(old, self.previous)
-        return hmac.compare_digest(new, self.current) and is_old
+    @property
+    def is_rotated(self) -> bool:
+        return self.rotation.current != self.rotation.configured
+
+    @property
+    def digests(self) -> tuple[bytes, bytes, bytes]:
+        """Return those of every token that is or was its own, as far as is known."""
+        return self.rotation.configured, self.rotation.current, self.rotation.previous
 
     def is_proved_by(self, given: bytes, now: float) -> bool:
-        is_current = hmac.compare_digest(given, self.current)
-        is_previous = hmac.compare_digest(given, self.previous)
-        return is_current or (is_previous and now < self.previous_until)
+        is_current = hmac.compare_digest(given, self.rotation.current)
+        is_previous = hmac.compare_digest(given, self.rotation.previous)
+        return is_current or (is_previous and now < self._grace_deadline)
 
 
 class AuthTokenManager:
@@ -79,7 +77,7 @@ class AuthTokenManager:
         """
         for rotation in self._store.load():
             holder = self._holders.get(rotation.principal)
-            if holder is not None and hmac.compare_digest(holder.configured, rotation.configured):
+            if holder is not None and holder.rotation.configured == rotation.configured:
                 holder.adopt(rotation, self._clock)
 
     def authenticate(self, token: str | None) -> Principal | None:
@@ -112,33 +110,22 @@ class AuthTokenManager:
             raise RotationRefused("missing_params")
         async with self._rotating:
             holder = self._holders.get(principal.name)
-            if holder is not None and holder.has_replaced(digest_of(old), digest_of(new)):
-                return False
-            owner = None if self._anyone else self.authenticate(old)
-            if holder is None or owner != holder.principal or not owner.may_rotate:
+            if holder is None or self._anyone or not principal.may_rotate:
                 raise RotationRefused("unauthorized")
-            if not is_strong(new) or self._is_known(digest_of(new)):
+            given, wanted, held = digest_of(old), digest_of(new), holder.rotation
+            if holder.is_rotated and (given, wanted) == (held.previous, held.current):
+                return False
+            if not hmac.compare_digest(given, held.current):
+                raise RotationRefused("unauthorized")
+            if not is_strong(new) or self._is_known(wanted):
                 raise RotationRefused("weak_token")
-            rotation = Rotation(
-                principal.name,
-                holder.configured,
-                digest_of(new),
-                digest_of(old),
-                self._clock.wall_s() + grace_s,
-            )
-            others = [
-                each.rotation
-                for each in self._holders.values()
-                if each.rotation is not None and each is not holder
-            ]
-            await self._store.save([*others, rotation])
+            until = self._clock.wall_s() + grace_s
+            rotation = Rotation(principal.name, held.configured, wanted, given, until)
+            others = [h for h in self._holders.values() if h.is_rotated and h is not holder]
+            await self._store.save([*(each.rotation for each in others), rotation])
             holder.adopt(rotation, self._clock)
             return True
 
     def _is_known(self, digest: bytes) -> bool:
         """Tell whether this was or is somebody's token."""
-        return any(
-            hmac.compare_digest(digest, known)
-            for holder in self._holders.values()
-            for known in (holder.configured, holder.current, holder.previous)
-        )
+        return any(digest in holder.digests for holder in self._holders.values())

@@ -7,7 +7,6 @@ from contextlib import suppress
 
 from exai.connections.auth_token_manager import AuthTokenManager
 from exai.connections.connection_manager import ConnectionManager
-from exai.connections.outbox import SlowConsumer
 from exai.connections.rate_limiter import FailedHello, RateLimiter
 from exai.connections.session_handler import Link, SessionHandler
 from exai.connections.token_rotation import TokenRotation
@@ -16,6 +15,7 @@ from exai.core.channel import Channel, ChannelClosed
 from exai.core.errors import RateExceeded
 from exai.core.events import EventSink
 from exai.core.identity import Principal
+from exai.core.lifecycle import running
 from exai.core.outcomes import Failed
 from exai.core.peer import Peer
 from exai.core.replies import CallAnswered, Reply, RequestRefused
@@ -104,20 +104,12 @@ async def _serve_link(
 
     Raises `ChannelClosed` where the peer or the network ended it.
     """
-    close, reason = close_codes.SLOW_CONSUMER, "connection closed"
+    reason = "connection closed"
     gone: ExceptionGroup[ChannelClosed] | None = None
     try:
-        async with asyncio.TaskGroup() as tasks:
-            others = [
-                tasks.create_task(reader.run()),
-                tasks.create_task(sessions.tell_again(link)),
-            ]
+        async with running(reader.run(), sessions.tell_again(link)):
             close = await link.outbox.run(channel)
             reason = close.reason
-            for task in others:
-                task.cancel()
-    except* SlowConsumer:
-        reason = close.reason
     except* ChannelClosed as group:
         gone = group
     finally:

@@ -14,8 +14,6 @@ from exai.core.identity import Principal
 from exai.protocols import close_codes
 from exai.protocols.hello import Refused
 
-_LOOPBACK = network_of("::1")
-
 
 class ConnectionManager:
     """Admits and counts connections. A limit of 0 is none."""
@@ -38,12 +36,13 @@ class ConnectionManager:
         """Count a connection while the context is open; raises `Refused`."""
         if len(self._channels) >= self._max_connections:
             raise Refused(close_codes.TRY_AGAIN_LATER)
-        address = network_of(channel.remote_address)
-        if self._is_full(self._by_address[address], self._address_limit(address)):
+        address, network = channel.remote_address, network_of(channel.remote_address)
+        limit = 0 if is_loopback(address) else self._max_per_address
+        if self._is_full(self._by_address[network], limit):
             raise Refused(close_codes.CONNECTION_LIMIT)
         self._channels.add(channel)
         try:
-            with _counted(self._by_address, address):
+            with _counted(self._by_address, network):
                 yield
         finally:
             self._channels.remove(channel)
@@ -59,9 +58,6 @@ class ConnectionManager:
             raise Refused(close_codes.CONNECTION_LIMIT)
         with _counted(self._by_principal, principal.name):
             yield
-
-    def _address_limit(self, network: str) -> int:
-        return 0 if network in _LOOPBACK or is_loopback(network) else self._max_per_address
 
     @staticmethod
     def _is_full(count: int, limit: int) -> bool:

@@ -13,7 +13,7 @@ import msgspec
 
 from exai.core.channel import Channel
 from exai.core.replies import CallAnswered, CallProgressed, Reply
-from exai.protocols.close_codes import Close
+from exai.protocols.close_codes import SLOW_CONSUMER, Close
 
 OnSent = Callable[[list[str]], Awaitable[None]]
 """Told the request ids of results that were written to a socket."""
@@ -21,10 +21,7 @@ OnSent = Callable[[list[str]], Awaitable[None]]
 _IN_STEP_BYTES = 65_536
 _MERGED_TEXT_LENGTH = 65_536
 _FRAME_BYTES = 200
-
-
-class SlowConsumer(Exception):
-    """The peer did not read for too long, or too much waits for it."""
+_NOTED_AT_ONCE = 20
 
 
 class _Waiting:
@@ -71,8 +68,6 @@ class Outbox:
         self._patience: asyncio.Timeout | None = None
         self._farewell: Close | None = None
         self._is_closed = False
-        self._is_overfull = False
-        self._is_abandoned = False
 
     def put(self, reply: Reply) -> None:
         """Add a reply; what comes after the end is dropped."""
@@ -81,8 +76,7 @@ class Outbox:
         if isinstance(reply, CallProgressed):
             self._put_progress(reply)
         else:
-            answers = isinstance(reply, CallAnswered) and self._on_sent is not None
-            result_of = reply.request_id if answers else None  # type: ignore[attr-defined]
+            result_of = reply.request_id if isinstance(reply, CallAnswered) else None
             self._append(_Waiting(self._encode(reply), result_of=result_of))
 
     def greet(self, frame: bytes) -> None:
@@ -106,25 +100,22 @@ class Outbox:
 
     def abandon(self, farewell: Close) -> None:
         """Send nothing more, not even what waits, and have the connection closed."""
-        self._farewell = farewell
-        self._is_abandoned = self._is_closed = True
+        self._farewell = None
+        self.finish(farewell)
         self._drop_all()
-        self._end_patience()
-        self._has_news.set()
-        self._has_room.set()
+        if self._patience is not None and not self._patience.expired():
+            self._patience.reschedule(asyncio.get_running_loop().time())
 
     async def run(self, channel: Channel) -> Close:
-        """Send until finished or abandoned, and return why.
+        """Send until finished or abandoned, or until the peer is too slow, and return why.
 
-        Raises `SlowConsumer` and `ChannelClosed`.
+        Raises `ChannelClosed`.
         """
         try:
             async with asyncio.timeout(None) as self._patience:
                 return await self._send_all(channel, self._patience)
         except TimeoutError:
-            if self._is_abandoned and self._farewell is not None:
-                return self._farewell
-            raise SlowConsumer from None
+            return self._farewell or SLOW_CONSUMER
         finally:
             self._is_closed = True
             self._drop_all()
@@ -133,9 +124,7 @@ class Outbox:
         loop = asyncio.get_running_loop()
         while True:
             sent: list[str] = []
-            while self._waiting:
-                if self._is_overfull:
-                    raise SlowConsumer
+            while self._waiting and len(sent) < _NOTED_AT_ONCE:
                 waiting = self._take_next()
                 patience.reschedule(loop.time() + self._patience_s)
                 await channel.send(waiting.frame)
@@ -183,12 +172,7 @@ class Outbox:
         """Count what waits. One reply may be as large as it is, where nothing waits before it."""
         waited_bytes, self._waiting_bytes = self._waiting_bytes, self._waiting_bytes + size_bytes
         if waited_bytes and self._waiting_bytes > self._max_bytes:
-            self._is_overfull = self._is_closed = True
-            self._end_patience()
-
-    def _end_patience(self) -> None:
-        if self._patience is not None and not self._patience.expired():
-            self._patience.reschedule(asyncio.get_running_loop().time())
+            self.abandon(SLOW_CONSUMER)
 
     def _drop_all(self) -> None:
         self._waiting.clear()

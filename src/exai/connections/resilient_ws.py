@@ -26,7 +26,7 @@ class ResilientWebSocketManager:
         if session.outbox is not None:
             session.outbox.abandon(close_codes.SESSION_TAKEN_OVER)
         outbox = self._make_outbox(session, hello)
-        session.attach(outbox, hello.client, acks=hello.acks)
+        session.outbox, session.acknowledges = outbox, hello.acks
         return outbox
 
     def detach(self, session: Session, outbox: Outbox) -> bool:

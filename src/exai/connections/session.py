@@ -7,7 +7,6 @@ from exai.core.identity import Principal
 from exai.core.peer import Peer
 from exai.core.replies import Reply
 from exai.core.tokens import digest_of
-from exai.protocols.hello import ClientName
 
 
 class Session(Peer):
@@ -19,43 +18,18 @@ class Session(Peer):
     """
 
     def __init__(self, session_id: str, resume_token: str, principal: Principal) -> None:
-        self._session_id = session_id
-        self._principal = principal
+        self.session_id = session_id
+        self.principal = principal
         self._resume_digest = digest_of(resume_token)
-        self._acknowledges = False
-        self.client = ClientName("", "")
+        self.acknowledges = False
         self.outbox: Outbox | None = None
         self.idle_since = 0.0
         self.is_owed = True
 
-    @property
-    def session_id(self) -> str:
-        """The session's public name."""
-        return self._session_id
-
-    @property
-    def principal(self) -> Principal:
-        """Whose session it is."""
-        return self._principal
-
-    @property
-    def acknowledges(self) -> bool:
-        """Tell whether its peer promised to acknowledge its results."""
-        return self._acknowledges
-
-    @property
-    def is_attached(self) -> bool:
-        """Tell whether it has a connection."""
-        return self.outbox is not None
-
-    def attach(self, outbox: Outbox, client: ClientName, *, acks: bool) -> None:
-        """Speak through this connection from now on, and through no other."""
-        self.outbox, self.client, self._acknowledges = outbox, client, acks
-
     def belongs_to(self, principal: Principal, resume_token: str) -> bool:
         """Tell whether who asks for this session may have it; takes as long whoever asks."""
         is_right = hmac.compare_digest(self._resume_digest, digest_of(resume_token))
-        return is_right and principal.name == self._principal.name
+        return is_right and principal.name == self.principal.name
 
     def send(self, reply: Reply) -> None:
         """Tell the peer, if it is there; what it is owed for good rests in the ledger."""

@@ -104,7 +104,7 @@ class SessionHandler:
     def takes_over(self, hello: Hello, principal: Principal) -> bool:
         """Tell whether a hello would take a session from a connection that is open."""
         session = self._wanted(hello, principal)
-        return session is not None and session.is_attached
+        return session is not None and session.outbox is not None
 
     async def open(self, hello: Hello, principal: Principal, remote_address: str) -> Link:
         """Open a fresh session, or the one that is asked for, and greet its peer.
@@ -171,15 +171,11 @@ class SessionHandler:
                 for session in list(sessions):
                     self._expire(session)
 
-    def tell_all(self, reply: Reply) -> None:
-        """Send one reply to every session that has a connection."""
-        for session in self:
-            session.send(reply)
-
     def drain(self, farewell: Reply) -> None:
         """Open no more sessions, and tell the open ones."""
         self._is_draining = True
-        self.tell_all(farewell)
+        for session in self:
+            session.send(farewell)
 
     async def close_all(self, close: Close, patience_s: float) -> None:
         """Have every connection closed once it has sent what it owes; wait so long for it."""

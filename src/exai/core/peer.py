@@ -9,17 +9,10 @@ from exai.core.replies import Reply
 class Peer(Protocol):
     """A session, whatever carries it."""
 
-    @property
-    def principal(self) -> Principal:
-        """Who asks."""
-
-    @property
-    def session_id(self) -> str:
-        """In which session."""
-
-    @property
-    def acknowledges(self) -> bool:
-        """Tell whether the peer promises to acknowledge its results."""
+    principal: Principal
+    session_id: str
+    acknowledges: bool
+    """Whether the peer promises to acknowledge its results."""
 
     def send(self, reply: Reply) -> None:
         """Tell the peer, in order. Never waits and never raises; the peer may be gone."""

@@ -1,14 +1,13 @@
 """Rotated tokens in a file of the state directory, as digests, closed to others."""
 
 import asyncio
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from exai.core.token_store import Rotation, RotationsUnreadable, TokenStore
+from exai.stores.atomic_file import replace_file
 
 
 class RotatedTokensFile(TokenStore):
@@ -30,16 +29,4 @@ class RotatedTokensFile(TokenStore):
 
     async def save(self, rotations: Sequence[Rotation]) -> None:
         """Write in a thread."""
-        await asyncio.to_thread(self._write, msgspec.json.encode(rotations))
-
-    def _write(self, content: bytes) -> None:
-        descriptor, draft = tempfile.mkstemp(dir=self._path.parent, prefix=".rotated_tokens.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(draft, self._path)
-        except BaseException:
-            os.unlink(draft)
-            raise
+        await asyncio.to_thread(replace_file, self._path, msgspec.json.encode(rotations))

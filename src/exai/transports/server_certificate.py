@@ -87,6 +87,8 @@ def _context_of(certificate: Path, key: Path) -> ssl.SSLContext:
         fault = _FAULTS.get(error.reason, "no certificate and key in PEM format")
         files = certificate if key == certificate else f"{certificate} and {key}"
         raise CertificateUnusable(f"{files}: {fault}") from error
+    except OSError as error:
+        raise CertificateUnusable(f"{certificate}: cannot be read: {error.strerror}") from error
     return context
 
 
