@@ -98,6 +98,7 @@ class Caller:
         self.principal = Principal(principal)
         self.session_id = session_id
         self.acknowledges = False
+        self.has_ended = False
         self.acks: dict[str, list[CallAcked]] = {}
         self.progress: dict[str, list[CallProgressed]] = {}
         self.answers: dict[str, list[CallAnswered]] = {}

@@ -79,6 +79,7 @@ class Caller:
     """One session: sends mixed requests, waits for the answers, and checks whose they are."""
 
     acknowledges = True
+    has_ended = False
 
     def __init__(self, world: "World", principal: Principal, session_id: str) -> None:
         self.principal = principal

@@ -16,6 +16,7 @@ from exai.client.errors import (
     HelloRefused,
     ProtocolBroken,
     RequestRefused,
+    RequestTooLarge,
 )
 from tests.client.scripted_daemon import (
     PATIENCE_S,
@@ -331,4 +332,67 @@ async def test_a_daemon_that_never_greets_is_given_up(
     daemon.ops["hello"] = ignore
     with pytest.raises(DaemonUnreachable, match="hello"):
         async with asyncio.timeout(PATIENCE_S), DaemonClient(daemon.url, token=TOKEN):
+            pass
+
+
+async def test_outside_of_its_context_a_client_answers_nobody(daemon: ScriptedDaemon) -> None:
+    client = DaemonClient(daemon.url, token=TOKEN)
+    with pytest.raises(ConnectionLost, match="was not opened"):
+        await client.call("echo")
+    async with client:
+        waiting = asyncio.ensure_future(client.call("hang"))
+        await daemon.heard_op("call_tool")
+    with pytest.raises(ConnectionLost, match="was closed"):
+        await waiting
+    with pytest.raises(ConnectionLost, match="was closed"):
+        await client.health()
+
+
+@pytest.mark.parametrize("request_id", ["a b", "ä", "x" * 129, "\n"])
+async def test_a_request_id_that_is_none_is_refused_here(
+    client: DaemonClient, daemon: ScriptedDaemon, request_id: str
+) -> None:
+    with pytest.raises(ValueError, match="is not 1 to 128"):
+        await client.call("echo", request_id=request_id)
+    await client.cancel(request_id)
+    await client.health()
+    assert [frame["op"] for frame in daemon.heard] == ["hello", "health"]
+
+
+async def test_arguments_that_no_daemon_takes_are_refused_here(
+    client: DaemonClient, daemon: ScriptedDaemon
+) -> None:
+    deep: list[object] = []
+    for _ in range(70):
+        deep = [deep]
+    for arguments in ({"deep": deep}, {"many": [0] * 100_001}):
+        with pytest.raises(RequestTooLarge):
+            await client.call("echo", arguments)
+    assert (await client.call("echo")).ok
+
+
+async def test_a_result_that_was_erased_is_that_of_an_accepted_call(
+    client: DaemonClient, daemon: ScriptedDaemon
+) -> None:
+    async def has_run(peer: Peer, call: Frame) -> None:
+        details = {"reason": "acknowledged", "ok": True}
+        await peer.fail(call, "RESULT_UNKNOWN", "the result was erased", details=details)
+
+    async def never_heard_of(peer: Peer, call: Frame) -> None:
+        await peer.fail(call, "RESULT_UNKNOWN", "nothing is known")
+
+    daemon.tools |= {"ran": has_run, "unknown": never_heard_of}
+    assert (await client.call("ran")).accepted
+    assert not (await client.call("unknown")).accepted
+
+
+async def test_a_connection_that_drops_before_the_hello_is_answered_is_no_refusal(
+    daemon: ScriptedDaemon,
+) -> None:
+    async def drop(peer: Peer, hello: Frame) -> None:
+        peer.socket.transport.abort()
+
+    daemon.ops["hello"] = drop
+    with pytest.raises(DaemonUnreachable, match="drops us"):
+        async with DaemonClient(daemon.url, token=TOKEN):
             pass

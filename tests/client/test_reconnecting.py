@@ -149,6 +149,23 @@ async def test_a_cancelled_call_is_taken_back_over_the_next_connection(
         await gates.until_cancelled()
 
 
+async def test_a_call_that_is_cancelled_while_there_is_no_connection_ends(
+    daemon: RunningDaemon, proxy: FaultProxy, gates: Gates
+) -> None:
+    lost = asyncio.Event()
+    async with client_of(proxy, on_connection=lambda _: lost.set()) as client:
+        async with asyncio.TaskGroup() as tasks:
+            call = tasks.create_task(client.call("gate", request_id="r1"))
+            await gates.until_inside("g")
+            proxy.reset()
+            await lost.wait()
+            await client.cancel("r1", "no longer wanted")
+            error = (await call).error
+        await gates.until_cancelled()
+        assert error is not None
+        assert error.code == "CANCELLED"
+
+
 async def test_who_is_taken_over_does_not_come_back(
     daemon: RunningDaemon, proxy: FaultProxy, gates: Gates
 ) -> None:

@@ -167,6 +167,21 @@ async def test_a_sessions_oldest_results_make_room(store: CallStore) -> None:
     assert other.state is CallState.SETTLED
 
 
+async def test_what_is_to_be_sent_again_makes_no_room(store: CallStore) -> None:
+    for n in range(3):
+        await store.accept(record(f"c{n}"))
+        await store.settle(f"c{n}", ANSWER, now=1000.0 + n)
+    await store.mark_sent("s1", ["r-c0", "r-c1", "r-c2"])
+    await store.forget_sent("s1")
+    await store.forget_sent("s-unknown")
+    assert await store.trim("s1", SessionBounds(1, 1, 9), now=1010.0) == 0
+    await store.mark_sent("s1", ["r-c2", "r-c0"])
+    assert await store.trim("s1", SessionBounds(1, 10_000, 9), now=1010.0) == 1
+    erased = await store.find("s1", "r-c2")
+    assert erased is not None
+    assert erased.state is CallState.ERASED
+
+
 async def test_what_a_session_is_owed_is_what_was_accepted_and_is_not_erased(
     store: CallStore,
 ) -> None:

@@ -103,11 +103,13 @@ class Flight(ToolRun):
         level: LogLevel | None = None,
     ) -> None:
         """Tell every caller how far the work is."""
+        _require_sendable(message or "")
         self._tell(message=message, progress=progress, total=total, level=level)
 
     def stream(self, delta: str) -> None:
         """Tell every caller the next piece of the text."""
         if delta:
+            _require_sendable(delta)
             self._tell(delta=delta, offset=self._offset, attempt=self.attempt)
             self._streamed.append(delta)
             self._offset += len(delta)
@@ -172,3 +174,9 @@ class Flight(ToolRun):
         for call in self.callers:
             if call.is_accepted and call.outcome is None:
                 call.tell_progress(self._clock, **said)
+
+
+def _require_sendable(text: str) -> None:
+    """Raise in the tool that says it what no frame can hold: a lone surrogate."""
+    if not text.isascii():
+        text.encode()

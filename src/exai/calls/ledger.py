@@ -100,6 +100,10 @@ class Ledger:
         await self._store.mark_sent(session_id, request_ids)
         await self._store.trim(session_id, self._bounds, self._clock.wall_s())
 
+    async def forget_sent(self, session_id: str) -> None:
+        """Let no result of a session count as sent."""
+        await self._store.forget_sent(session_id)
+
     async def acknowledge(self, session_id: str, request_ids: list[str]) -> None:
         """Erase what the client has."""
         now = self._clock.wall_s()

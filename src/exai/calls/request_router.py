@@ -18,7 +18,7 @@ from exai.calls.ledger import Ledger, conflict, replay, unknown
 from exai.calls.pipeline import Pipeline
 from exai.calls.settling import Settling
 from exai.calls.single_flight import SingleFlight
-from exai.core.call_store import CallRecord
+from exai.core.call_store import CallRecord, CallState
 from exai.core.clock import Clock
 from exai.core.errors import (
     CallCancelled,
@@ -97,11 +97,27 @@ class RequestRouter:
         """Tell whether any call of a session is under way."""
         return bool(self._in_flight.of_session(session_id))
 
-    def catch_up(self, peer: Peer) -> None:
-        """Tell a peer that came back how far its calls under way are."""
-        for call in self._in_flight.of_session(peer.session_id):
+    def catch_up(self, peer: Peer) -> set[str]:
+        """Tell a peer that came back how far its calls under way are; return their requests."""
+        calls = self._in_flight.of_session(peer.session_id)
+        for call in calls:
             if call.is_accepted:
                 self._sharing.catch_up(call)
+        return {call.request_id for call in calls}
+
+    async def forget_sent(self, peer: Peer) -> None:
+        """Let no result of a peer that came back count as sent: all are sent again."""
+        with self._defects.contained("resuming"):
+            await self._ledger.forget_sent(peer.session_id)
+
+    async def knows(self, peer: Peer, request_id: str) -> bool:
+        """Tell whether a request is under way, or remembered."""
+        if self._in_flight.find(peer.session_id, request_id) is not None:
+            return True
+        known = await self._defects.outcome_of(
+            self._ledger.find(peer.session_id, request_id), "limiting the rate"
+        )
+        return known is not None
 
     async def owed_to(self, peer: Peer) -> list[str]:
         """Return a session's requests that are accepted and not acknowledged, oldest first.
@@ -115,9 +131,8 @@ class RequestRouter:
         return [call.request_id for call in calls if call.is_accepted]
 
     async def tell_again(self, peer: Peer, request_id: str) -> None:
-        """Send a request's answer once more, if it has one; else it comes by itself."""
-        if self._in_flight.find(peer.session_id, request_id) is None:
-            await self._tell_stored(peer, request_id)
+        """Send a request's answer once more, if it has one and that is not erased."""
+        await self._tell_stored(peer, request_id, is_asked=False)
 
     async def note_sent(self, peer: Peer, request_ids: list[str]) -> None:
         """Take note that results were written to a socket."""
@@ -155,7 +170,8 @@ class RequestRouter:
     async def _call_once_moved(self, peer: Peer, request: CallTool, earlier: Call) -> None:
         while not earlier.is_accepted and self._in_flight.has(earlier):
             await earlier.moved.wait()
-        self._call_tool(peer, request)
+        if not peer.has_ended:
+            self._call_tool(peer, request)
 
     async def _arrive(self, call: Call) -> None:
         """See a call aboard a flight, which will answer it; or answer it here and now."""
@@ -195,10 +211,14 @@ class RequestRouter:
 
     def _answer_again(self, call: Call, known: CallRecord, otherwise: ExaiError) -> None:
         """Answer a request that was settled before: nothing runs."""
+        peer, request_id = call.peer, call.request_id
         if known.arguments_digest == call.digest:
-            call.peer.send(replay(known, call.request_id))
+            peer.send(replay(known, request_id))
         else:
-            call.peer.send(_refused(call.request_id, otherwise))
+            peer.send(_refused(request_id, otherwise))
+            if call.is_asked_about or call.withdrawn is not None:
+                is_own = (known.session_id, known.request_id) == (peer.session_id, request_id)
+                peer.send(replay(known, request_id) if is_own else unknown(request_id))
         self._in_flight.unregister(call)
 
     def _cancel_tool(self, peer: Peer, request: CancelTool) -> None:
@@ -219,10 +239,13 @@ class RequestRouter:
         else:
             call.is_asked_about = True
 
-    async def _tell_stored(self, peer: Peer, request_id: str) -> None:
+    async def _tell_stored(self, peer: Peer, request_id: str, *, is_asked: bool = True) -> None:
         try:
             known = await self._ledger.find(peer.session_id, request_id)
-            peer.send(unknown(request_id) if known is None else replay(known, request_id))
+            if known is not None and (is_asked or known.state is CallState.SETTLED):
+                peer.send(replay(known, request_id))
+            elif is_asked:
+                peer.send(unknown(request_id))
         except ExaiError as error:
             peer.send(_refused(request_id, error))
         except Exception as error:  # noqa: BLE001 - a store may fail in its own ways

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from exai.core.errors import ResultTooLarge
+from exai.core.errors import ResultTooLarge, ToolFailed
 from exai.core.outcomes import Completed
 from exai.core.tool import Tool, ToolRun
 
@@ -24,12 +24,19 @@ class ToolExecutor:
         as a `CancelledError` from whoever settled the call; the tool gives the work up
         before it lets that error out.
         """
-        completed = await tool.run(arguments, run)
-        size_bytes = len(_encode(completed))
+        try:
+            completed = await tool.run(arguments, run)
+        except ToolFailed as failed:
+            self._measure((failed.describe(), failed.outputs, failed.structured))
+            raise
+        self._measure(completed)
+        return completed
+
+    def _measure(self, result: object) -> None:
+        size_bytes = len(_encode(result))
         if size_bytes > self._max_result_bytes:
             raise ResultTooLarge(
                 f"the result has {size_bytes:,} bytes; at most {self._max_result_bytes:,} may be",
                 size_bytes=size_bytes,
                 max_bytes=self._max_result_bytes,
             )
-        return completed

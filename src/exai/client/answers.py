@@ -51,6 +51,13 @@ class Progress(msgspec.Struct, frozen=True):
 OnProgress = Callable[[Progress], None]
 
 
+def encode_frame(message: Frame) -> bytes:
+    """Write one frame, without what is None."""
+    return msgspec.json.encode(
+        {name: value for name, value in message.items() if value is not None}
+    )
+
+
 def decode_frame(message: bytes) -> Frame:
     """Read one frame. Raises `ProtocolBroken`."""
     try:

@@ -18,7 +18,7 @@ from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import Any, Self
 
-from exai.client.answers import CallError, CallResult, Frame, OnProgress, Progress, read_as
+from exai.client.answers import CallError, CallResult, Frame, OnProgress, read_as
 from exai.client.backoff import Backoff
 from exai.client.errors import (
     UNAUTHORIZED,
@@ -29,10 +29,10 @@ from exai.client.errors import (
     HelloRefused,
     ProtocolBroken,
     RequestRefused,
-    RequestTooLarge,
     is_final,
 )
-from exai.client.link import CLOSE_TIMEOUT_S, Link, LinkClosed, encode_frame
+from exai.client.link import CLOSE_TIMEOUT_S, Link, LinkClosed
+from exai.client.pending_request import PendingRequest
 from exai.core.lifecycle import running
 from exai.core.requests import CacheUse
 
@@ -41,29 +41,6 @@ _STABLE_S = 5.0
 
 OnConnection = Callable[[str], object]
 """Told in words what becomes of the connection: lost and why, or back."""
-
-
-class _Request:
-    """What was asked and has no answer yet. `link` is the connection that it was sent over."""
-
-    def __init__(self, frame: Frame) -> None:
-        self.frame = frame
-        self.encoded = encode_frame(frame)
-        self.link: Link | None = None
-        self.is_accepted = False
-        self.is_withdrawn = False
-        self.inbox: asyncio.Queue[Frame | ClientError] = asyncio.Queue()
-
-    @property
-    def is_call(self) -> bool:
-        return bool(self.frame["op"] == "call_tool")
-
-    async def next(self) -> Frame:
-        """Wait for the next frame. Raises what ended the session."""
-        heard = await self.inbox.get()
-        if isinstance(heard, ClientError):
-            raise heard
-        return heard
 
 
 class DaemonClient:
@@ -107,13 +84,14 @@ class DaemonClient:
         self.session = {}
         self._link: Link | None = None
         self._stack = AsyncExitStack()
-        self._requests: dict[str, _Request] = {}
-        self._end: ConnectionLost | None = None
+        self._requests: dict[str, PendingRequest] = {}
+        self._end: ConnectionLost | None = ConnectionLost("the session was not opened")
 
     async def __aenter__(self) -> Self:
         """Connect, say hello, and start to read."""
         link = await self._open()
         self._use(link)
+        self._end = None
         await self._stack.enter_async_context(running(self._keep_connected(link)))
         return self
 
@@ -148,35 +126,36 @@ class DaemonClient:
         under its `idempotency_key`, if it has one and the daemon still knows of it; else
         `AnswerLost` is raised. When the waiting task is cancelled, or `on_progress`
         raises, the call is taken back: the daemon is told, and its answer waited for, for a
-        few seconds. Raises `RequestTooLarge`, and `ValueError` for the `request_id` of a call
-        that is under way.
+        few seconds. Raises `RequestTooLarge`, and `ValueError` for a `request_id` that is none
+        or is that of a call under way.
         """
-        request = _Request(
-            {
-                "op": "call_tool",
-                "request_id": request_id or _new_request_id(),
-                "name": name,
-                "arguments": arguments or {},
-                "cache": cache,
-                "timeout_s": timeout_s,
-                "idempotency_key": idempotency_key,
-            }
+        request = PendingRequest(
+            "call_tool",
+            request_id or _new_request_id(),
+            name=name,
+            arguments=arguments or {},
+            cache=cache,
+            timeout_s=timeout_s,
+            idempotency_key=idempotency_key,
         )
         self._register(request)
         try:
             await self._send(request)
-            return await _follow(request, on_progress)
+            return await request.follow(on_progress)
         except ClientError:
             raise
         except BaseException:
             await self._take_back(request)
             raise
         finally:
-            del self._requests[request.frame["request_id"]]
+            del self._requests[request.request_id]
 
     async def cancel(self, request_id: str, reason: str | None = None) -> None:
         """Take back a call that another task waits for; the answer reaches that task."""
-        await self._say({"op": "cancel_tool", "request_id": request_id, "reason": reason})
+        request = self._requests.get(request_id)
+        if request is not None:
+            request.is_withdrawn = True
+            await self._say({"op": "cancel_tool", "request_id": request_id, "reason": reason})
 
     async def list_tools(self) -> list[dict[str, Any]]:
         """Return the tools that this identity may use. Raises `RequestRefused`."""
@@ -214,32 +193,27 @@ class DaemonClient:
         self._hello["token"] = new
 
     async def _ask(self, op: str, **fields: Any) -> Frame:
-        request = _Request({"op": op, "request_id": _new_request_id(), **fields})
+        request = PendingRequest(op, _new_request_id(), **fields)
         self._register(request)
         try:
             await self._send(request)
             answer = await request.next()
         finally:
-            del self._requests[request.frame["request_id"]]
+            del self._requests[request.request_id]
         if answer.get("op") == "error":
             error = read_as(CallError, answer.get("error"))
             raise RequestRefused(error.code, error.message)
         return answer
 
-    def _register(self, request: _Request) -> None:
-        request_id = request.frame["request_id"]
+    def _register(self, request: PendingRequest) -> None:
         if self._end is not None:
             raise self._end
-        if request_id in self._requests:
-            raise ValueError(f"a call with the request id {request_id!r} is under way")
-        most_bytes = self.session.get("limits", {}).get("max_message_bytes", len(request.encoded))
-        if len(request.encoded) > most_bytes:
-            raise RequestTooLarge(
-                f"the request has {len(request.encoded):,} bytes; the daemon takes {most_bytes:,}"
-            )
-        self._requests[request_id] = request
+        if request.request_id in self._requests:
+            raise ValueError(f"a call with the request id {request.request_id!r} is under way")
+        request.check(self.session.get("limits", {}).get("max_message_bytes"))
+        self._requests[request.request_id] = request
 
-    async def _send(self, request: _Request) -> None:
+    async def _send(self, request: PendingRequest) -> None:
         """Send a request over the present connection, once; without one it is sent later."""
         link = self._link
         if link is None or request.link is link:
@@ -257,6 +231,7 @@ class DaemonClient:
     async def _keep_connected(self, link: Link) -> None:
         """Read, and come back when the connection is lost; tell all who wait if for good."""
         loop = asyncio.get_running_loop()
+        end = ConnectionLost("the session was closed")
         tries = 0
         try:
             while True:
@@ -266,12 +241,12 @@ class DaemonClient:
                 tries = 0 if loop.time() - opened_at >= _STABLE_S else tries + 1
                 link = await self._open_again(tries, lost)
                 self._tell("connected again")
-        except ConnectionLost as end:
-            self._end = end
-            self._link = None
+        except ConnectionLost as lost_for_good:
+            end = lost_for_good
+        finally:
+            self._end, self._link = end, None
             for request in self._requests.values():
                 request.inbox.put_nowait(end)
-        finally:
             await link.close()
 
     async def _read_to_end(self, link: Link) -> LinkClosed:
@@ -346,7 +321,7 @@ class DaemonClient:
             before.get("durable") is True and self.session.get("durable") is True
         )
         for request in self._requests.values():
-            is_safe = request.frame.get("idempotency_key") is not None and is_same_ledger
+            is_safe = request.has_key and is_same_ledger
             if request.is_call and request.link is not None and not is_safe:
                 what = "has run" if request.is_accepted else "was accepted"
                 request.link = self._link
@@ -380,24 +355,11 @@ class DaemonClient:
         if op == "call_tool_res" and "meta" in frame:
             await self._say({"op": "ack", "request_ids": [request_id]})
 
-    async def _take_back(self, request: _Request) -> None:
-        request.is_withdrawn = True
+    async def _take_back(self, request: PendingRequest) -> None:
         with suppress(ClientError, TimeoutError):
             async with asyncio.timeout(_CANCEL_TIMEOUT_S):
-                await self.cancel(request.frame["request_id"])
-                await _follow(request, None)
-
-
-async def _follow(request: _Request, on_progress: OnProgress | None) -> CallResult:
-    """Read one call's frames up to the terminal one."""
-    while True:
-        frame = await request.next()
-        match frame.get("op"):
-            case "progress" if on_progress:
-                on_progress(read_as(Progress, frame))
-            case "call_tool_res":
-                accepted = request.is_accepted or "meta" in frame
-                return read_as(CallResult, {**frame, "frame": frame, "accepted": accepted})
+                await self.cancel(request.request_id)
+                await request.follow(None)
 
 
 def _instance(session: Frame) -> Any:

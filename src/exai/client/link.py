@@ -9,11 +9,10 @@ import ssl
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from exai.client.answers import Frame, decode_frame
+from exai.client.answers import Frame, decode_frame, encode_frame
 from exai.client.errors import DaemonUnreachable, HelloRefused, ProtocolBroken
 from exai.core.addresses import canonical_host, is_loopback
 
@@ -126,13 +125,6 @@ async def _connect(
         ) from refusal
     except (OSError, ValueError, EOFError, WebSocketException) as error:
         raise DaemonUnreachable(f"nobody answers at {url}: {error}") from error
-
-
-def encode_frame(message: Frame) -> bytes:
-    """Write one frame, without what is None."""
-    return msgspec.json.encode(
-        {name: value for name, value in message.items() if value is not None}
-    )
 
 
 def _is_this_machine(url: str) -> bool:

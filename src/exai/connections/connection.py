@@ -27,6 +27,8 @@ from exai.protocols.hello import Hello, Refused, decode_hello, encode_refusal
 _FRAMES_PER_TURN = 16
 _DECODED_AT_ONCE_BYTES = 65_536
 
+_REFUSABLE = (CallTool, ListTools, RotateToken)
+
 MessageHandler = Callable[[Peer, Request], None]
 
 
@@ -154,10 +156,16 @@ class _Reader:
         """Refuse what may be refused where too much comes; of the rest read more slowly."""
         principal = self._link.session.principal.name
         while wait_s := self._rates.take(principal, self._channel.remote_address):
-            if isinstance(message, (CallTool, ListTools, RotateToken)):
+            if isinstance(message, _REFUSABLE) and not await self._is_known(message):
                 return _too_fast(message, wait_s)
             await asyncio.sleep(wait_s)
         return None
+
+    async def _is_known(self, message: CallTool | ListTools | RotateToken) -> bool:
+        """Tell whether a request was sent before: it may run already, or have run."""
+        if not isinstance(message, CallTool) or message.request_id is None:
+            return False
+        return await self._sessions.knows(self._link.session, message.request_id)
 
     def _take(self, message: Request | Reply) -> None:
         session = self._link.session

@@ -127,8 +127,8 @@ class Outbox:
             while self._waiting and len(sent) < _NOTED_AT_ONCE:
                 waiting = self._take_next()
                 patience.reschedule(loop.time() + self._patience_s)
-                await channel.send(waiting.frame)
                 self._waiting_bytes -= waiting.size_bytes
+                await channel.send(waiting.frame)
                 self._has_room.set()
                 if waiting.result_of is not None:
                     sent.append(waiting.result_of)
@@ -169,9 +169,9 @@ class Outbox:
         self._add_bytes(waiting.size_bytes)
 
     def _add_bytes(self, size_bytes: int) -> None:
-        """Count what waits. One reply may be as large as it is, where nothing waits before it."""
-        waited_bytes, self._waiting_bytes = self._waiting_bytes, self._waiting_bytes + size_bytes
-        if waited_bytes and self._waiting_bytes > self._max_bytes:
+        """Count what waits behind the next reply, which may be as large as it is."""
+        self._waiting_bytes += size_bytes
+        if self._waiting_bytes - self._waiting[0].size_bytes > self._max_bytes:
             self.abandon(SLOW_CONSUMER)
 
     def _drop_all(self) -> None:

@@ -22,6 +22,7 @@ class Session(Peer):
         self.principal = principal
         self._resume_digest = digest_of(resume_token)
         self.acknowledges = False
+        self.has_ended = False
         self.outbox: Outbox | None = None
         self.idle_since = 0.0
         self.is_owed = True

@@ -40,21 +40,27 @@ class SessionCalls(Protocol):
     def has_calls(self, session_id: str) -> bool:
         """Tell whether any call of a session is under way."""
 
-    def catch_up(self, peer: Peer) -> None:
-        """Tell a peer that came back how far its calls under way are."""
+    def catch_up(self, peer: Peer) -> set[str]:
+        """Tell a peer that came back how far its calls under way are; return their requests."""
+
+    async def knows(self, peer: Peer, request_id: str) -> bool:
+        """Tell whether a request is under way, or remembered."""
+
+    async def forget_sent(self, peer: Peer) -> None:
+        """Let no result of a peer that came back count as sent: all are sent again."""
 
     async def owed_to(self, peer: Peer) -> list[str]:
         """Return a session's requests that are accepted and not acknowledged, oldest first."""
 
     async def tell_again(self, peer: Peer, request_id: str) -> None:
-        """Send a request's answer once more, if it has one."""
+        """Send a request's answer once more, if it has one and that is not erased."""
 
     async def end_session(self, session_id: str, principal: str) -> None:
         """End a session's calls as if cancelled, and forget what was kept for it."""
 
 
 class Link(NamedTuple):
-    """A session and its connection's outbox; `owed` are the requests whose answers may be due."""
+    """A session and its connection's outbox; `owed` are the requests to be answered again."""
 
     session: Session
     outbox: Outbox
@@ -120,21 +126,29 @@ class SessionHandler:
         outbox = self._links.attach(session, hello)
         self._retelling.add(outbox)
         try:
-            self._calls.catch_up(session)
-            owed = await self._calls.owed_to(session)
+            under_way = self._calls.catch_up(session)
+            await self._calls.forget_sent(session)
+            pending = await self._calls.owed_to(session)
         except BaseException:
             self.detach(session, outbox, "the connection ended while it resumed")
             raise
-        self._greet(session, outbox, hello.resume.resume_token, resumed=True, pending=owed)
+        self._greet(session, outbox, hello.resume.resume_token, resumed=True, pending=pending)
         self._events.emit(
-            SessionResumed(session.session_id, principal.name, remote_address, len(owed))
+            SessionResumed(session.session_id, principal.name, remote_address, len(pending))
         )
+        owed = [request_id for request_id in pending if request_id not in under_way]
         return Link(session, outbox, owed)
+
+    async def knows(self, session: Session, request_id: str) -> bool:
+        """Tell whether a session's request is under way, or remembered."""
+        return await self._calls.knows(session, request_id)
 
     async def tell_again(self, link: Link) -> None:
         """Send what a session that came back is owed, no faster than its peer reads."""
         for request_id in link.owed:
             await link.outbox.wait_room()
+            if link.session.outbox is not link.outbox:
+                return  # a newer connection tells it again
             await self._calls.tell_again(link.session, request_id)
         self._retelling.discard(link.outbox)
         if self._farewell is not None:
@@ -145,7 +159,7 @@ class SessionHandler:
         self._retelling.discard(outbox)
         if not self._links.detach(session, outbox):
             return
-        session.idle_since = self._clock.monotonic_s()
+        self._note_idle(session)
         self._detached.setdefault(session.principal.name, {})[session] = None
         self._wake_if_none_attached()
         self._events.emit(SessionDetached(session.session_id, session.principal.name, reason))
@@ -155,6 +169,7 @@ class SessionHandler:
         """End a session: its calls leave as if cancelled, its results are dropped."""
         if self._sessions.pop(session.session_id, None) is None:
             return
+        session.has_ended = True
         self._leave_detached(session)
         if session.outbox is not None:
             session.outbox.finish(farewell)
@@ -234,9 +249,15 @@ class SessionHandler:
 
     def _expire(self, session: Session) -> None:
         if self._calls.has_calls(session.session_id):
-            session.idle_since = self._clock.monotonic_s()
+            self._note_idle(session)
         elif self._clock.monotonic_s() - session.idle_since >= self._limits.resume_window_s:
             self.end(session, "expired")
+
+    def _note_idle(self, session: Session) -> None:
+        """Let a session's time begin; with calls, at the latest moment before the next look."""
+        session.idle_since = self._clock.monotonic_s()
+        if self._calls.has_calls(session.session_id):
+            session.idle_since += self._limits.session_cleanup_interval_s
 
     def _wake_if_none_attached(self) -> None:
         if not self._attached_count:

@@ -139,6 +139,10 @@ class CallStore(ABC):
         """Note that these results were sent, so that they may make room for others."""
 
     @abstractmethod
+    async def forget_sent(self, session_id: str) -> None:
+        """Note that none of a session's results was sent: they are about to be sent again."""
+
+    @abstractmethod
     async def trim(self, session_id: str, bounds: SessionBounds, now: float) -> int:
         """Erase a session's oldest sent results, forget its oldest tombstones, over the bounds.
 

@@ -13,6 +13,8 @@ class Peer(Protocol):
     session_id: str
     acknowledges: bool
     """Whether the peer promises to acknowledge its results."""
+    has_ended: bool
+    """Whether the session is over: nothing of it begins any more."""
 
     def send(self, reply: Reply) -> None:
         """Tell the peer, in order. Never waits and never raises; the peer may be gone."""

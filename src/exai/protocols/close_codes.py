@@ -12,7 +12,6 @@ class Close(NamedTuple):
 
 NORMAL = Close(1000, "bye")
 UNSUPPORTED_DATA = Close(1003, "text frames only")
-MESSAGE_TOO_BIG = Close(1009, "message too big")
 CONNECTION_LIMIT = Close(1008, "connection limit")
 TOO_MANY_FAILED_HELLOS = Close(1008, "too many failed attempts")
 DEFECT = Close(1011, "internal error")

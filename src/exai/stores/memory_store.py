@@ -134,6 +134,11 @@ class MemoryCallStore(CallStore):
             if call_id in self._settled_at:
                 self._of_session[session_id].mark_sent(call_id)
 
+    async def forget_sent(self, session_id: str) -> None:
+        """Let no result make room for others."""
+        if session_id in self._of_session:
+            self._of_session[session_id].forget_sent()
+
     async def trim(self, session_id: str, bounds: SessionBounds, now: float) -> int:
         """Erase and forget a session's oldest while it has too many, or too large ones."""
         kept, erased = self._of_session.get(session_id, _Kept()), 0
@@ -270,6 +275,10 @@ class _Kept:
         if call_id not in self.sent:
             self.sent[call_id] = None
             self.sent_bytes += self.result_bytes[call_id]
+
+    def forget_sent(self) -> None:
+        self.sent.clear()
+        self.sent_bytes = 0
 
     def forget(self, call_id: str) -> int:
         """Drop whatever there is of a call; return how many bytes its result had."""

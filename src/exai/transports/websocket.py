@@ -16,15 +16,12 @@ from typing import Literal, Protocol, Self
 from exai.core.addresses import canonical_host, is_loopback
 from exai.core.channel import Channel
 from exai.core.config import ServerConfig
+from exai.protocols import close_codes
 from exai.transports.listening import listening_socket
 from exai.transports.websocket_channel import LibraryConnection, WebSocketChannel
 
 ServeChannel = Callable[[Channel], Awaitable[None]]
 LibraryName = Literal["picows", "websockets"]
-
-_NORMAL = (1000, "")
-_DEFECT = (1011, "internal error")
-_SERVICE_RESTART = (1012, "service restart")
 
 
 class LibraryServer(Protocol):
@@ -83,7 +80,7 @@ class WebSocketServer:
         self.stop_accepting()
         async with asyncio.TaskGroup() as farewells:
             for channel in self._serving:
-                farewells.create_task(channel.close(*_SERVICE_RESTART))
+                farewells.create_task(channel.close(*close_codes.SERVICE_RESTART))
         if not await self._has_ended(self._server):
             for task in self._serving.values():
                 task.cancel()
@@ -116,10 +113,10 @@ class WebSocketServer:
         task = asyncio.current_task()
         assert task is not None
         self._serving[channel] = task
-        farewell = _DEFECT
+        farewell = close_codes.DEFECT
         try:
             await self._serve_channel(channel)
-            farewell = _NORMAL
+            farewell = close_codes.NORMAL
         finally:
             await channel.close(*farewell)
             del self._serving[channel]

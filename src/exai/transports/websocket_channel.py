@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NoReturn, Protocol
 
 from exai.core.addresses import canonical_address, origin_of
 from exai.core.channel import MAX_FIRST_MESSAGE_BYTES, Channel, ChannelClosed
+from exai.protocols import close_codes
 from exai.transports.upgrade_rules import Upgrade
 
 ENTRY_ALLOWANCE_BYTES = 2 * MAX_FIRST_MESSAGE_BYTES
@@ -25,7 +26,6 @@ POLITE_CODES = (1000, 1012)
 _MAX_REASON_BYTES = 123
 _NO_STATUS = 1005
 _ABNORMAL_CLOSURE = 1006
-_UNSUPPORTED_DATA = 1003
 _MESSAGE_TOO_BIG = 1009
 
 
@@ -80,7 +80,7 @@ class WebSocketChannel(Channel):
             raise _channel_closed(closed) from None
         # The libraries judge UTF-8 only where they decode, and tell text from binary only so.
         if isinstance(message, bytes):
-            await self._refuse(_UNSUPPORTED_DATA, "text frames only")
+            await self._refuse(*close_codes.UNSUPPORTED_DATA)
         encoded = message.encode()
         if self._max_message_bytes is not None and len(encoded) > self._max_message_bytes:
             await self._refuse(_MESSAGE_TOO_BIG, "first message too long")
