@@ -6,6 +6,7 @@ may send little. Knows nothing of channels, and nothing of the other library.
 """
 
 import asyncio
+import logging
 import socket
 import sys
 from collections.abc import Awaitable, Callable
@@ -204,6 +205,15 @@ class PicowsConnection(ServerConnection):
             self._end_of_patience = loop.call_later(self._close_timeout_s, self.abort)
 
 
+def _is_no_unheard_close(record: logging.LogRecord) -> bool:
+    """Tell whether asyncio complains of something else than a close that nobody waited for.
+
+    The library tells each future of its own of the close, also that of a `send` which was
+    cancelled while its peer did not read.
+    """
+    return not (record.exc_info and isinstance(record.exc_info[1], ConnectionClosed))
+
+
 def _may_use_aiofastnet() -> bool:
     """Tell whether the fast socket transport hears of every end.
 
@@ -222,6 +232,7 @@ async def listen(
     rules = UpgradeRules(config)
     log = library_log("picows")
     hush("aiofastnet")  # it warns of every write to a peer that is gone
+    logging.getLogger("asyncio").addFilter(_is_no_unheard_close)
     server = Server(handler, logger=log)
 
     def answer(request: picows.WSUpgradeRequest) -> picows.WSUpgradeResponseWithListener:
