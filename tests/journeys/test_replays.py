@@ -1,7 +1,6 @@
 """Sessions that come back to much that they are owed: told once, in time, and to one peer."""
 
 import asyncio
-import gc
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -75,7 +74,7 @@ async def owing(daemon: RunningDaemon, count: int, *running: str) -> dict[str, s
 
 
 async def test_a_take_over_while_results_are_told_again_tells_them_to_the_newer_one_once(
-    daemon: RunningDaemon, caplog: pytest.LogCaptureFixture
+    daemon: RunningDaemon,
 ) -> None:
     key = await owing(daemon, 16)  # 32 MB as frames, four times what an outbox holds
     async with (
@@ -89,8 +88,6 @@ async def test_a_take_over_while_results_are_told_again_tells_them_to_the_newer_
         await prompt.say("ack", request_ids=told)
         assert (await prompt.call("large", "after", arguments={"length": 1}))["ok"]
         slow.socket.transport.abort()
-    gc.collect()
-    assert caplog.records == []
 
 
 @pytest.mark.parametrize("acknowledges_at_once", [True, False])
