@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.transports.raw_peer import (
+from exai.testing.raw_peer import (
     TEXT,
     frame,
     raw_peer,
