@@ -5,8 +5,10 @@
 A daemon in a process of its own, the peers in another one (at nice 19: they shall cost what the
 daemon spends on them, not the processor that the client needs), the client here. It makes an
 `echo` call every 5 ms, due or not, and counts from when the call was due. Alone and beside the
-peers take turns. Prints for each kind of peers: p50 and p99 over all rounds, the median of the
-rounds' ratios of p99, how busy the daemon was, and how much its resident memory grew at its peak.
+peers take turns. Crowds of peers come and come back spread over a second, as a network brings
+them: a thousand in one millisecond would be a measure of the kernel's queue. Prints for each
+kind of peers: p50 and p99 over all rounds, the median of the rounds' ratios of p99, how busy the
+daemon was, and how much its resident memory grew at its peak.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import asyncio
 import json
 import multiprocessing
 import os
+import random
 import resource
 import statistics
 import struct
@@ -36,7 +39,7 @@ from exai.testing.running_daemon import TOKEN, daemon_config
 from exai.ws_server import DaemonAddress, build_daemon
 
 HOSTILE_TOKEN = "token-of-hostile-peers-0123456789"
-CALLS, PACE_S, SETTLE_S = 400, 0.005, 0.5
+CALLS, PACE_S, SETTLE_S, SPREAD_S, CROWD = 400, 0.005, 1.5, 0.5, 50
 MIB = 2**20
 
 
@@ -117,11 +120,11 @@ async def hello_slowly(ports: Ports) -> None:
 
 
 async def announce_much(ports: Ports) -> None:
-    """Announce 32 MiB before the hello, send as much as is read, stay for a second."""
+    """Announce 32 MiB before the hello, send as much as is read, stay for two seconds."""
     async with raw_peer(ports.websocket) as peer:
         await peer.upgrade()
         await peer.send(frame(TEXT, b"x" * MIB, announced_bytes=32 * MIB))
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(2.0)
 
 
 async def fail_hello(ports: Ports) -> None:
@@ -282,9 +285,11 @@ async def _attack(told: Connection, ports: Ports) -> None:
     peers = {peer.__name__: peer for peer in SCENARIOS}
     while name := await asyncio.to_thread(told.recv):
         peer = peers[name]
+        spread_s = SPREAD_S if SCENARIOS[peer] > CROWD else 0.01
         async with asyncio.TaskGroup() as tasks:
             playing = [
-                tasks.create_task(_again_and_again(peer, ports)) for _ in range(SCENARIOS[peer])
+                tasks.create_task(_again_and_again(peer, ports, spread_s))
+                for _ in range(SCENARIOS[peer])
             ]
             await asyncio.to_thread(told.recv)
             for task in playing:
@@ -292,11 +297,11 @@ async def _attack(told: Connection, ports: Ports) -> None:
         told.send("over")
 
 
-async def _again_and_again(peer: Peer, ports: Ports) -> None:
+async def _again_and_again(peer: Peer, ports: Ports, spread_s: float) -> None:
     while True:
+        await asyncio.sleep(2 * spread_s * random.random())
         with suppress(OSError, EOFError, AssertionError, struct.error, ExceptionGroup):
             await peer(ports)
-        await asyncio.sleep(0.01)  # as far as a network is
 
 
 # --- the client

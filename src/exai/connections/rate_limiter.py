@@ -12,6 +12,8 @@ from exai.core.clock import Clock
 from exai.core.config import RatesConfig
 
 _MAX_BUCKETS = 10_000
+_REFUSALS_PER_S = 1000
+_REFUSALS_AT_ONCE = 100
 _DAEMON = "daemon"
 
 
@@ -80,14 +82,15 @@ class RateLimiter:
         self._daemon = _Buckets(rates.daemon_per_s, rates.daemon_burst)
         self._addresses = _Buckets(rates.address_per_s, rates.address_burst)
         self._principals = _Buckets(rates.principal_per_s, rates.principal_burst)
+        self._refusals = _Buckets(_REFUSALS_PER_S, _REFUSALS_AT_ONCE)
         per_minute = rates.failed_hellos_per_minute
         self._failed_hellos = _Buckets(per_minute / 60, per_minute)
 
     @property
     def bucket_count(self) -> int:
         """Return how many buckets are kept."""
-        kinds = (self._daemon, self._addresses, self._principals, self._failed_hellos)
-        return sum(map(len, kinds))
+        kinds = (self._daemon, self._addresses, self._principals, self._refusals)
+        return sum(map(len, (*kinds, self._failed_hellos)))
 
     def take(self, principal: str, address: str) -> float:
         """Count one message and return 0; or return how long until it may come, uncounted."""
@@ -105,6 +108,19 @@ class RateLimiter:
         if not wait_s:
             for bucket in buckets:
                 bucket.take()
+        return wait_s
+
+    def take_refusal(self, principal: str) -> float:
+        """Count one refusal and return 0; or return how long until it may be said, uncounted.
+
+        To refuse costs little, but not nothing: who does not listen to it is read more slowly.
+        """
+        now = self._clock.monotonic_s()
+        bucket = self._refusals.bucket(principal, now)
+        assert bucket is not None
+        wait_s = bucket.wait_s(now)
+        if not wait_s:
+            bucket.take()
         return wait_s
 
     def note_failed_hello(self, address: str) -> FailedHello:

@@ -20,7 +20,7 @@ from picows.websockets.compat import Request, Response
 from exai.core.config import ServerConfig
 from exai.transports.library_log import library_log
 from exai.transports.listening import BACKLOG
-from exai.transports.reading import Pause, Reading
+from exai.transports.reading import DiscardPace, Pause, Reading
 from exai.transports.upgrade_rules import SHUTTING_DOWN, Refusal, Upgrade, UpgradeRules
 from exai.transports.websocket_channel import ENTRY_ALLOWANCE_BYTES, POLITE_CODES, QUEUED_FRAMES
 
@@ -36,7 +36,10 @@ _WRITE_LIMIT_BYTES = 32_768
 _PORTION_BYTES = 4096
 """What is read at once: all frames in it are taken in one go."""
 _NOWHERE = memoryview(bytearray(65_536))
-_DISCARD_REST_S = 0.001
+
+
+def _ignore() -> None:
+    """Do nothing."""
 
 
 class ByteGate(asyncio.BufferedProtocol):
@@ -59,10 +62,9 @@ class ByteGate(asyncio.BufferedProtocol):
         transport.set_protocol(self)
 
     def discard(self) -> None:
-        """Read on into nowhere, and not as fast as it comes."""
+        """Read on into nowhere."""
         self.is_discarding = True
-        for why in Pause:
-            self._reading.resume(why)
+        self._reading.discard()
 
     def get_buffer(self, sizehint: int) -> Any:
         """Return where to put what comes."""
@@ -73,7 +75,7 @@ class ByteGate(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Hand on what came, and count it."""
         if self.is_discarding:
-            self._reading.rest(_DISCARD_REST_S)
+            self._reading.discard()
             return
         self.left_bytes -= nbytes
         self.frame_count = 0
@@ -90,6 +92,7 @@ class ByteGate(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Hand on, and let go: a buffer as large as a message must not wait for the collector."""
         self._reading.end()
+        self._on_excess = _ignore
         library, self._library = self._library, None
         library.connection_lost(exc)
 
@@ -107,7 +110,9 @@ class PicowsConnection(ServerConnection):
 
     closed_exception: ClassVar[type[Exception]] = ConnectionClosed
 
-    def __init__(self, upgrade: Upgrade, config: ServerConfig, **parts: Any) -> None:
+    def __init__(
+        self, upgrade: Upgrade, config: ServerConfig, pace: DiscardPace, **parts: Any
+    ) -> None:
         super().__init__(
             subprotocol=upgrade.subprotocol,
             permessage_deflate=None,
@@ -121,6 +126,7 @@ class PicowsConnection(ServerConnection):
             **parts,
         )
         self.upgrade = upgrade
+        self._pace = pace
         self._max_message_bytes = config.max_message_bytes
         self._close_timeout_s = config.close_timeout_s
         self._has_entered = False
@@ -135,7 +141,7 @@ class PicowsConnection(ServerConnection):
     def on_ws_connected(self, transport: picows.WSTransport) -> None:
         """Put the gate before the first frame comes."""
         self._wire = transport
-        self._reading = Reading(transport.underlying_transport)
+        self._reading = Reading(transport.underlying_transport, self._pace)
         self._gate = ByteGate(transport.underlying_transport, self._reading, self._hold_back)
         super().on_ws_connected(transport)
 
@@ -276,6 +282,7 @@ async def listen(
 ) -> Server:
     """Serve WebSocket connections on a bound socket, each with `handler`."""
     rules = UpgradeRules(config)
+    pace = DiscardPace()
     log = library_log("picows")
     server = Server(handler, logger=log)
 
@@ -296,6 +303,7 @@ async def listen(
         connection = PicowsConnection(
             verdict,
             config,
+            pace,
             server=server,
             request=Request.from_picows(request),
             response=Response.from_picows(response),

@@ -8,7 +8,7 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
@@ -19,14 +19,17 @@ from websockets.protocol import CONNECTING, OPEN, Event
 from exai.core.config import ServerConfig
 from exai.transports.library_log import library_log
 from exai.transports.listening import BACKLOG
-from exai.transports.reading import Pause, Reading
+from exai.transports.reading import DiscardPace, Pause, Reading
 from exai.transports.upgrade_rules import Refusal, Upgrade, UpgradeRules
 from exai.transports.websocket_channel import ENTRY_ALLOWANCE_BYTES, POLITE_CODES, QUEUED_FRAMES
 
 _PORTION_BYTES = 1024
 """What is parsed at once: all frames in it are taken in one go."""
 _PONG_BEGIN = b"\x8a"
-_DISCARD_REST_S = 0.001
+
+
+def _ignore() -> None:
+    """Do nothing."""
 
 
 class WebsocketsConnection(ServerConnection):
@@ -35,11 +38,11 @@ class WebsocketsConnection(ServerConnection):
     closed_exception: ClassVar[type[Exception]] = ConnectionClosed
     upgrade: Upgrade
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, pace: DiscardPace, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._pace = pace
         self._entry_left_bytes: int | None = ENTRY_ALLOWANCE_BYTES
         self._first_message_is_in = False
-        self._is_discarding = False
         self._unparsed = b""
         self._frame_count = 0
         self._owed_pong: bytes | None = None
@@ -48,14 +51,14 @@ class WebsocketsConnection(ServerConnection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take over when the connection is read."""
         super().connection_made(transport)
-        self._reading = Reading(self.transport, self._parse_on)
+        self._reading = Reading(self.transport, self._pace, self._parse_on)
         self.recv_messages.pause = partial(self._reading.pause, Pause.QUEUE)
         self.recv_messages.resume = partial(self._reading.resume, Pause.QUEUE)
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, little by little."""
-        if self._is_discarding or self.protocol.parser_exc is not None:
-            self._reading.rest(_DISCARD_REST_S)
+        if self.protocol.eof_sent:  # nothing of it is heard any more
+            self._reading.discard()
             return
         self._unparsed += data
         self._parse_on()
@@ -63,11 +66,11 @@ class WebsocketsConnection(ServerConnection):
     def _parse_on(self) -> None:
         """Parse what has come, until there is a reason to read no more."""
         unparsed, self._unparsed, position = self._unparsed, b"", 0
-        while position < len(unparsed) and not self._reading.is_paused:
+        while position < len(unparsed) and not (self._reading.is_paused or self.protocol.eof_sent):
             portion = unparsed[position : position + _PORTION_BYTES]
             position += len(portion)
             self._parse(portion)
-        if not self._is_discarding:
+        if not self.protocol.eof_sent:
             self._unparsed = unparsed[position:]
 
     def _parse(self, portion: bytes) -> None:
@@ -125,6 +128,16 @@ class WebsocketsConnection(ServerConnection):
         super().connection_lost(exc)
         if self.protocol.parser_exc is not None:
             self.protocol.parser_exc.__traceback__ = None
+        self._break_cycles()
+
+    def _break_cycles(self) -> None:
+        """Let everything go with its last user: thousands of peers would wait for the collector.
+
+        All of these are the library's, and nobody asks for them any more.
+        """
+        self.recv_messages.pause = self.recv_messages.resume = _ignore
+        self.protocol.parser.close()
+        del self.protocol.select_subprotocol
 
     def lift_entry_limit(self) -> None:
         """Read on: the peer was let in."""
@@ -162,10 +175,7 @@ class WebsocketsConnection(ServerConnection):
         if self.state is OPEN:
             self.protocol.fail(code, reason)
             self.send_data()
-            self._is_discarding = True
-            self._unparsed = b""
-            for why in Pause:
-                self._reading.resume(why)
+            self._reading.discard()
 
 
 async def listen(
@@ -205,5 +215,5 @@ async def listen(
         max_size=config.max_message_bytes,
         max_queue=QUEUED_FRAMES,
         logger=library_log("websockets"),
-        create_connection=WebsocketsConnection,
+        create_connection=cast(Any, partial(WebsocketsConnection, pace=DiscardPace())),
     )

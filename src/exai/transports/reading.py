@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable
 from enum import Enum, auto
 
+_DISCARD_EVERY_S = 0.001
 _REST_S = 0.01
 _MANY_FRAMES = 64
 _TINY_FRAME_BYTES = 16
@@ -23,6 +24,22 @@ class Pause(Enum):
     """It was heard enough for now: others have their turn."""
 
 
+class DiscardPace:
+    """When a piece may be read into nowhere: one a millisecond, of all connections of a port.
+
+    Who is sent away in the middle of a message may have to send it all before it hears why; but
+    a crowd of them would keep the daemon busy with what nobody wants.
+    """
+
+    def __init__(self) -> None:
+        self._next_at = 0.0
+
+    def wait_s(self, now: float) -> float:
+        """Return how long it is until the next free moment, and take it."""
+        self._next_at = max(now, self._next_at) + _DISCARD_EVERY_S
+        return self._next_at - now
+
+
 class Reading:
     """Reads from a transport while there is no reason against it.
 
@@ -30,9 +47,13 @@ class Reading:
     """
 
     def __init__(
-        self, transport: asyncio.Transport, on_resume: Callable[[], None] | None = None
+        self,
+        transport: asyncio.Transport,
+        pace: DiscardPace,
+        on_resume: Callable[[], None] | None = None,
     ) -> None:
         self._transport = transport
+        self._pace = pace
         self._on_resume = on_resume
         self._pauses: set[Pause] = set()
         self._end_of_rest: asyncio.TimerHandle | None = None
@@ -64,15 +85,25 @@ class Reading:
         Whatever they are, they cost the processor and not their sender's network.
         """
         if frame_count > _MANY_FRAMES and size_bytes < frame_count * _TINY_FRAME_BYTES:
-            self.rest(_REST_S)
+            self._rest(_REST_S)
 
-    def rest(self, duration_s: float) -> None:
-        """Read no more for so long."""
-        self.pause(Pause.REST)
-        loop = asyncio.get_running_loop()
-        self._end_of_rest = loop.call_later(duration_s, self.resume, Pause.REST)
+    def discard(self) -> None:
+        """Read the next piece, which goes into nowhere, whatever there is against it, in time."""
+        self._rest(self._pace.wait_s(asyncio.get_running_loop().time()))
+        self._pauses = {Pause.REST}
 
     def end(self) -> None:
-        """Forget the transport's timer: it is closed."""
+        """Let go of everything: the transport is closed."""
+        self._forget_rest()
+        self._on_resume = None
+
+    def _forget_rest(self) -> None:
         if self._end_of_rest is not None:
             self._end_of_rest.cancel()
+            self._end_of_rest = None
+
+    def _rest(self, duration_s: float) -> None:
+        self.pause(Pause.REST)
+        self._forget_rest()
+        loop = asyncio.get_running_loop()
+        self._end_of_rest = loop.call_later(duration_s, self.resume, Pause.REST)
