@@ -32,6 +32,7 @@ from urllib.parse import urlsplit
 import uvloop
 from websockets.asyncio.client import ClientConnection, connect
 
+from exai.cli.serve_command import calm_collector
 from exai.core.config import PrincipalConfig, Secret, ServerConfig
 from exai.observe.logs import configure_logging
 from exai.testing.raw_peer import CONTINUATION, PING, TEXT, RawPeer, frame, raw_peer, request, said
@@ -80,6 +81,7 @@ async def _serve(told: Connection, library: str) -> None:
         stop = asyncio.Event()
 
         def on_ready(address: DaemonAddress) -> None:
+            calm_collector()
             ports = (urlsplit(url).port for url in (address.websocket_url, address.http_url))
             told.send((os.getpid(), Ports(*ports)))  # type: ignore[arg-type]
 

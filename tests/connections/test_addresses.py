@@ -2,7 +2,7 @@
 
 import pytest
 
-from exai.core.addresses import network_of, origin_of
+from exai.core.addresses import network_of, origin_of, own_network_of
 
 TRUSTED = ("10.0.0.0/8", "2001:db8::1")
 
@@ -36,3 +36,21 @@ def test_only_trusted_proxies_are_believed(
     peer: str, forwarded_for: list[str], origin: str
 ) -> None:
     assert origin_of(peer, forwarded_for, TRUSTED) == origin
+
+
+@pytest.mark.parametrize(
+    ("origin", "network"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2::9", "2001:db8:1:2::/64"),
+        ("10.0.0.1", None),
+        ("2001:db8::1", None),
+        ("2001:db8::2", "2001:db8::/64"),
+        ("127.0.0.1", None),
+        ("127.8.8.8", None),
+        ("::1", None),
+        ("::2", "::/64"),
+    ],
+)
+def test_who_shares_an_address_has_none_to_be_counted_by(origin: str, network: str | None) -> None:
+    assert own_network_of(origin, TRUSTED) == network

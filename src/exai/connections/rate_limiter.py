@@ -1,13 +1,15 @@
 """How many messages may come: token buckets for the daemon, each address, each principal.
 
 Reconnecting refills nothing: a bucket belongs to who sends, not to a connection. Failed
-hellos have buckets of their own, which a valid token never meets.
+hellos have buckets of their own, which a valid token never meets: therefore one address is one
+bucket there, whoever shares it.
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from enum import Enum, auto
 
-from exai.core.addresses import is_loopback, network_of
+from exai.core.addresses import network_of, own_network_of
 from exai.core.clock import Clock
 from exai.core.config import RatesConfig
 
@@ -77,8 +79,12 @@ class FailedHello(Enum):
 class RateLimiter:
     """Takes note of every message; a rate of 0 is none."""
 
-    def __init__(self, rates: RatesConfig, clock: Clock) -> None:
+    def __init__(
+        self, rates: RatesConfig, clock: Clock, trusted_proxies: Sequence[str] = ()
+    ) -> None:
         self._clock = clock
+        self._counts_addresses = rates.address_per_s > 0
+        self._trusted_proxies = trusted_proxies
         self._daemon = _Buckets(rates.daemon_per_s, rates.daemon_burst)
         self._addresses = _Buckets(rates.address_per_s, rates.address_burst)
         self._principals = _Buckets(rates.principal_per_s, rates.principal_burst)
@@ -99,7 +105,7 @@ class RateLimiter:
             bucket
             for bucket in (
                 self._principals.bucket(principal, now),
-                None if is_loopback(address) else self._addresses.bucket(network_of(address), now),
+                self._address_bucket(address, now),
                 self._daemon.bucket(_DAEMON, now),
             )
             if bucket is not None
@@ -137,3 +143,9 @@ class RateLimiter:
             return FailedHello.REFUSE_SILENTLY
         bucket.is_told = True
         return FailedHello.REFUSE
+
+    def _address_bucket(self, address: str, now: float) -> _Bucket | None:
+        if not self._counts_addresses:
+            return None
+        network = own_network_of(address, self._trusted_proxies)
+        return None if network is None else self._addresses.bucket(network, now)
