@@ -153,12 +153,13 @@ class PicowsConnection(ServerConnection):
             self._refuse(_PROTOCOL_ERROR, "reserved bit set")
         elif opcode is _PING:
             self._answer_ping(frame.get_payload_as_bytes())
-            return
         elif opcode is _CLOSE:
             self._answer_close(transport, frame)
         elif opcode is not _PONG:
             self._count(frame)
-        if not self._gate.is_discarding:
+        if not self._fragment_count:
+            self._allow_next_message()
+        if opcode is not _PING and not self._gate.is_discarding:
             super().on_ws_frame(transport, frame)
 
     async def recv(self, decode: bool | None = None) -> str | bytes:
@@ -191,7 +192,7 @@ class PicowsConnection(ServerConnection):
     def lift_entry_limit(self) -> None:
         """Read on: the peer was let in."""
         self._has_entered = True
-        self._gate.left_bytes = self._max_message_bytes + ENTRY_ALLOWANCE_BYTES
+        self._allow_next_message()
         self._reading.resume(Pause.ENTRY)
 
     async def finish(self, code: int, reason: str) -> None:
@@ -205,6 +206,11 @@ class PicowsConnection(ServerConnection):
     def abort(self) -> None:
         """Drop the connection at once."""
         self._wire.disconnect(graceful=False)
+
+    def _allow_next_message(self) -> None:
+        """Let a whole message come, unless the peer may not send any yet."""
+        if self._has_entered:
+            self._gate.left_bytes = self._max_message_bytes + ENTRY_ALLOWANCE_BYTES
 
     def _answer_ping(self, payload: bytes) -> None:
         """Answer a ping; while the peer does not read, only the latest of them."""
@@ -235,8 +241,6 @@ class PicowsConnection(ServerConnection):
             self._waiting_count += 1
             if self._waiting_count >= QUEUED_FRAMES:
                 self._reading.pause(Pause.QUEUE)
-            if self._has_entered:
-                self._gate.left_bytes = self._max_message_bytes + ENTRY_ALLOWANCE_BYTES
 
     def _hold_back(self) -> None:
         """Let the rest wait for the verdict on the first message, or refuse what is none."""
