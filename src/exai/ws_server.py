@@ -297,6 +297,7 @@ class Daemon:
             config.server.max_connections,
             config.server.max_connections_per_address,
             {name: p.max_connections for name, p in config.principals.items()},
+            config.server.trusted_proxies,
         )
         return WebSocketServer(
             config.server,
@@ -306,7 +307,7 @@ class Daemon:
                 session_manager=self._sessions,
                 auth_token_manager=self._tokens,
                 message_handler=self._calls.router.handle_message,
-                rate_limiter=RateLimiter(config.rates, self._clock),
+                rate_limiter=RateLimiter(config.rates, self._clock, config.server.trusted_proxies),
                 token_rotation=TokenRotation(
                     self._tokens, self._sessions, self._tasks, self._events
                 ),

@@ -44,6 +44,24 @@ def test_an_address_is_one_whoever_comes_from_it_but_never_this_machine(clock: H
     assert taken(limiter, "a", LOCAL) == taken(limiter, "a", "::1") == 100
 
 
+def test_a_trusted_proxy_that_names_nobody_has_no_rate_of_its_own(clock: HandClock) -> None:
+    rates = RatesConfig(address_per_s=1, address_burst=3, failed_hellos_per_minute=1)
+    limiter = RateLimiter(rates, clock, trusted_proxies=("192.0.2.0/31",))
+    assert taken(limiter, "a", ADDRESS) == 100
+    assert taken(limiter, "a", OTHER) == 3
+    assert limiter.note_failed_hello(ADDRESS) is FailedHello.SAY_WHY
+    assert limiter.note_failed_hello(ADDRESS) is FailedHello.REFUSE
+
+
+def test_refusals_come_at_a_pace_too(clock: HandClock) -> None:
+    limiter = RateLimiter(RatesConfig(), clock)
+    assert sum(limiter.take_refusal("a") == 0 for _ in range(1000)) == 100
+    assert limiter.take_refusal("a") == pytest.approx(0.001)
+    assert limiter.take_refusal("b") == 0
+    clock.now += 0.005
+    assert sum(limiter.take_refusal("a") == 0 for _ in range(1000)) == 5
+
+
 def test_an_ipv6_network_is_one_address(clock: HandClock) -> None:
     limiter = RateLimiter(RatesConfig(address_per_s=1, address_burst=3), clock)
     own = [f"2001:db8:0:1::{n:x}" for n in range(1, 50)]

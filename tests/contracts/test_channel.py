@@ -196,10 +196,14 @@ async def test_a_cancelled_receive_loses_nothing(ends: Ends) -> None:
     assert await channel.receive() == b"still here"
 
 
-async def test_the_first_message_may_be_64_kib_long_and_no_longer(ends: Ends) -> None:
+async def test_the_first_message_may_be_64_kib_long(ends: Ends) -> None:
     channel, peer = ends
     await peer.send_text("x" * MAX_FIRST_MESSAGE_BYTES)
     assert len(await channel.receive()) == MAX_FIRST_MESSAGE_BYTES
+
+
+async def test_a_longer_first_message_closes_it_with_1009(ends: Ends) -> None:
+    channel, peer = ends
     await peer.send_text("x" * (MAX_FIRST_MESSAGE_BYTES + 1))
     assert await expect_closed(channel) == 1009
     assert await code_seen_by(peer) == 1009

@@ -10,6 +10,7 @@ from exai.core.addresses import (
     is_loopback,
     network_of,
     origin_of,
+    own_network_of,
 )
 
 TRUSTED = ("10.0.0.0/8", "2001:db8::1")
@@ -118,3 +119,21 @@ def test_all_else_is_not(host: str) -> None:
 def test_any_text_is_judged_without_an_error(text: str) -> None:
     assert canonical_host(canonical_host(text)) in (canonical_host(text), "")
     is_loopback(canonical_host(text))
+
+
+@pytest.mark.parametrize(
+    ("origin", "network"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2::9", "2001:db8:1:2::/64"),
+        ("10.0.0.1", None),
+        ("2001:db8::1", None),
+        ("2001:db8::2", "2001:db8::/64"),
+        ("127.0.0.1", None),
+        ("127.8.8.8", None),
+        ("::1", None),
+        ("::2", "::/64"),
+    ],
+)
+def test_who_shares_an_address_has_none_to_be_counted_by(origin: str, network: str | None) -> None:
+    assert own_network_of(origin, TRUSTED) == network

@@ -1,16 +1,13 @@
 """Frames that are large or many cost their own connection time, and nobody else."""
 
-import asyncio
 import json
-import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from exai.core.config import ServerConfig
 from exai.testing.running_daemon import TOKEN, daemon_config, running_daemon
+from tests.journeys.watched_loop import watched_loop
 from tests.journeys.wire import open_wire
 
 MIB = 2**20
@@ -20,31 +17,6 @@ COSTLY = {
     "short strings": b'{"op":"health","x":[' + b'"a",' * (2 * MIB) + b'"a"]}',
     "depth": b"[" * (8 * MIB),
 }
-
-
-class Turns:
-    """How long the event loop was held at the longest; `time_s` is processor time, not load."""
-
-    def __init__(self) -> None:
-        self.longest_s = 0.0
-
-
-@asynccontextmanager
-async def watched_loop() -> AsyncIterator[Turns]:
-    """Measure the processor time that this thread spends between two turns of the loop."""
-    turns = Turns()
-
-    async def watch() -> None:
-        before = time.thread_time()
-        while True:
-            await asyncio.sleep(0)
-            now = time.thread_time()
-            turns.longest_s, before = max(turns.longest_s, now - before), now
-
-    async with asyncio.TaskGroup() as tasks:
-        watching = tasks.create_task(watch())
-        yield turns
-        watching.cancel()
 
 
 @pytest.mark.parametrize("frame", COSTLY.values(), ids=COSTLY)

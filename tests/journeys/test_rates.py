@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from exai.testing.running_daemon import TOKEN, RunningDaemon, daemon_config, run
 from tests.journeys.wire import open_wire
 
 OTHER_TOKEN = "token-of-somebody-else-0123456789"
+PROXIES = ("127.0.0.1", "10.0.0.0/8")
 RATES = RatesConfig(principal_per_s=20, principal_burst=10, failed_hellos_per_minute=3)
 
 
@@ -26,7 +28,7 @@ async def daemon(tmp_path: Path) -> AsyncIterator[RunningDaemon]:
     config = daemon_config(
         tmp_path,
         rates=RATES,
-        server=ServerConfig(trusted_proxies=("127.0.0.1",), max_connections_per_address=2),
+        server=ServerConfig(trusted_proxies=PROXIES, max_connections_per_address=2),
         limits=LimitsConfig(session_max_waiting=500),
         principals={
             "default": PrincipalConfig(token=Secret(TOKEN)),
@@ -102,3 +104,16 @@ async def test_a_trusted_proxy_tells_who_is_there(daemon: RunningDaemon) -> None
         open_wire(url, token=TOKEN),
     ):
         assert await third.closed() == (1008, "connection limit")
+
+
+async def test_a_trusted_proxy_that_names_nobody_has_no_limit_per_address(
+    daemon: RunningDaemon,
+) -> None:
+    async with AsyncExitStack() as stack:
+        for _ in range(4):
+            wire = await stack.enter_async_context(
+                open_wire(
+                    daemon.url, token=TOKEN, additional_headers={"X-Forwarded-For": "10.1.1.1"}
+                )
+            )
+        assert (await wire.call("echo", arguments={"text": "x"}))["ok"]

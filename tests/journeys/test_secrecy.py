@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import pytest
 
+from exai.testing.raw_peer import TEXT, frame, raw_peer, request
 from tests.journeys.wire import open_wire
-from tests.transports.raw_peer import TEXT, frame, raw_peer, request
 
 MINUTES_A_DAY = 1440
 SIGNS = "^~`|"

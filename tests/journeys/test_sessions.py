@@ -13,10 +13,10 @@ from exai.core.config import LimitsConfig, PrincipalConfig, Secret, ServerConfig
 from exai.core.events import SessionDetached, SessionEnded, SessionResumed
 from exai.core.outcomes import Completed, text_block
 from exai.core.tool import ToolRun
+from exai.testing.raw_peer import raw_peer, said
 from exai.testing.running_daemon import TOKEN, RunningDaemon, daemon_config, running_daemon
 from exai.testing.scripted_tool import Gates, ScriptedTool
 from tests.journeys.wire import Frame, Wire, open_wire
-from tests.transports.raw_peer import TEXT, frame, raw_peer
 
 OTHER_TOKEN = "token-of-somebody-else-0123456789"
 LIMITS = LimitsConfig(session_max_unacked=3, principal_max_detached_sessions=3)
@@ -75,10 +75,6 @@ async def daemon(tmp_path: Path, gates: Gates, teller: Teller) -> AsyncIterator[
         yield running
         gates.open()
         teller.words.put_nowait(None)
-
-
-def text_frame(op: str, **fields: object) -> bytes:
-    return frame(TEXT, json.dumps({"op": op, **fields}).encode())
 
 
 def key_of(ack: Frame) -> dict[str, str]:
@@ -160,13 +156,13 @@ async def test_an_older_connection_neither_reads_nor_writes_any_more(
     port = urlsplit(daemon.url).port or 0
     async with raw_peer(port) as old, open_wire(daemon.url, greet=False) as new:
         await old.upgrade()
-        await old.send(text_frame("hello", token=TOKEN))
+        await old.send(said("hello", token=TOKEN))
         key = key_of(json.loads((await old.receive())[1]))
-        await old.send(text_frame("call_tool", name="gate", request_id="r1"))
+        await old.send(said("call_tool", name="gate", request_id="r1"))
         await gates.until_inside("g")
         await resumed(new, key)
-        await old.send(*(text_frame("list_tools", request_id=f"late-{n}") for n in range(50)))
-        await old.send(text_frame("call_tool", name="gate", request_id="late"))
+        await old.send(*(said("list_tools", request_id=f"late-{n}") for n in range(50)))
+        await old.send(said("call_tool", name="gate", request_id="late"))
         gates.open()
         heard = [json.loads((await old.receive())[1])["op"]]  # that of r1; then the goodbye
         assert heard == ["call_tool_ack"]

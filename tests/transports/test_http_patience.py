@@ -6,6 +6,7 @@ from contextlib import suppress
 import pytest
 
 from exai.core.config import ServerConfig
+from exai.testing.raw_peer import raw_peer
 from exai.transports import http_app
 from exai.transports.health_routes import Readiness, health_routes
 from exai.transports.http_app import HttpServer
@@ -23,6 +24,22 @@ async def test_a_connection_without_a_request_is_dropped(
             with suppress(ConnectionResetError):  # where bytes were unread
                 assert await reader.read() == b""
         writer.close()
+
+
+async def test_a_body_without_end_is_answered_and_not_read() -> None:
+    async with (
+        HttpServer(ServerConfig(http_port=0, close_timeout_s=1.0), []) as server,
+        raw_peer(server.port) as peer,
+    ):
+        status, _, _ = await peer.ask(
+            b"POST /elsewhere HTTP/1.1\r\nhost: localhost\r\ncontent-length: 999999999\r\n\r\n"
+        )
+        assert status == 404
+        async with asyncio.TaskGroup() as tasks:
+            sending = tasks.create_task(peer.send(b"x" * 40_000_000))
+            await asyncio.wait([sending], timeout=0.5)
+            assert not sending.done()
+            sending.cancel()
 
 
 async def test_more_connections_than_the_configured_number_are_refused() -> None:

@@ -10,7 +10,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from exai.core.channel import MAX_FIRST_MESSAGE_BYTES, ChannelClosed
-from tests.transports.raw_peer import (
+from exai.testing.raw_peer import (
     BINARY,
     CLOSE,
     CONTINUATION,

@@ -12,13 +12,13 @@ import pytest
 
 from exai.core.channel import Channel
 from exai.core.config import ServerConfig
-from exai.transports.websocket import WebSocketServer, choose_library
-from tests.transports.raw_peer import (
+from exai.testing.raw_peer import (
     TEXT,
     frame,
     raw_peer,
     request,
 )
+from exai.transports.websocket import WebSocketServer, choose_library
 from tests.transports.websocket_desk import (
     Desk,
     can_upgrade,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.transports.raw_peer import (
+from exai.testing.raw_peer import (
     TEXT,
     frame,
     raw_peer,
@@ -24,6 +24,7 @@ pytestmark = pytest.mark.timeout(15)
         (request(connection="keep-alive, Upgrade"), 101),
         (request(upgrade="WebSocket"), 101),
         (request("/?token=secret"), 101),
+        (request(sec_websocket_extensions="permessage-deflate; client_max_window_bits"), 101),
         (request(sec_websocket_protocol="exai.v1"), 101),
         (request(sec_websocket_protocol="mcp, exai.v1"), 101),
         (request(origin="https://console.example"), 101),

@@ -13,10 +13,10 @@ import pytest
 
 from exai.core.channel import Channel, ChannelClosed
 from exai.core.config import ServerConfig
-from exai.transports.websocket import WebSocketServer
-from tests.transports.raw_peer import (
+from exai.testing.raw_peer import (
     raw_peer,
 )
+from exai.transports.websocket import WebSocketServer
 
 MAX_MESSAGE_BYTES = 4_000_000
 

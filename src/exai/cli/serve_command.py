@@ -1,6 +1,7 @@
 """`exai serve`: the daemon in the foreground, from its configuration to its last breath."""
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from exai.transports.server_certificate import CertificateUnusable
 from exai.ws_server import DaemonAddress, build_daemon
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_COLLECTOR_THRESHOLDS = (2000, 5, 50)
 
 
 def run_serve(command_line: CommandLine) -> ExitCode:
@@ -52,6 +54,16 @@ def run_serve(command_line: CommandLine) -> ExitCode:
         complain(f"cannot serve: {error}")
         return ExitCode.CANNOT_SERVE
     return ExitCode.OK
+
+
+def calm_collector() -> None:
+    """Let the garbage collector look at what is there for good no more, and at the rest rarely.
+
+    While it looks at everything nobody is served: a tenth of a second with 1,000 connections.
+    What a connection leaves behind is in no cycles, and does not wait for it.
+    """
+    gc.freeze()
+    gc.set_threshold(*_COLLECTOR_THRESHOLDS)
 
 
 def _with_token(loaded: LoadedConfig) -> Config:
@@ -94,6 +106,7 @@ async def _serve(config: Config, events: EventSink, token_whereabouts: str) -> N
         loop.add_signal_handler(number, _stop_or_die, stop, number)
 
     def tell_ready(address: DaemonAddress) -> None:
+        calm_collector()
         try:
             leave_address(
                 config.state_dir,

@@ -157,7 +157,10 @@ class _Reader:
         principal = self._link.session.principal.name
         while wait_s := self._rates.take(principal, self._channel.remote_address):
             if isinstance(message, _REFUSABLE) and not await self._is_known(message):
-                return _too_fast(message, wait_s)
+                refusal_wait_s = self._rates.take_refusal(principal)
+                if not refusal_wait_s:
+                    return _too_fast(message, wait_s)
+                wait_s = refusal_wait_s
             await asyncio.sleep(wait_s)
         return None
 

@@ -1,14 +1,14 @@
 """How many connections there are, and whether one more may come.
 
-Counts connections by address and by principal; a per-address limit never applies to
-loopback, where every user of the machine is one address.
+Counts connections by address and by principal; a per-address limit never applies where many
+share one address: on loopback, and behind a trusted proxy that does not tell who is there.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 
-from exai.core.addresses import is_loopback, network_of
+from exai.core.addresses import own_network_of
 from exai.core.channel import Channel
 from exai.core.identity import Principal
 from exai.protocols import close_codes
@@ -23,10 +23,12 @@ class ConnectionManager:
         max_connections: int,
         max_connections_per_address: int,
         max_connections_by_principal: Mapping[str, int],
+        trusted_proxies: Sequence[str],
     ) -> None:
         self._max_connections = max_connections
         self._max_per_address = max_connections_per_address
         self._max_by_principal = max_connections_by_principal
+        self._trusted_proxies = trusted_proxies
         self._channels: set[Channel] = set()
         self._by_address: Counter[str] = Counter()
         self._by_principal: Counter[str] = Counter()
@@ -36,13 +38,12 @@ class ConnectionManager:
         """Count a connection while the context is open; raises `Refused`."""
         if len(self._channels) >= self._max_connections:
             raise Refused(close_codes.TRY_AGAIN_LATER)
-        address, network = channel.remote_address, network_of(channel.remote_address)
-        limit = 0 if is_loopback(address) else self._max_per_address
-        if self._is_full(self._by_address[network], limit):
+        network = own_network_of(channel.remote_address, self._trusted_proxies)
+        if network and self._is_full(self._by_address[network], self._max_per_address):
             raise Refused(close_codes.CONNECTION_LIMIT)
         self._channels.add(channel)
         try:
-            with _counted(self._by_address, network):
+            with _counted(self._by_address, network) if network else nullcontext():
                 yield
         finally:
             self._channels.remove(channel)

@@ -1,17 +1,21 @@
 """How many messages may come: token buckets for the daemon, each address, each principal.
 
 Reconnecting refills nothing: a bucket belongs to who sends, not to a connection. Failed
-hellos have buckets of their own, which a valid token never meets.
+hellos have buckets of their own, which a valid token never meets: therefore one address is one
+bucket there, whoever shares it.
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from enum import Enum, auto
 
-from exai.core.addresses import is_loopback, network_of
+from exai.core.addresses import network_of, own_network_of
 from exai.core.clock import Clock
 from exai.core.config import RatesConfig
 
 _MAX_BUCKETS = 10_000
+_REFUSALS_PER_S = 1000
+_REFUSALS_AT_ONCE = 100
 _DAEMON = "daemon"
 
 
@@ -75,19 +79,24 @@ class FailedHello(Enum):
 class RateLimiter:
     """Takes note of every message; a rate of 0 is none."""
 
-    def __init__(self, rates: RatesConfig, clock: Clock) -> None:
+    def __init__(
+        self, rates: RatesConfig, clock: Clock, trusted_proxies: Sequence[str] = ()
+    ) -> None:
         self._clock = clock
+        self._counts_addresses = rates.address_per_s > 0
+        self._trusted_proxies = trusted_proxies
         self._daemon = _Buckets(rates.daemon_per_s, rates.daemon_burst)
         self._addresses = _Buckets(rates.address_per_s, rates.address_burst)
         self._principals = _Buckets(rates.principal_per_s, rates.principal_burst)
+        self._refusals = _Buckets(_REFUSALS_PER_S, _REFUSALS_AT_ONCE)
         per_minute = rates.failed_hellos_per_minute
         self._failed_hellos = _Buckets(per_minute / 60, per_minute)
 
     @property
     def bucket_count(self) -> int:
         """Return how many buckets are kept."""
-        kinds = (self._daemon, self._addresses, self._principals, self._failed_hellos)
-        return sum(map(len, kinds))
+        kinds = (self._daemon, self._addresses, self._principals, self._refusals)
+        return sum(map(len, (*kinds, self._failed_hellos)))
 
     def take(self, principal: str, address: str) -> float:
         """Count one message and return 0; or return how long until it may come, uncounted."""
@@ -96,7 +105,7 @@ class RateLimiter:
             bucket
             for bucket in (
                 self._principals.bucket(principal, now),
-                None if is_loopback(address) else self._addresses.bucket(network_of(address), now),
+                self._address_bucket(address, now),
                 self._daemon.bucket(_DAEMON, now),
             )
             if bucket is not None
@@ -105,6 +114,19 @@ class RateLimiter:
         if not wait_s:
             for bucket in buckets:
                 bucket.take()
+        return wait_s
+
+    def take_refusal(self, principal: str) -> float:
+        """Count one refusal and return 0; or return how long until it may be said, uncounted.
+
+        To refuse costs little, but not nothing: who does not listen to it is read more slowly.
+        """
+        now = self._clock.monotonic_s()
+        bucket = self._refusals.bucket(principal, now)
+        assert bucket is not None
+        wait_s = bucket.wait_s(now)
+        if not wait_s:
+            bucket.take()
         return wait_s
 
     def note_failed_hello(self, address: str) -> FailedHello:
@@ -121,3 +143,9 @@ class RateLimiter:
             return FailedHello.REFUSE_SILENTLY
         bucket.is_told = True
         return FailedHello.REFUSE
+
+    def _address_bucket(self, address: str, now: float) -> _Bucket | None:
+        if not self._counts_addresses:
+            return None
+        network = own_network_of(address, self._trusted_proxies)
+        return None if network is None else self._addresses.bucket(network, now)

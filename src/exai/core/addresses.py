@@ -53,6 +53,17 @@ def origin_of(peer: str, forwarded_for: Sequence[str], trusted_proxies: Sequence
     return origin
 
 
+def own_network_of(address: str, trusted_proxies: Sequence[str]) -> str | None:
+    """Return the network by which a peer of this origin is counted; None where it has none.
+
+    A loopback address is that of everybody on this machine, and a trusted proxy's is that of
+    everybody behind it whom it does not name.
+    """
+    if is_loopback(address) or is_in(address, trusted_proxies):
+        return None
+    return network_of(address)
+
+
 def canonical_host(text: str) -> str:
     """Return a host's name, lower-case, or its canonical address, without a port.
 

@@ -114,6 +114,11 @@ class _PatientProtocol(H11Protocol):
         self._patience.cancel()
         super().connection_lost(exc)
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.more_body:  # nobody reads it, nor what follows; uvicorn closes soon
+            self.flow.pause_reading()
+
     def _drop_the_silent(self) -> None:
         request: object = self.cycle  # None until the first request is complete
         if request is None:

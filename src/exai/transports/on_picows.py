@@ -21,10 +21,12 @@ from picows.websockets.compat import Request, Response
 from exai.core.config import ServerConfig
 from exai.transports.library_log import hush, library_log
 from exai.transports.listening import BACKLOG
+from exai.transports.reading import DiscardPace, Pause, Reading
 from exai.transports.upgrade_rules import SHUTTING_DOWN, Refusal, Upgrade, UpgradeRules
 from exai.transports.websocket_channel import ENTRY_ALLOWANCE_BYTES, POLITE_CODES, QUEUED_FRAMES
 
 _CLOSE = picows.WSMsgType.CLOSE
+_PING = picows.WSMsgType.PING
 _PONG = picows.WSMsgType.PONG
 _NEVER_SENT = (picows.WSCloseCode.NO_INFO, picows.WSCloseCode.ABNORMAL_CLOSURE)
 _PROTOCOL_ERROR = 1002
@@ -32,21 +34,30 @@ _MESSAGE_TOO_BIG = 1009
 _MAX_FRAGMENTS = 4096  # as `websockets` has it: a fragment costs far more memory than bytes
 _READ_BUFFER_BYTES = 8192  # grows on demand, and stays grown
 _WRITE_LIMIT_BYTES = 32_768
+_PORTION_BYTES = 4096
+"""What is read at once: all frames in it are taken in one go."""
 _NOWHERE = memoryview(bytearray(65_536))
+
+
+def _ignore() -> None:
+    """Do nothing."""
 
 
 class ByteGate(asyncio.BufferedProtocol):
     """Stands between transport and library, and tells when more came than is allowed.
 
     The library keeps an unfinished frame in a buffer that grows with it, up to a limit that
-    is the same for all connections; and where it refuses a frame, it closes on unread bytes,
-    so that the peer is reset before it can read why.
+    is the same for all connections, and with every read that fills it; and where it refuses
+    a frame, it closes on unread bytes, so that the peer is reset before it can read why.
     """
 
-    def __init__(self, transport: asyncio.Transport, on_excess: Callable[[], None]) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, reading: Reading, on_excess: Callable[[], None]
+    ) -> None:
         self.left_bytes = ENTRY_ALLOWANCE_BYTES
+        self.frame_count = 0
         self.is_discarding = False
-        self._transport = transport
+        self._reading = reading
         self._on_excess = on_excess
         self._library: Any = transport.get_protocol()
         transport.set_protocol(self)
@@ -54,17 +65,24 @@ class ByteGate(asyncio.BufferedProtocol):
     def discard(self) -> None:
         """Read on into nowhere."""
         self.is_discarding = True
-        self._transport.resume_reading()
+        self._reading.discard()
 
     def get_buffer(self, sizehint: int) -> Any:
         """Return where to put what comes."""
-        return _NOWHERE if self.is_discarding else self._library.get_buffer(sizehint)
+        if self.is_discarding:
+            return _NOWHERE
+        return self._library.get_buffer(sizehint)[:_PORTION_BYTES]
 
     def buffer_updated(self, nbytes: int) -> None:
         """Hand on what came, and count it."""
+        if self.is_discarding:
+            self._reading.discard()
+            return
+        self.left_bytes -= nbytes
+        self.frame_count = 0
+        self._library.buffer_updated(nbytes)
         if not self.is_discarding:
-            self.left_bytes -= nbytes
-            self._library.buffer_updated(nbytes)
+            self._reading.rest_if_flooded(self.frame_count, nbytes)
             if self.left_bytes < 0:
                 self._on_excess()
 
@@ -74,6 +92,8 @@ class ByteGate(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Hand on, and let go: a buffer as large as a message must not wait for the collector."""
+        self._reading.end()
+        self._on_excess = _ignore
         library, self._library = self._library, None
         library.connection_lost(exc)
 
@@ -91,45 +111,78 @@ class PicowsConnection(ServerConnection):
 
     closed_exception: ClassVar[type[Exception]] = ConnectionClosed
 
-    def __init__(self, upgrade: Upgrade, config: ServerConfig, **parts: Any) -> None:
+    def __init__(
+        self, upgrade: Upgrade, config: ServerConfig, pace: DiscardPace, **parts: Any
+    ) -> None:
         super().__init__(
             subprotocol=upgrade.subprotocol,
             permessage_deflate=None,
             ping_interval=config.ping_interval_s or None,
             ping_timeout=config.ping_timeout_s or None,
             close_timeout=config.close_timeout_s,
-            max_queue=QUEUED_FRAMES,
+            max_queue=None,  # minded here: the library would read on whoever paused
             write_limit=_WRITE_LIMIT_BYTES,
             max_message_size=None,
             max_frame_size=None,
             **parts,
         )
         self.upgrade = upgrade
+        self._pace = pace
         self._max_message_bytes = config.max_message_bytes
         self._close_timeout_s = config.close_timeout_s
         self._has_entered = False
         self._first_message_is_in = False
         self._message_bytes = 0
         self._fragment_count = 0
+        self._waiting_count = 0
+        self._owed_pong: bytes | None = None
+        self._may_write = True
         self._end_of_patience: asyncio.TimerHandle | None = None
 
     def on_ws_connected(self, transport: picows.WSTransport) -> None:
         """Put the gate before the first frame comes."""
         self._wire = transport
-        self._gate = ByteGate(transport.underlying_transport, self._hold_back)
+        self._reading = Reading(transport.underlying_transport, self._pace)
+        self._gate = ByteGate(transport.underlying_transport, self._reading, self._hold_back)
         super().on_ws_connected(transport)
 
     def on_ws_frame(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
-        """Take one frame; pings do not come here."""
+        """Take one frame."""
         opcode = frame.msg_type
-        if frame.rsv2 or frame.rsv3:
+        self._gate.frame_count += 1
+        if frame.rsv1 or frame.rsv2 or frame.rsv3:
             self._refuse(_PROTOCOL_ERROR, "reserved bit set")
+        elif opcode is _PING:
+            self._answer_ping(frame.get_payload_as_bytes())
         elif opcode is _CLOSE:
             self._answer_close(transport, frame)
         elif opcode is not _PONG:
             self._count(frame)
-        if not self._gate.is_discarding:
+        if not self._fragment_count:
+            self._allow_next_message()
+        if opcode is not _PING and not self._gate.is_discarding:
             super().on_ws_frame(transport, frame)
+
+    async def recv(self, decode: bool | None = None) -> str | bytes:
+        """Wait for the next message."""
+        message: str | bytes = await super().recv(decode)
+        self._waiting_count -= 1
+        if self._waiting_count < QUEUED_FRAMES:
+            self._reading.resume(Pause.QUEUE)
+        return message
+
+    def pause_writing(self) -> None:
+        """Note that the peer does not read as fast as it is written to."""
+        self._may_write = False
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """Say what was held back."""
+        self._may_write = True
+        super().resume_writing()
+        if self._owed_pong is not None:
+            self._wire.send_pong(self._owed_pong)
+            self._owed_pong = None
 
     def on_ws_disconnected(self, transport: picows.WSTransport) -> None:
         """Forget what waited for the end."""
@@ -140,8 +193,8 @@ class PicowsConnection(ServerConnection):
     def lift_entry_limit(self) -> None:
         """Read on: the peer was let in."""
         self._has_entered = True
-        self._gate.left_bytes = self._max_message_bytes + ENTRY_ALLOWANCE_BYTES
-        self._wire.underlying_transport.resume_reading()
+        self._allow_next_message()
+        self._reading.resume(Pause.ENTRY)
 
     async def finish(self, code: int, reason: str) -> None:
         """Send a close frame, behind what may wait unsent, and wait for the end."""
@@ -154,6 +207,18 @@ class PicowsConnection(ServerConnection):
     def abort(self) -> None:
         """Drop the connection at once."""
         self._wire.disconnect(graceful=False)
+
+    def _allow_next_message(self) -> None:
+        """Let a whole message come, unless the peer may not send any yet."""
+        if self._has_entered:
+            self._gate.left_bytes = self._max_message_bytes + ENTRY_ALLOWANCE_BYTES
+
+    def _answer_ping(self, payload: bytes) -> None:
+        """Answer a ping; while the peer does not read, only the latest of them."""
+        if self._may_write:
+            self._wire.send_pong(payload)
+        else:
+            self._owed_pong = payload
 
     def _answer_close(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
         """Answer a goodbye before the library does, where it would echo what may not be sent."""
@@ -174,15 +239,16 @@ class PicowsConnection(ServerConnection):
         elif frame.fin:
             self._message_bytes = self._fragment_count = 0
             self._first_message_is_in = True
-            if self._has_entered:
-                self._gate.left_bytes = self._max_message_bytes + ENTRY_ALLOWANCE_BYTES
+            self._waiting_count += 1
+            if self._waiting_count >= QUEUED_FRAMES:
+                self._reading.pause(Pause.QUEUE)
 
     def _hold_back(self) -> None:
         """Let the rest wait for the verdict on the first message, or refuse what is none."""
         if self._has_entered:
             self._refuse(_MESSAGE_TOO_BIG, "message too long")
         elif self._first_message_is_in:
-            self._wire.underlying_transport.pause_reading()
+            self._reading.pause(Pause.ENTRY)
         else:
             self._refuse(_MESSAGE_TOO_BIG, "first message too long")
 
@@ -230,6 +296,7 @@ async def listen(
 ) -> Server:
     """Serve WebSocket connections on a bound socket, each with `handler`."""
     rules = UpgradeRules(config)
+    pace = DiscardPace()
     log = library_log("picows")
     hush("aiofastnet")  # it warns of every write to a peer that is gone
     logging.getLogger("asyncio").addFilter(_is_no_unheard_close)
@@ -252,6 +319,7 @@ async def listen(
         connection = PicowsConnection(
             verdict,
             config,
+            pace,
             server=server,
             request=Request.from_picows(request),
             response=Response.from_picows(response),
@@ -265,6 +333,7 @@ async def listen(
         backlog=BACKLOG,
         websocket_handshake_timeout=config.hello_timeout_s,
         max_frame_size=sys.maxsize,  # the gate minds it
+        enable_auto_pong=False,
         use_aiofastnet=_may_use_aiofastnet(),
         read_buffer_init_size=_READ_BUFFER_BYTES,
         logger_name=log,

@@ -8,7 +8,8 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, cast
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
@@ -19,27 +20,67 @@ from websockets.protocol import CONNECTING, OPEN, Event
 from exai.core.config import ServerConfig
 from exai.transports.library_log import library_log
 from exai.transports.listening import BACKLOG
+from exai.transports.reading import DiscardPace, Pause, Reading
 from exai.transports.upgrade_rules import Refusal, Upgrade, UpgradeRules
 from exai.transports.websocket_channel import ENTRY_ALLOWANCE_BYTES, POLITE_CODES, QUEUED_FRAMES
 
+_PORTION_BYTES = 1024
+"""What is parsed at once: all frames in it are taken in one go."""
+_PONG_BEGIN = b"\x8a"
+
+
+def _ignore() -> None:
+    """Do nothing."""
+
 
 class WebsocketsConnection(ServerConnection):
-    """A connection of which little is read until its peer was let in."""
+    """A connection of which little is read until its peer was let in, and little at once."""
 
     closed_exception: ClassVar[type[Exception]] = ConnectionClosed
     upgrade: Upgrade
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, pace: DiscardPace, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._pace = pace
         self._entry_left_bytes: int | None = ENTRY_ALLOWANCE_BYTES
         self._first_message_is_in = False
+        self._unparsed = b""
+        self._frame_count = 0
+        self._owed_pong: bytes | None = None
         self._end_of_patience: asyncio.TimerHandle | None = None
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take over when the connection is read."""
+        super().connection_made(transport)
+        self._reading = Reading(self.transport, self._pace, self._parse_on)
+        self.recv_messages.pause = partial(self._reading.pause, Pause.QUEUE)
+        self.recv_messages.resume = partial(self._reading.resume, Pause.QUEUE)
+
     def data_received(self, data: bytes) -> None:
-        """Parse what came, count it while the peer has not been let in, and notice the end."""
-        super().data_received(data)
+        """Parse what came, little by little."""
+        if self.protocol.eof_sent:  # nothing of it is heard any more
+            self._reading.discard()
+            return
+        self._unparsed += data
+        self._parse_on()
+
+    def _parse_on(self) -> None:
+        """Parse what has come, until there is a reason to read no more."""
+        unparsed, self._unparsed, position = self._unparsed, b"", 0
+        while position < len(unparsed) and not (self._reading.is_paused or self.protocol.eof_sent):
+            portion = unparsed[position : position + _PORTION_BYTES]
+            position += len(portion)
+            self._parse(portion)
+        if not self.protocol.eof_sent:
+            self._unparsed = unparsed[position:]
+
+    def _parse(self, portion: bytes) -> None:
+        """Parse, count while the peer has not been let in, and notice the end."""
+        self._frame_count = 0
+        super().data_received(portion)
+        self._reading.rest_if_flooded(self._frame_count, len(portion))
         if self._entry_left_bytes is not None:
-            self._entry_left_bytes -= len(data)
+            self._entry_left_bytes -= len(portion)
             if self._entry_left_bytes < 0:
                 self._hold_back()
         if self.protocol.close_expected() and self._end_of_patience is None:
@@ -48,9 +89,28 @@ class WebsocketsConnection(ServerConnection):
 
     def process_event(self, event: Event) -> None:
         """Take the request or one frame; a data frame that ends a message is noted."""
+        self._frame_count += 1
         if isinstance(event, Frame) and event.fin and event.opcode in DATA_OPCODES:
             self._first_message_is_in = True
         super().process_event(event)
+
+    def send_data(self) -> None:
+        """Send; while the peer does not read, only the latest of the pongs that it is owed."""
+        if self.paused:
+            writes, self.protocol.writes = self.protocol.writes, []
+            for write in writes:
+                if write.startswith(_PONG_BEGIN):
+                    self._owed_pong = write
+                else:
+                    self.protocol.writes.append(write)
+        super().send_data()
+
+    def resume_writing(self) -> None:
+        """Say what was held back."""
+        super().resume_writing()
+        if self._owed_pong is not None:
+            self.transport.write(self._owed_pong)
+            self._owed_pong = None
 
     def eof_received(self) -> None:
         """Drop the connection: no peer of a WebSocket leaves and reads on.
@@ -65,14 +125,25 @@ class WebsocketsConnection(ServerConnection):
         """Forget what waited for the end, and a message that a traceback would hold."""
         if self._end_of_patience is not None:
             self._end_of_patience.cancel()
+        self._reading.end()
         super().connection_lost(exc)
         if self.protocol.parser_exc is not None:
             self.protocol.parser_exc.__traceback__ = None
+        self._break_cycles()
+
+    def _break_cycles(self) -> None:
+        """Let everything go with its last user: thousands of peers would wait for the collector.
+
+        All of these are the library's, and nobody asks for them any more.
+        """
+        self.recv_messages.pause = self.recv_messages.resume = _ignore
+        self.protocol.parser.close()
+        del self.protocol.select_subprotocol
 
     def lift_entry_limit(self) -> None:
         """Read on: the peer was let in."""
         self._entry_left_bytes = None
-        self.transport.resume_reading()
+        self._reading.resume(Pause.ENTRY)
 
     async def finish(self, code: int, reason: str) -> None:
         """Send a close frame and wait for the end."""
@@ -89,7 +160,7 @@ class WebsocketsConnection(ServerConnection):
     def _hold_back(self) -> None:
         """Let the rest wait for the verdict on the first message, or refuse what is none."""
         if self._first_message_is_in:
-            self.transport.pause_reading()
+            self._reading.pause(Pause.ENTRY)
         elif self.state is CONNECTING:
             self.abort()
         else:
@@ -105,7 +176,7 @@ class WebsocketsConnection(ServerConnection):
         if self.state is OPEN:
             self.protocol.fail(code, reason)
             self.send_data()
-            self.transport.resume_reading()
+            self._reading.discard()
 
 
 async def listen(
@@ -146,7 +217,7 @@ async def listen(
         max_size=config.max_message_bytes,
         max_queue=QUEUED_FRAMES,
         logger=library_log("websockets"),
-        create_connection=WebsocketsConnection,
+        create_connection=cast(Any, partial(WebsocketsConnection, pace=DiscardPace())),
         **(_tls_options(tls, config) if tls else {}),
     )
 

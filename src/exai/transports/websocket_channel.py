@@ -14,7 +14,7 @@ from exai.core.channel import MAX_FIRST_MESSAGE_BYTES, Channel, ChannelClosed
 from exai.protocols import close_codes
 from exai.transports.upgrade_rules import Upgrade
 
-ENTRY_ALLOWANCE_BYTES = 2 * MAX_FIRST_MESSAGE_BYTES
+ENTRY_ALLOWANCE_BYTES = MAX_FIRST_MESSAGE_BYTES + 32_768
 """What a peer may send before it is let in: the upgrade, its first message, their framing."""
 
 QUEUED_FRAMES = 4
@@ -118,6 +118,7 @@ class WebSocketChannel(Channel):
 
 def _channel_closed(closed: Any) -> ChannelClosed:
     """Translate a library's exception; whoever said goodbye first is believed."""
+    closed.__traceback__ = None  # the connection keeps it, and it would keep the connection
     said = closed.rcvd if closed.rcvd_then_sent else closed.sent or closed.rcvd
     if said is None:
         return ChannelClosed(_ABNORMAL_CLOSURE, "connection lost")

@@ -1,9 +1,11 @@
 """A WebSocket peer made of bytes, for what no well-behaved client does."""
 
 import asyncio
+import json
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 CONTINUATION = 0
@@ -51,6 +53,11 @@ def frame(
     return header + (b"\0\0\0\0" if masked else b"") + payload
 
 
+def said(op: str, **fields: object) -> bytes:
+    """Return the frame of one message."""
+    return frame(TEXT, json.dumps({"op": op, **fields}).encode())
+
+
 class RawPeer:
     """One TCP connection to a WebSocket server."""
 
@@ -73,6 +80,20 @@ class RawPeer:
         """Become a WebSocket."""
         status, _, body = await self.ask(request())
         assert status == 101, body
+
+    async def hello(self, **fields: object) -> dict[str, Any]:
+        """Become a WebSocket, open a session, and return what the answer says."""
+        await self.upgrade()
+        await self.send(said("hello", **fields))
+        return await self.hear()
+
+    async def hear(self) -> dict[str, Any]:
+        """Return the next message."""
+        opcode, payload = await self.receive()
+        assert opcode == TEXT, (opcode, payload[:100])
+        message = json.loads(payload)
+        assert isinstance(message, dict)
+        return message
 
     async def send(self, *frames: bytes) -> None:
         """Send frames, waiting as the server makes us wait."""
