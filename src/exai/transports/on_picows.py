@@ -24,8 +24,10 @@ from exai.transports.upgrade_rules import SHUTTING_DOWN, Refusal, Upgrade, Upgra
 from exai.transports.websocket_channel import ENTRY_ALLOWANCE_BYTES, POLITE_CODES, QUEUED_FRAMES
 
 _CLOSE = picows.WSMsgType.CLOSE
+_PING = picows.WSMsgType.PING
 _PONG = picows.WSMsgType.PONG
 _NEVER_SENT = (picows.WSCloseCode.NO_INFO, picows.WSCloseCode.ABNORMAL_CLOSURE)
+_LAST_CLOSE_CODE = 4999
 _PROTOCOL_ERROR = 1002
 _MESSAGE_TOO_BIG = 1009
 _MAX_FRAGMENTS = 4096  # as `websockets` has it: a fragment costs far more memory than bytes
@@ -119,15 +121,19 @@ class PicowsConnection(ServerConnection):
         super().on_ws_connected(transport)
 
     def on_ws_frame(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
-        """Take one frame; pings do not come here."""
+        """Take one frame. The library answers pings by itself, whatever bits they have, if let."""
         opcode = frame.msg_type
-        if frame.rsv2 or frame.rsv3:
+        if frame.rsv1 or frame.rsv2 or frame.rsv3:
             self._refuse(_PROTOCOL_ERROR, "reserved bit set")
         elif opcode is _CLOSE:
             self._answer_close(transport, frame)
-        elif opcode is not _PONG:
+        elif opcode not in (_PING, _PONG):
             self._count(frame)
-        if not self._gate.is_discarding:
+        if self._gate.is_discarding:
+            return
+        if opcode is _PING:
+            transport.send_pong(frame.get_payload_as_bytes())
+        else:
             super().on_ws_frame(transport, frame)
 
     def on_ws_disconnected(self, transport: picows.WSTransport) -> None:
@@ -159,7 +165,7 @@ class PicowsConnection(ServerConnection):
         self._abort_soon()
         if not frame.payload_size:
             transport.send_close(picows.WSCloseCode.OK)
-        elif frame.get_close_code() in _NEVER_SENT:
+        elif frame.get_close_code() in _NEVER_SENT or frame.get_close_code() > _LAST_CLOSE_CODE:
             transport.send_close(picows.WSCloseCode.PROTOCOL_ERROR, b"invalid close code")
 
     def _count(self, frame: picows.WSFrame) -> None:
@@ -252,6 +258,7 @@ async def listen(
         sock=listener,
         backlog=BACKLOG,
         websocket_handshake_timeout=config.hello_timeout_s,
+        enable_auto_pong=False,
         max_frame_size=sys.maxsize,  # the gate minds it
         use_aiofastnet=_may_use_aiofastnet(),
         read_buffer_init_size=_READ_BUFFER_BYTES,
