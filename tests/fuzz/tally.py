@@ -88,9 +88,10 @@ class Tally:
     def hear(self, payload: bytes) -> Frame:
         """Note a frame that came."""
         frame: Frame = json.loads(payload)
-        op, request_id = frame["op"], frame.get("request_id")
+        op: str = frame["op"]
+        request_id: Any = frame.get("request_id")
         assert NEEDED[op] <= frame.keys(), frame
-        error = frame.get("error")
+        error: Any = frame.get("error")
         if error is not None and op not in ("rotate_token_res", "hello_ack"):
             assert {"code", "message", "retryable"} <= error.keys(), frame
             assert error["code"] in DOCUMENTED - {"INTERNAL_ERROR"}, frame

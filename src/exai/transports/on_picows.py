@@ -165,7 +165,7 @@ class PicowsConnection(ServerConnection):
         self._abort_soon()
         if not frame.payload_size:
             transport.send_close(picows.WSCloseCode.OK)
-        elif frame.get_close_code() in _NEVER_SENT or frame.get_close_code() > _LAST_CLOSE_CODE:
+        elif (code := frame.get_close_code()) in _NEVER_SENT or int(code) > _LAST_CLOSE_CODE:
             transport.send_close(picows.WSCloseCode.PROTOCOL_ERROR, b"invalid close code")
 
     def _count(self, frame: picows.WSFrame) -> None:
