@@ -52,6 +52,7 @@ REQUESTS = [
     fields("cancel_tool", request_id='"@last"'),
     fields("get_result", request_id='"@last"'),
     fields("ack", request_ids='["@last","@id"]'),
+    fields("ack", request_ids='["@none","@last","@last"]'),
     fields("list_tools", request_id='"@id"'),
     fields("health", request_id='"@id"'),
     fields(

@@ -40,6 +40,7 @@ class FuzzedDaemon:
     def __init__(self) -> None:
         self.running: RunningDaemon
         self.gate = asyncio.Event()
+        self.has_failed = False
         self.token: str | None = TOKEN
         self._new_tokens: list[str | None] = []
         self._numbers = count(1)
@@ -358,6 +359,8 @@ async def fuzzed_daemon(state_dir: Path, library: str) -> AsyncIterator[FuzzedDa
             yield fuzzed
         finally:
             fuzzed.gate.set()
+        if fuzzed.has_failed:
+            return
         async with asyncio.timeout(PATIENCE_S):
             while not await fuzzed.is_at_rest():
                 pass

@@ -18,6 +18,8 @@ NEEDED = {
     "error": {"error", "request_id"},
     "hello_ack": {"ok"},
 }
+OF_ACCEPTED_CALLS = {"ok", "CANCELLED", "TIMEOUT", "TOOL_EXECUTION_ERROR"}
+"""What nothing but a call that was accepted ends with; such an answer has a `meta`."""
 ABOUT_AN_EARLIER_ONE = {"CANCELLED", "REQUEST_ID_CONFLICT", "RESULT_UNKNOWN"}
 DOCUMENTED = {code.value for code in ErrorCode}
 
@@ -101,6 +103,7 @@ class Tally:
                 assert frame.get("joined") or not about.has_answer_of(frame["call_id"]), frame
                 about.acks.append(frame)
             case "call_tool_res":
+                assert "meta" in frame or _code(frame) not in OF_ACCEPTED_CALLS, frame
                 self._about(request_id).results.append(frame)
             case "progress":
                 assert request_id in self.by_id or request_id in self.minted

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,10 @@ ENDINGS: list[Ending] = [
 
 
 async def try_all(
-    strategy: st.SearchStrategy[Any], example_count: int, attempt: Callable[..., Awaitable[None]]
+    daemon: FuzzedDaemon,
+    strategy: st.SearchStrategy[Any],
+    example_count: int,
+    attempt: Callable[[Any], Coroutine[Any, Any, None]],
 ) -> None:
     """Have hypothesis, in a thread, draw what this loop tries. A failure is shown as found."""
     loop = asyncio.get_running_loop()
@@ -62,9 +65,11 @@ async def try_all(
     )
     @given(strategy)
     def each(drawn: Any) -> None:
-        asyncio.run_coroutine_threadsafe(attempt(drawn), loop).result()  # type: ignore[arg-type]
+        asyncio.run_coroutine_threadsafe(attempt(drawn), loop).result()
 
+    daemon.has_failed = True
     await asyncio.to_thread(each)
+    daemon.has_failed = False
 
 
 @pytest.fixture
@@ -85,7 +90,7 @@ async def test_every_frame_after_the_hello_gets_its_one_answer(daemon: FuzzedDae
         sent_count += await daemon.converse(batch, ending, acks=acks)
 
     drawn = st.tuples(batches(REQUESTS, 50), st.sampled_from(ENDINGS), st.booleans())
-    await try_all(drawn, 240, attempt)
+    await try_all(daemon, drawn, 240, attempt)
     assert sent_count >= 11_600 * TIMES
     codes = {event.code for event in daemon.running.events.of(CallSettled)}
     assert codes >= {"ok", "TOOL_EXECUTION_ERROR", "CANCELLED", "TIMEOUT"}
@@ -99,7 +104,7 @@ async def test_every_first_frame_is_let_in_or_told_why_not(daemon: FuzzedDaemon)
         sent_count += len(batch)
         await daemon.knock(batch)
 
-    await try_all(batches([*[HELLO] * 6, *REQUESTS[:3]], 20), 75, attempt)
+    await try_all(daemon, batches([*[HELLO] * 6, *REQUESTS[:3]], 20), 75, attempt)
     assert sent_count >= 1_500 * TIMES
 
 
@@ -116,5 +121,7 @@ async def test_every_websocket_frame_is_taken_or_ends_the_connection_with_its_co
 
     sequence = st.lists(PIECES, min_size=1, max_size=12)
     greets = st.sampled_from([True, True, False])
-    await try_all(st.lists(st.tuples(sequence, greets), min_size=8, max_size=8), 80, attempt)
+    await try_all(
+        daemon, st.lists(st.tuples(sequence, greets), min_size=8, max_size=8), 80, attempt
+    )
     assert sent_count >= 3_400 * TIMES

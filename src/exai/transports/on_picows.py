@@ -163,9 +163,10 @@ class PicowsConnection(ServerConnection):
     def _answer_close(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
         """Answer a goodbye before the library does, where it would echo what may not be sent."""
         self._abort_soon()
+        code: Any = frame.get_close_code()  # any number, whatever its type says
         if not frame.payload_size:
             transport.send_close(picows.WSCloseCode.OK)
-        elif (code := frame.get_close_code()) in _NEVER_SENT or int(code) > _LAST_CLOSE_CODE:
+        elif code in _NEVER_SENT or code > _LAST_CLOSE_CODE:
             transport.send_close(picows.WSCloseCode.PROTOCOL_ERROR, b"invalid close code")
 
     def _count(self, frame: picows.WSFrame) -> None:
