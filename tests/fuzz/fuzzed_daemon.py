@@ -84,12 +84,15 @@ class FuzzedDaemon:
         assert await self.hear_close(peer, tally or Tally()) == 1000
 
     async def hear(self, peer: RawPeer, tally: Tally, is_enough: Callable[[], bool]) -> None:
-        async with asyncio.timeout(PATIENCE_S):
-            while not is_enough():
-                opcode, payload = await peer.receive()
-                if opcode == TEXT:
-                    tally.hear(payload)
-                assert opcode != CLOSE, payload
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while not is_enough():
+                    opcode, payload = await peer.receive()
+                    if opcode == TEXT:
+                        tally.hear(payload)
+                    assert opcode != CLOSE, payload
+        except TimeoutError:
+            raise AssertionError(f"no answer: {tally.missing()}") from None
 
     async def hear_close(self, peer: RawPeer, tally: Tally) -> int:
         """Hear what comes before the close frame, and return its code."""

@@ -138,6 +138,14 @@ class Tally:
             and not any(about.unanswered for about in self._all().values())
         )
 
+    def missing(self) -> list[object]:
+        """Return what is still waited for."""
+        return [
+            *(self.least - self.heard),
+            *(a.sent for a in self.by_id.values() if len(a.results) < a.least_results),
+            *(name for name, a in self._all().items() if a.unanswered),
+        ]
+
     def check(self) -> None:
         """Hold what came against what was sent, when nothing more can come."""
         assert self.is_complete()
