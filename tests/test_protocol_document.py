@@ -16,6 +16,10 @@ from exai.protocols.hello import HelloAck, Limits
 
 PAGE = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text()
 ERROR_ROWS = dict(re.findall(r"^\| `([A-Z_]+)` \|.*\| ([^|]+) \|$", PAGE, re.MULTILINE))
+NOT_SENT_YET = set(
+    re.findall(r"`([A-Z_]+)`", PAGE.partition("nothing sends ")[2].partition(" |")[0])
+)
+JOURNEYS = "".join(path.read_text() for path in Path(__file__).parent.glob("journeys/test_*.py"))
 CLOSES = [value for value in vars(close_codes).values() if isinstance(value, Close)]
 
 
@@ -37,6 +41,11 @@ def test_an_error_is_retryable_where_the_page_says_so(error: type[ExaiError]) ->
 def test_error_classes_and_codes_are_one_to_one() -> None:
     codes = [error.code for error in subclasses(ExaiError)]
     assert len(codes) == len(set(codes))
+
+
+@pytest.mark.parametrize("code", sorted(ERROR_ROWS.keys() - NOT_SENT_YET))
+def test_every_error_code_that_is_sent_is_seen_by_a_journey(code: str) -> None:
+    assert f'"{code}"' in JOURNEYS
 
 
 @pytest.mark.parametrize("op", OPS)

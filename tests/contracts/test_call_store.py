@@ -118,6 +118,16 @@ async def test_acknowledging_erases_the_payload_and_keeps_the_tombstone(store: C
     assert store.statistics().result_bytes == 0
 
 
+async def test_what_is_acknowledged_twice_at_once_is_erased_once_and_so_is_the_rest(
+    store: CallStore,
+) -> None:
+    for call_id in ("c1", "c2"):
+        await store.accept(record(call_id))
+        await store.settle(call_id, ANSWER, now=1001.0)
+    assert await store.acknowledge("s1", ["r-c1", "r-c1", "r-c2"], now=1002.0) == 2
+    assert store.statistics().result_bytes == 0
+
+
 async def test_only_settled_calls_of_ones_own_session_can_be_acknowledged(
     store: CallStore,
 ) -> None:

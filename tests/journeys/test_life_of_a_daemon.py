@@ -147,6 +147,28 @@ async def test_a_peer_that_does_not_read_is_let_go_and_hurts_nobody(
         assert ended.reason == "slow consumer"
 
 
+@pytest.mark.parametrize("library", ["picows", "websockets"])
+async def test_a_peer_that_begins_to_read_too_late_is_told_why_it_is_let_go(
+    tmp_path: Path, library: str
+) -> None:
+    async def flood(arguments: dict[str, object], run: ToolRun) -> Completed:
+        return Completed([text_block("x" * 1_000_000)])
+
+    server = ServerConfig(websocket_library=library, slow_consumer_s=0.2)  # type: ignore[arg-type]
+    config = daemon_config(tmp_path, server=server)
+    async with running_daemon(config, [ScriptedTool("flood", flood)]) as daemon:
+        async with connect(daemon.url, max_queue=1, max_size=None, compression=None) as late:
+            await late.send(json.dumps({"op": "hello", "token": TOKEN}))
+            for n in range(30):
+                call = {"op": "call_tool", "name": "flood", "request_id": f"r{n}"}
+                await late.send(json.dumps(call))
+            await daemon.events.first_of(SessionDetached)
+            with suppress(ConnectionClosed):
+                while await late.recv():
+                    pass
+        assert (late.close_code, late.close_reason) == (4005, "slow consumer")
+
+
 async def test_too_much_waiting_for_a_peer_is_not_kept(tmp_path: Path) -> None:
     async def flood(arguments: dict[str, object], run: ToolRun) -> Completed:
         for _ in range(100):

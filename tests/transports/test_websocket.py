@@ -55,6 +55,9 @@ async def test_fragments_are_joined_and_pings_answered_in_between(library: str) 
         (frame(TEXT, b"x", rsv=4), 1002),
         (frame(TEXT, b"x", rsv=2), 1002),
         (frame(TEXT, b"x", rsv=1), 1002),
+        (frame(PING, b"x", rsv=4), 1002),
+        (frame(PING, b"x", rsv=1), 1002),
+        (frame(PONG, b"x", rsv=4), 1002),
         (frame(3, b"x"), 1002),
         (frame(CONTINUATION, b"x"), 1002),
         (frame(TEXT, b"x", fin=False) + frame(TEXT, b"y"), 1002),
@@ -92,13 +95,19 @@ async def test_a_goodbye_without_a_code_is_answered_and_told_by_1005(library: st
         assert closed.result() == 1005
 
 
-@pytest.mark.parametrize("code", [b"\x00\x00", b"\x03\xed", b"\x03\xee", b"\x03\xf7"])
-async def test_a_goodbye_with_a_code_that_may_not_be_sent_is_answered_by_1002(
-    library: str, code: bytes
+@pytest.mark.parametrize(
+    "goodbye",
+    [
+        *[frame(CLOSE, code.to_bytes(2)) for code in (0, 1005, 1006, 1015, 5000)],
+        frame(CLOSE, b"\x03\xe8", rsv=4),
+    ],
+)
+async def test_a_goodbye_that_may_not_be_sent_is_answered_by_1002(
+    library: str, goodbye: bytes
 ) -> None:
     async with serving(library) as (server, _), raw_peer(server.port) as peer:
         await peer.upgrade()
-        await peer.send(frame(CLOSE, code))
+        await peer.send(goodbye)
         assert await peer.close_code() == 1002
 
 

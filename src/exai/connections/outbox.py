@@ -118,6 +118,7 @@ class Outbox:
             return self._farewell or SLOW_CONSUMER
         finally:
             self._is_closed = True
+            self._patience = None
             self._drop_all()
 
     async def _send_all(self, channel: Channel, patience: asyncio.Timeout) -> Close:

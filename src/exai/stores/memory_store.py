@@ -107,7 +107,8 @@ class MemoryCallStore(CallStore):
     async def acknowledge(self, session_id: str, request_ids: list[str], now: float) -> int:
         """Erase acknowledged results."""
         of_session = self._by_session.get(session_id, {})
-        settled = [i for r in request_ids if (i := of_session.get(r)) in self._settled_at]
+        named = dict.fromkeys(of_session.get(request_id) for request_id in request_ids)
+        settled = [call_id for call_id in named if call_id in self._settled_at]
         for call_id in settled:
             self._erase(call_id, "acknowledged", now)
         return len(settled)

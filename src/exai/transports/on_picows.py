@@ -29,6 +29,7 @@ _CLOSE = picows.WSMsgType.CLOSE
 _PING = picows.WSMsgType.PING
 _PONG = picows.WSMsgType.PONG
 _NEVER_SENT = (picows.WSCloseCode.NO_INFO, picows.WSCloseCode.ABNORMAL_CLOSURE)
+_LAST_CLOSE_CODE = 4999
 _PROTOCOL_ERROR = 1002
 _MESSAGE_TOO_BIG = 1009
 _MAX_FRAGMENTS = 4096  # as `websockets` has it: a fragment costs far more memory than bytes
@@ -223,9 +224,10 @@ class PicowsConnection(ServerConnection):
     def _answer_close(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
         """Answer a goodbye before the library does, where it would echo what may not be sent."""
         self._abort_soon()
+        code: Any = frame.get_close_code()  # any number, whatever its type says
         if not frame.payload_size:
             transport.send_close(picows.WSCloseCode.OK)
-        elif frame.get_close_code() in _NEVER_SENT:
+        elif code in _NEVER_SENT or code > _LAST_CLOSE_CODE:
             transport.send_close(picows.WSCloseCode.PROTOCOL_ERROR, b"invalid close code")
 
     def _count(self, frame: picows.WSFrame) -> None:
