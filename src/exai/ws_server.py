@@ -261,10 +261,10 @@ class Daemon:
     def _build_sessions(self) -> SessionHandler:
         server = self._config.server
         greeting = greeting_of(SERVER, server, self._config.limits, durable=self._store.durable)
-        links = ResilientWebSocketManager(self._make_outbox)
+        resilient_ws_manager = ResilientWebSocketManager(self._make_outbox)
         return SessionHandler(
             greeting,
-            links,
+            resilient_ws_manager,
             self._calls.router,
             self._config.limits,
             self._tasks,

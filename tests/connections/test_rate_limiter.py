@@ -2,7 +2,7 @@
 
 import pytest
 
-from exai.connections.rate_limiter import FailedHello, RateLimiter
+from exai.connections.rate_limiter import RateLimiter, Refusal
 from exai.core.config import RatesConfig
 from exai.testing.hand_clock import HandClock
 
@@ -49,8 +49,8 @@ def test_a_trusted_proxy_that_names_nobody_has_no_rate_of_its_own(clock: HandClo
     limiter = RateLimiter(rates, clock, trusted_proxies=("192.0.2.0/31",))
     assert taken(limiter, "a", ADDRESS) == 100
     assert taken(limiter, "a", OTHER) == 3
-    assert limiter.note_failed_hello(ADDRESS) is FailedHello.SAY_WHY
-    assert limiter.note_failed_hello(ADDRESS) is FailedHello.REFUSE
+    assert limiter.note_refused(ADDRESS, is_failed_hello=True) is Refusal.SAY_WHY
+    assert limiter.note_refused(ADDRESS, is_failed_hello=True) is Refusal.REFUSE
 
 
 def test_refusals_come_at_a_pace_too(clock: HandClock) -> None:
@@ -83,19 +83,26 @@ def test_no_rate_is_no_limit(clock: HandClock) -> None:
 
 def test_hellos_may_fail_so_often_from_one_network_each_minute(clock: HandClock) -> None:
     limiter = RateLimiter(RatesConfig(failed_hellos_per_minute=2), clock)
-    verdicts = [limiter.note_failed_hello(ADDRESS) for _ in range(5)]
+    verdicts = [limiter.note_refused(ADDRESS, is_failed_hello=True) for _ in range(5)]
     assert verdicts == [
-        FailedHello.SAY_WHY, FailedHello.SAY_WHY,
-        FailedHello.REFUSE, FailedHello.REFUSE_SILENTLY, FailedHello.REFUSE_SILENTLY,
+        Refusal.SAY_WHY, Refusal.SAY_WHY,
+        Refusal.REFUSE, Refusal.REFUSE_SILENTLY, Refusal.REFUSE_SILENTLY,
     ]  # fmt: skip
-    assert limiter.note_failed_hello(OTHER) is FailedHello.SAY_WHY
+    assert limiter.note_refused(OTHER, is_failed_hello=True) is Refusal.SAY_WHY
     clock.now += 31
-    assert limiter.note_failed_hello(ADDRESS) is FailedHello.SAY_WHY
-    assert limiter.note_failed_hello(ADDRESS) is FailedHello.REFUSE
+    assert limiter.note_refused(ADDRESS, is_failed_hello=True) is Refusal.SAY_WHY
+    assert limiter.note_refused(ADDRESS, is_failed_hello=True) is Refusal.REFUSE
+
+
+def test_what_else_is_refused_is_noted_as_often_and_apart(clock: HandClock) -> None:
+    limiter = RateLimiter(RatesConfig(failed_hellos_per_minute=1), clock)
+    verdicts = [limiter.note_refused(ADDRESS, is_failed_hello=False) for _ in range(3)]
+    assert verdicts == [Refusal.SAY_WHY, Refusal.REFUSE, Refusal.REFUSE_SILENTLY]
+    assert limiter.note_refused(ADDRESS, is_failed_hello=True) is Refusal.SAY_WHY
 
 
 def test_addresses_that_come_and_go_are_not_kept_for_ever(clock: HandClock) -> None:
     limiter = RateLimiter(RatesConfig(), clock)
     for n in range(20_000):
-        limiter.note_failed_hello(f"10.{n // 65536}.{n // 256 % 256}.{n % 256}")
+        limiter.note_refused(f"10.{n // 65536}.{n // 256 % 256}.{n % 256}", is_failed_hello=True)
     assert limiter.bucket_count <= 10_000

@@ -7,8 +7,8 @@ from contextlib import suppress
 
 from exai.connections.auth_token_manager import AuthTokenManager
 from exai.connections.connection_manager import ConnectionManager
-from exai.connections.rate_limiter import FailedHello, RateLimiter
-from exai.connections.session_handler import Link, SessionHandler
+from exai.connections.rate_limiter import RateLimiter, Refusal
+from exai.connections.session_handler import Attachment, SessionHandler
 from exai.connections.token_rotation import TokenRotation
 from exai.core import events
 from exai.core.channel import Channel, ChannelClosed
@@ -52,11 +52,16 @@ async def serve_connection(
             channel.allow_large_messages()
             takes_over = session_manager.takes_over(hello, principal)
             with connection_manager.admit_principal(principal, takes_over=takes_over):
-                link = await session_manager.open(hello, principal, channel.remote_address)
+                attachment = await session_manager.open(hello, principal, channel.remote_address)
                 reader = _Reader(
-                    channel, link, session_manager, rate_limiter, token_rotation, message_handler
+                    channel,
+                    attachment,
+                    session_manager,
+                    rate_limiter,
+                    token_rotation,
+                    message_handler,
                 )
-                close = await _serve_link(channel, link, session_manager, reader)
+                close = await _serve_attached(channel, attachment, session_manager, reader)
     except Refused as refused:
         close = await _turn_away(channel, refused, rate_limiter, event_sink)
     except ChannelClosed:
@@ -86,21 +91,20 @@ async def _turn_away(
 ) -> Close:
     """Say why a peer is not let in, unless that was said there too often already."""
     close, address = refused.close, channel.remote_address
-    verdict = FailedHello.SAY_WHY
-    if refused.error is not None:
-        verdict = rate_limiter.note_failed_hello(address)
-    if verdict is not FailedHello.SAY_WHY:
-        close = close_codes.TOO_MANY_FAILED_HELLOS
-    elif refused.error is not None:
+    is_failed_hello = refused.error is not None
+    verdict = rate_limiter.note_refused(address, is_failed_hello=is_failed_hello)
+    if refused.error is not None and verdict is Refusal.SAY_WHY:
         with suppress(ChannelClosed):  # whoever is gone needs no reason
             await channel.send(encode_refusal(refused.error))
-    if verdict is not FailedHello.REFUSE_SILENTLY:
+    elif is_failed_hello:
+        close = close_codes.TOO_MANY_FAILED_HELLOS
+    if verdict is not Refusal.REFUSE_SILENTLY:
         event_sink.emit(events.ConnectionRefused(address, close.reason))
     return close
 
 
-async def _serve_link(
-    channel: Channel, link: Link, sessions: SessionHandler, reader: "_Reader"
+async def _serve_attached(
+    channel: Channel, attachment: Attachment, sessions: SessionHandler, reader: "_Reader"
 ) -> Close:
     """Read, write and tell again side by side; returns why the daemon ends the connection.
 
@@ -109,13 +113,13 @@ async def _serve_link(
     reason = "connection closed"
     gone: ExceptionGroup[ChannelClosed] | None = None
     try:
-        async with running(reader.run(), sessions.tell_again(link)):
-            close = await link.outbox.run(channel)
+        async with running(reader.run(), sessions.tell_again(attachment)):
+            close = await attachment.outbox.run(channel)
             reason = close.reason
     except* ChannelClosed as group:
         gone = group
     finally:
-        sessions.detach(link.session, link.outbox, reason)
+        sessions.detach(attachment.session, attachment.outbox, reason)
     if gone is not None:
         raise gone.exceptions[0]
     return close
@@ -127,14 +131,14 @@ class _Reader:
     def __init__(
         self,
         channel: Channel,
-        link: Link,
+        attachment: Attachment,
         sessions: SessionHandler,
         rates: RateLimiter,
         token_rotation: TokenRotation,
         handle: MessageHandler,
     ) -> None:
         self._channel = channel
-        self._link = link
+        self._attachment = attachment
         self._sessions = sessions
         self._rates = rates
         self._token_rotation = token_rotation
@@ -142,19 +146,19 @@ class _Reader:
 
     async def run(self) -> None:
         """Read until the peer has gone, or another connection speaks for the session."""
-        session = self._link.session
+        session = self._attachment.session
         for turn in itertools.count(1):
             message = await _decode(await self._channel.receive())
             if turn % _FRAMES_PER_TURN == 0:
                 await asyncio.sleep(0)  # what has arrived already is received without waiting
             refusal = await self._limit_rate(message)
-            if session.outbox is not self._link.outbox:
+            if session.outbox is not self._attachment.outbox:
                 return
             self._take(message if refusal is None else refusal)
 
     async def _limit_rate(self, message: Request | Reply) -> Reply | None:
         """Refuse what may be refused where too much comes; of the rest read more slowly."""
-        principal = self._link.session.principal.name
+        principal = self._attachment.session.principal.name
         while wait_s := self._rates.take(principal, self._channel.remote_address):
             if isinstance(message, _REFUSABLE) and not await self._is_known(message):
                 refusal_wait_s = self._rates.take_refusal(principal)
@@ -168,10 +172,10 @@ class _Reader:
         """Tell whether a request was sent before: it may run already, or have run."""
         if not isinstance(message, CallTool) or message.request_id is None:
             return False
-        return await self._sessions.knows(self._link.session, message.request_id)
+        return await self._sessions.knows(self._attachment.session, message.request_id)
 
     def _take(self, message: Request | Reply) -> None:
-        session = self._link.session
+        session = self._attachment.session
         if isinstance(message, Reply):
             session.send(message)
         elif isinstance(message, Bye):

@@ -66,14 +66,14 @@ class _Buckets:
         return bucket
 
 
-class FailedHello(Enum):
-    """What to do about a hello that failed."""
+class Refusal(Enum):
+    """How a peer is not let in."""
 
     SAY_WHY = auto()
     REFUSE = auto()
-    """Too many came from there lately."""
+    """Too many were refused there lately."""
     REFUSE_SILENTLY = auto()
-    """And that was noted already."""
+    """And that stands in the log already."""
 
 
 class RateLimiter:
@@ -91,12 +91,13 @@ class RateLimiter:
         self._refusals = _Buckets(_REFUSALS_PER_S, _REFUSALS_AT_ONCE)
         per_minute = rates.failed_hellos_per_minute
         self._failed_hellos = _Buckets(per_minute / 60, per_minute)
+        self._other_refusals = _Buckets(per_minute / 60, per_minute)
 
     @property
     def bucket_count(self) -> int:
         """Return how many buckets are kept."""
         kinds = (self._daemon, self._addresses, self._principals, self._refusals)
-        return sum(map(len, (*kinds, self._failed_hellos)))
+        return sum(map(len, (*kinds, self._failed_hellos, self._other_refusals)))
 
     def take(self, principal: str, address: str) -> float:
         """Count one message and return 0; or return how long until it may come, uncounted."""
@@ -129,20 +130,21 @@ class RateLimiter:
             bucket.take()
         return wait_s
 
-    def note_failed_hello(self, address: str) -> FailedHello:
-        """Count a hello that failed, and return what its peer, and the log, are told."""
+    def note_refused(self, address: str, *, is_failed_hello: bool) -> Refusal:
+        """Count a peer that is not let in, and return what it, and the log, are told."""
         now = self._clock.monotonic_s()
-        bucket = self._failed_hellos.bucket(network_of(address), now)
+        buckets = self._failed_hellos if is_failed_hello else self._other_refusals
+        bucket = buckets.bucket(network_of(address), now)
         if bucket is None:
-            return FailedHello.SAY_WHY
+            return Refusal.SAY_WHY
         if not bucket.wait_s(now):
             bucket.take()
             bucket.is_told = False
-            return FailedHello.SAY_WHY
+            return Refusal.SAY_WHY
         if bucket.is_told:
-            return FailedHello.REFUSE_SILENTLY
+            return Refusal.REFUSE_SILENTLY
         bucket.is_told = True
-        return FailedHello.REFUSE
+        return Refusal.REFUSE
 
     def _address_bucket(self, address: str, now: float) -> _Bucket | None:
         if not self._counts_addresses:

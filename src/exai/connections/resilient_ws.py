@@ -16,7 +16,7 @@ MakeOutbox = Callable[[Session, Hello], Outbox]
 
 
 class ResilientWebSocketManager:
-    """Links sessions and connections. A link is an outbox: it lives as long as a connection."""
+    """Attaches sessions to connections, each by its outbox, which lives as long as it."""
 
     def __init__(self, make_outbox: MakeOutbox) -> None:
         self._make_outbox = make_outbox
@@ -30,7 +30,7 @@ class ResilientWebSocketManager:
         return outbox
 
     def detach(self, session: Session, outbox: Outbox) -> bool:
-        """End a link with its connection. False: a newer connection speaks already."""
+        """Let a connection that has ended speak no more. False: a newer one speaks already."""
         if session.outbox is not outbox:
             return False
         session.outbox = None

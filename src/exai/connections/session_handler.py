@@ -59,7 +59,7 @@ class SessionCalls(Protocol):
         """End a session's calls as if cancelled, and forget what was kept for it."""
 
 
-class Link(NamedTuple):
+class Attachment(NamedTuple):
     """A session and its connection's outbox; `owed` are the requests to be answered again."""
 
     session: Session
@@ -81,7 +81,7 @@ class SessionHandler:
         events: EventSink,
     ) -> None:
         self._greeting = greeting
-        self._links = resilient_ws_manager
+        self._attachments = resilient_ws_manager
         self._calls = calls
         self._limits = limits
         self._tasks = tasks
@@ -112,7 +112,7 @@ class SessionHandler:
         session = self._wanted(hello, principal)
         return session is not None and session.outbox is not None
 
-    async def open(self, hello: Hello, principal: Principal, remote_address: str) -> Link:
+    async def open(self, hello: Hello, principal: Principal, remote_address: str) -> Attachment:
         """Open a fresh session, or the one that is asked for, and greet its peer.
 
         Raises `Refused` while draining, but for a session that has calls under way.
@@ -123,7 +123,7 @@ class SessionHandler:
         if session is None or hello.resume is None:
             return self._open_fresh(hello, principal, remote_address)
         self._leave_detached(session)
-        outbox = self._links.attach(session, hello)
+        outbox = self._attachments.attach(session, hello)
         self._retelling.add(outbox)
         try:
             under_way = self._calls.catch_up(session)
@@ -137,27 +137,27 @@ class SessionHandler:
             SessionResumed(session.session_id, principal.name, remote_address, len(pending))
         )
         owed = [request_id for request_id in pending if request_id not in under_way]
-        return Link(session, outbox, owed)
+        return Attachment(session, outbox, owed)
 
     async def knows(self, session: Session, request_id: str) -> bool:
         """Tell whether a session's request is under way, or remembered."""
         return await self._calls.knows(session, request_id)
 
-    async def tell_again(self, link: Link) -> None:
+    async def tell_again(self, attachment: Attachment) -> None:
         """Send what a session that came back is owed, no faster than its peer reads."""
-        for request_id in link.owed:
-            await link.outbox.wait_room()
-            if link.session.outbox is not link.outbox:
+        for request_id in attachment.owed:
+            await attachment.outbox.wait_room()
+            if attachment.session.outbox is not attachment.outbox:
                 return  # a newer connection tells it again
-            await self._calls.tell_again(link.session, request_id)
-        self._retelling.discard(link.outbox)
+            await self._calls.tell_again(attachment.session, request_id)
+        self._retelling.discard(attachment.outbox)
         if self._farewell is not None:
-            link.outbox.finish(self._farewell)
+            attachment.outbox.finish(self._farewell)
 
     def detach(self, session: Session, outbox: Outbox, reason: str) -> None:
         """Let a session go on without this connection, unless it has a newer one or has ended."""
         self._retelling.discard(outbox)
-        if not self._links.detach(session, outbox):
+        if not self._attachments.detach(session, outbox):
             return
         self._note_idle(session)
         self._detached.setdefault(session.principal.name, {})[session] = None
@@ -173,7 +173,7 @@ class SessionHandler:
         self._leave_detached(session)
         if session.outbox is not None:
             session.outbox.finish(farewell)
-            self._links.detach(session, session.outbox)
+            self._attachments.detach(session, session.outbox)
             self._wake_if_none_attached()
         self._tasks.create_task(self._calls.end_session(session.session_id, session.principal.name))
         self._events.emit(SessionEnded(session.session_id, session.principal.name, reason))
@@ -216,17 +216,17 @@ class SessionHandler:
             return None
         return session
 
-    def _open_fresh(self, hello: Hello, principal: Principal, remote_address: str) -> Link:
+    def _open_fresh(self, hello: Hello, principal: Principal, remote_address: str) -> Attachment:
         resume_token = secrets.token_urlsafe(16)
         session = Session(secrets.token_urlsafe(16), resume_token, principal)
         self._sessions[session.session_id] = session
-        outbox = self._links.attach(session, hello)
+        outbox = self._attachments.attach(session, hello)
         resume_error = "unknown_session" if hello.wants_resume else None
         self._greet(session, outbox, resume_token, resume_error=resume_error)
         self._events.emit(
             SessionOpened(session.session_id, principal.name, remote_address, hello.client.name)
         )
-        return Link(session, outbox, [])
+        return Attachment(session, outbox, [])
 
     def _greet(self, session: Session, outbox: Outbox, resume_token: str, **said: Any) -> None:
         ack = msgspec.structs.replace(
