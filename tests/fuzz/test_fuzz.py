@@ -1,6 +1,7 @@
 """Whatever is sent, the daemon answers as docs/protocol.md says, and keeps nothing of it.
 
-Over 30,000 frames, the same in each run. Twenty times as many, others in each run:
+At least 30,000 frames, about the same in each run (hypothesis draws constants from the modules
+that it finds loaded). Twenty times as many, others in each run:
 EXAI_LONG=1 make test ARGS="tests/fuzz -o faulthandler_timeout=900"
 """
 
@@ -96,7 +97,7 @@ async def test_every_frame_after_the_hello_gets_its_one_answer(daemon: FuzzedDae
 
     drawn = st.tuples(batches(REQUESTS, 50), st.sampled_from(ENDINGS), st.booleans())
     await try_all(daemon, drawn, 240, attempt)
-    assert sent_count >= 11_600 * TIMES
+    assert sent_count >= 11_000 * TIMES
     codes = {event.code for event in daemon.running.events.of(CallSettled)}
     assert codes >= {"ok", "TOOL_EXECUTION_ERROR", "CANCELLED", "TIMEOUT"}
 
@@ -110,7 +111,7 @@ async def test_every_first_frame_is_let_in_or_told_why_not(daemon: FuzzedDaemon)
         await daemon.knock(batch)
 
     await try_all(daemon, batches([*[HELLO] * 6, *REQUESTS[:3]], 20), 75, attempt)
-    assert sent_count >= 1_500 * TIMES
+    assert sent_count >= 1_400 * TIMES
 
 
 async def test_every_websocket_frame_is_taken_or_ends_the_connection_with_its_code(
@@ -129,4 +130,4 @@ async def test_every_websocket_frame_is_taken_or_ends_the_connection_with_its_co
     await try_all(
         daemon, st.lists(st.tuples(sequence, greets), min_size=8, max_size=8), 80, attempt
     )
-    assert sent_count >= 3_400 * TIMES
+    assert sent_count >= 2_600 * TIMES

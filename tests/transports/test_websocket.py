@@ -28,6 +28,7 @@ from tests.transports.websocket_desk import (
     send_one,
     send_until_closed,
     serving,
+    stuck_sending,
 )
 
 pytestmark = pytest.mark.timeout(15)
@@ -191,7 +192,10 @@ async def test_a_client_learns_why_its_message_was_refused(library: str) -> None
                 client.recv()
             return closed.value.rcvd.code if closed.value.rcvd else None
 
-    async with serving(library) as (server, desk), asyncio.TaskGroup() as tasks:
+    async with (
+        serving(library, close_timeout_s=5.0) as (server, desk),
+        asyncio.TaskGroup() as tasks,
+    ):
         client = tasks.create_task(asyncio.to_thread(say_too_much, server.port))
         channel = await desk.next_channel()
         channel.allow_large_messages()
@@ -204,8 +208,7 @@ async def test_sending_to_a_peer_that_said_nothing_and_left_is_no_defect(library
         await peer.upgrade()
         channel = await desk.next_channel()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(send_until_closed(channel))
-            await asyncio.sleep(0.1)
+            await stuck_sending(channel, tasks)
             peer.writer.write_eof()  # leaves, and reads on
             tasks.create_task(peer.end())
             await closed_with(channel)
@@ -270,8 +273,7 @@ async def test_whoever_reads_nothing_cannot_stay_by_saying_goodbye(library: str)
         await peer.upgrade()
         channel = await desk.next_channel()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(send_until_closed(channel))
-            await asyncio.sleep(0.1)
+            await stuck_sending(channel, tasks)
             await peer.send(frame(CLOSE, b"\x03\xe8"))
             async with asyncio.timeout(3.0):
                 await closed_with(channel)

@@ -92,7 +92,19 @@ def run_python(script: str) -> str:
     ).stdout
 
 
-async def send_until_closed(channel: Channel) -> None:
+async def send_until_closed(channel: Channel, stuck: asyncio.Event | None = None) -> None:
+    """Send on and on; `stuck` is set once a message has waited a while for its peer to read."""
     with pytest.raises(ChannelClosed):
         while True:
-            await channel.send(b"x" * 65_536)
+            sending = asyncio.ensure_future(channel.send(b"x" * 65_536))
+            await asyncio.wait([sending], timeout=0.05)
+            if stuck is not None and not sending.done():
+                stuck.set()
+            await sending
+
+
+async def stuck_sending(channel: Channel, tasks: asyncio.TaskGroup) -> None:
+    """Begin to send to a peer that does not read, and wait until nothing more goes out."""
+    stuck = asyncio.Event()
+    tasks.create_task(send_until_closed(channel, stuck))
+    await stuck.wait()
