@@ -24,14 +24,18 @@ from exai.core.call_store import CallStore
 from exai.core.clock import Clock, SystemClock
 from exai.core.config import Config
 from exai.core.events import EventSink
+from exai.core.identity import Principal
 from exai.core.lifecycle import lone_cause, running
 from exai.core.replies import GoingAway, ToolsChanged
 from exai.core.tool import provider_scope, upstream_scope
+from exai.observe.health_file import HEALTH_FILE, HealthFile
+from exai.observe.health_monitor import HealthMonitor
 from exai.observe.health_report import (
     HealthPart,
     HealthReport,
     for_those_who_see_everything,
 )
+from exai.observe.permit_audit import PermitAudit
 from exai.processes.process_guard import ProcessGuard
 from exai.protocols import close_codes, exai_v1
 from exai.protocols.hello import PROTOCOL, Hello, ServerName
@@ -54,6 +58,7 @@ from exai.upstream.pool import UpstreamPool
 SERVER = ServerName("exai", version("exai"))
 _RECONNECT_AFTER_S = 2.0
 _FACTS_BYTES = 4096
+_OPERATOR = Principal("operator")
 _STARTING, _OK, _DRAINING = "starting", "ok", "draining"
 
 
@@ -89,6 +94,7 @@ class Daemon:
         self._conversations = MemoryConversationStore()
         self._calls = self._build_call_path()
         self._health = self._build_health()
+        self._monitor = self._build_monitor()
         self._sessions = self._build_sessions()
         self._tokens = AuthTokenManager(
             config.auth, config.principals, RotatedTokensFile(config.state_dir), clock
@@ -123,8 +129,11 @@ class Daemon:
                 ),
             ):
                 on_ready(self._address())
+                over = asyncio.Event()
+                self._monitor.start_monitoring_tasks(over, self._tasks)
                 await stop.wait()
                 await self._drain()
+                over.set()
         try:
             await self._store.close()
         finally:
@@ -230,6 +239,10 @@ class Daemon:
             "tool_count": lambda principal: len(self.tools.visible_to(principal)),
             "pools": lambda _: self._calls.admission.statistics().pools,
             "waiting_count": lambda _: self._calls.admission.statistics().waiting_count,
+            "loop_lag": lambda _: self._monitor.loop_lag.statistics(),
+            "leaked_permits": for_those_who_see_everything(
+                lambda: self._monitor.permit_audit.leaked
+            ),
             "result_cache": lambda _: self._calls.result_cache.statistics(),
             "store": lambda _: self._store.statistics(),
             "conversations": lambda _: self._conversations.statistics(),
@@ -238,6 +251,16 @@ class Daemon:
             "unavailable_tools": for_those_who_see_everything(self._upstream_tools.unavailable),
         }
         return HealthReport(self._clock, facts, lambda: self._status, parts)
+
+    def _build_monitor(self) -> HealthMonitor:
+        path = self._config.state_dir / HEALTH_FILE
+        return HealthMonitor(
+            HealthFile(path, lambda: self._health.report(_OPERATOR)),
+            self._config.server.health_file_interval_s,
+            PermitAudit(self._calls.orphaned_permits, self._events),
+            self._clock,
+            self._events,
+        )
 
     def _build_call_path(self) -> CallPath:
         return CallPath(

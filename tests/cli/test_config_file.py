@@ -220,7 +220,6 @@ def test_a_variable_may_name_the_files(load: Load, tmp_path: Path) -> None:
         ({"EXAI_SERVER_PORT": "1"}, "did you mean EXAI_WS_PORT?"),
         ({"EXAI_NONSENSE_OF_ALL": "1"}, "EXAI_NONSENSE_OF_ALL has no effect: no such variable"),
         ({"USE_PER_SESSION_SEMAPHORES": "false"}, "the limit of every session always holds"),
-        ({"EXAI_HEALTH_WRITER_INTERVAL": "5"}, "EXAI_HEALTH_WRITER_INTERVAL has no effect"),
     ],
 )
 def test_a_variable_without_effect_is_warned_of(

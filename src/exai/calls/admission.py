@@ -9,7 +9,7 @@ waits at the head of a lane whose permits are free. A step costs O(scopes), and 
 where a shared place starts or ends; never O(waiting).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -188,6 +188,13 @@ class AdmissionController(Gatekeeper):
             f"waiting for {what}: place {at} in this session's line, "
             f"{place.scope.in_line_count} waiting in all"
         )
+
+    def held_permits(self) -> Iterator[tuple[str, str]]:
+        """Yield scope and owner of every permit that is held."""
+        scopes = [gate.pool for gate in self._scopes.values() if gate.pool is not None]
+        for pool in (self._global, *scopes, *(each.pool for each in self._sessions.values())):
+            for owner in pool.owners:
+                yield pool.scope, owner
 
     def owners(self) -> frozenset[str]:
         """Return who holds permits, each by the id of the call that led it (`/anew`: again)."""

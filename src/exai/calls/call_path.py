@@ -2,7 +2,8 @@
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from exai.calls.admission import AdmissionController
@@ -81,7 +82,18 @@ class CallPath:
             defects,
             health,
         )
+        self.orphaned_permits = partial(_orphaned_permits, self.admission, self.sharing)
         self.background = (
             Heartbeat(in_flight, self.sharing, clock, progress_interval_s),
             Retention([ledger.expire, *sweeps], defects, limits.result_ttl_s),
         )
+
+
+def _orphaned_permits(
+    admission: AdmissionController, sharing: SingleFlight
+) -> Iterator[tuple[str, str]]:
+    """Yield scope and owner of permits whose owner waits for nothing and runs nothing."""
+    alive = sharing.owners()
+    for scope, owner in admission.held_permits():
+        if owner not in alive and owner.rpartition("/")[0] not in alive:  # `call/3`: a leaf
+            yield scope, owner

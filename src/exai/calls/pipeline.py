@@ -98,12 +98,16 @@ class Pipeline:
         """Wait for permits, run the tool, answer whoever is aboard."""
         assert flight.place is not None
         flight.is_flown = True
-        with flight.place as place:
-            await place.permits()
-            outcome = flight.conclude(
-                await self._defects.outcome_of(self._execute(flight), flight.tool.spec.name)
-            )
-            place.ending = ending_of(outcome)
+        self._sharing.flying.add(flight.owner)
+        try:
+            with flight.place as place:
+                await place.permits()
+                outcome = flight.conclude(
+                    await self._defects.outcome_of(self._execute(flight), flight.tool.spec.name)
+                )
+                place.ending = ending_of(outcome)
+        finally:
+            self._sharing.flying.discard(flight.owner)
         self._sharing.land(flight, outcome)
         for call in list(flight.callers):
             if call.is_accepted:

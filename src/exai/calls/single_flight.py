@@ -18,7 +18,10 @@ from exai.core.tool import Demand, Tool
 
 
 class SingleFlight:
-    """The flights that may be joined, by call key, and the way aboard and out of each."""
+    """The flights that may be joined, by call key, and the way aboard and out of each.
+
+    `flying` are the owners of what runs, or unwinds with nobody aboard.
+    """
 
     def __init__(
         self,
@@ -35,6 +38,7 @@ class SingleFlight:
         self._never_share = never_share
         self._joinable: dict[bytes, Flight] = {}
         self._aboard: dict[Call, Flight] = {}
+        self.flying: set[str] = set()
 
     def __len__(self) -> int:
         """Return how many calls are aboard a flight."""
@@ -105,6 +109,10 @@ class SingleFlight:
     def flight_of(self, call: Call) -> Flight:
         """Return the flight that a call is aboard."""
         return self._aboard[call]
+
+    def owners(self) -> set[str]:
+        """Return who may hold permits: every flight that somebody is aboard of, or that flies."""
+        return {flight.owner for flight in self._aboard.values()} | self.flying
 
     def has_landed(self, call: Call) -> bool:
         """Tell whether what a call waits for is there: its answer is on its way."""

@@ -27,6 +27,7 @@ _NAMED_BY_HAND: dict[str, KeyPath] = {
     "EXAI_WS_KIMI_MAX_INFLIGHT": ("providers", "kimi", "max_inflight"),
     "EXAI_WS_GLM_MAX_INFLIGHT": ("providers", "glm", "max_inflight"),
     "EXAI_WS_RESULT_TTL": ("limits", "result_ttl_s"),
+    "EXAI_HEALTH_WRITER_INTERVAL": ("server", "health_file_interval_s"),
     "SESSION_TIMEOUT_SECS": ("limits", "resume_window_s"),
     "SESSION_CLEANUP_INTERVAL": ("limits", "session_cleanup_interval_s"),
     "MAX_CONNECTIONS": ("server", "max_connections"),
@@ -57,7 +58,6 @@ VARIABLES: dict[str, KeyPath] = {
 }
 
 NO_EFFECT: dict[str, str] = {
-    "EXAI_HEALTH_WRITER_INTERVAL": "this version writes no health file",
     "USE_PER_SESSION_SEMAPHORES": "the limit of every session always holds",
 }
 """Variables that other deployments set, and why they do nothing here."""

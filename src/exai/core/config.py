@@ -63,6 +63,7 @@ class ServerConfig(Section, frozen=True, kw_only=True):
     slow_consumer_s: PositiveSeconds = 60.0
     drain_s: Seconds = 30.0
     ready_wait_s: Seconds = 10.0
+    health_file_interval_s: PositiveSeconds = 10.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 

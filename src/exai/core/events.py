@@ -111,6 +111,21 @@ class ConnectionRefused(Event, frozen=True):
     reason: str
 
 
+class PermitLeaked(Event, frozen=True):
+    """A defect: somebody has ended and still holds a permit."""
+
+    scope: str
+    owner: str
+
+
+class MonitorFailed(Event, frozen=True):
+    """A background task of the health monitor ended; it is started again in `retry_s`."""
+
+    task: str
+    reason: str
+    retry_s: float
+
+
 class CertificateLoaded(Event, frozen=True):
     """New connections are shown a new certificate."""
 

@@ -7,15 +7,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Let a file hold this; a crash leaves the one before. Raises `OSError`."""
-    with draft(path, content) as written:
+def replace_file(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Let a file hold this; a crash leaves the one before. Raises `OSError`.
+
+    What is not `durable` may be gone after a power failure.
+    """
+    with draft(path, content, durable=durable) as written:
         os.replace(written, path)
 
 
 @contextmanager
-def draft(path: Path, content: bytes) -> Iterator[Path]:
-    """Write a file beside `path`, safely on disk, that is gone afterwards unless it was moved.
+def draft(path: Path, content: bytes, *, durable: bool = True) -> Iterator[Path]:
+    """Write a file beside `path`, that is gone afterwards unless it was moved.
 
     Raises `OSError`.
     """
@@ -24,8 +27,9 @@ def draft(path: Path, content: bytes) -> Iterator[Path]:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         yield written
     finally:
         written.unlink(missing_ok=True)
