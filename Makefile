@@ -22,6 +22,7 @@ run: setup  ## start the daemon with its defaults
 
 test: setup $(NODE_MODULES)  ## run all tests, side by side
 	@command -v git >/dev/null || scripts/debian_packages git
+	@command -v promtool >/dev/null || scripts/debian_packages prometheus
 	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 check: setup  ## format, lint, types, imports, shape

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Set
 from functools import partial
 from importlib.metadata import version
 from ssl import SSLContext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from exai.calls.call_path import CallPath
 from exai.connections.auth_token_manager import AuthTokenManager
@@ -35,6 +35,7 @@ from exai.observe.health_report import (
     HealthReport,
     for_those_who_see_everything,
 )
+from exai.observe.metrics import Counted, Fanout, Metrics
 from exai.observe.permit_audit import PermitAudit
 from exai.processes.process_guard import ProcessGuard
 from exai.protocols import close_codes, exai_v1
@@ -81,12 +82,13 @@ class Daemon:
         clock: Clock,
     ) -> None:
         self._config = config
-        self._events = events
+        self.tools = ToolRegistry()
+        self._metrics = Metrics(self.tools.has)
+        self._events = Fanout(events, self._metrics)
         self._clock = clock
         self._status = _STARTING
         self._tasks = asyncio.TaskGroup()
-        self.tools = ToolRegistry()
-        self._upstream_tools = UpstreamTools(self.tools, events)
+        self._upstream_tools = UpstreamTools(self.tools, self._events)
         self._guard = ProcessGuard()
         self._upstreams = self._build_upstreams(environment)
         self._providers = self._build_providers()
@@ -340,14 +342,26 @@ class Daemon:
             self._tls(),
         )
 
+    async def _metrics_page(self) -> bytes:
+        return await asyncio.to_thread(
+            _write_metrics_page, self._metrics.counted(), self._health.report(_OPERATOR)
+        )
+
     def _build_http(self) -> HttpServer:
         routes = health_routes(
             status=lambda: self._status,
             readiness=self._readiness,
             health=self._health.report,
+            metrics=self._metrics_page,
             authenticate=self._tokens.authenticate,
         )
         return HttpServer(self._config.server, routes, self._tls())
+
+
+def _write_metrics_page(counted: Counted, report: dict[str, Any]) -> bytes:
+    from exai.observe.metrics_page import metrics_page  # 40 ms, which only a scrape pays for
+
+    return metrics_page(counted, report)
 
 
 def _longest_reply_bytes(max_result_bytes: int) -> int:

@@ -22,6 +22,9 @@ PICTURE: dict[str, Any] = {"status": "ok", "sessions": 3}
 TOKEN = "the-right-token"
 
 
+PRINCIPALS = {TOKEN: Principal("default"), "narrow": Principal("narrow", tools=("echo",))}
+
+
 class Part:
     """What the routes ask."""
 
@@ -33,6 +36,10 @@ def part() -> Part:
     return Part()
 
 
+async def metrics() -> bytes:
+    return b"exai_calls_total 1\n"
+
+
 @pytest.fixture
 async def client(part: Part) -> AsyncIterator[httpx2.AsyncClient]:
     config = ServerConfig(http_port=0, allowed_hosts=("box.lan",), allowed_origins=("http://ui",))
@@ -40,7 +47,8 @@ async def client(part: Part) -> AsyncIterator[httpx2.AsyncClient]:
         status=lambda: "ok",
         readiness=lambda: Readiness(part.is_ready, {"upstreams": "starting: box"}),
         health=lambda principal: PICTURE,
-        authenticate=lambda token: Principal("default") if token == TOKEN else None,
+        metrics=metrics,
+        authenticate=lambda token: PRINCIPALS.get(token or ""),
     )
     async with (
         HttpServer(config, routes) as server,
@@ -201,3 +209,15 @@ async def test_an_inherited_socket_is_served() -> None:
     async with httpx2.AsyncClient(trust_env=False) as client:
         assert (await client.get(f"http://127.0.0.1:{server.port}/")).status_code == 404
     await server.close()
+
+
+@pytest.mark.parametrize(
+    ("token", "status"), [(None, 401), ("wrong", 401), ("narrow", 403), (TOKEN, 200)]
+)
+async def test_metrics_are_for_those_from_whom_nothing_is_hidden(
+    client: httpx2.AsyncClient, token: str | None, status: int
+) -> None:
+    headers = {} if token is None else {"authorization": f"Bearer {token}"}
+    answer = await client.get("/metrics", headers=headers)
+    assert answer.status_code == status
+    assert ("exai_calls_total" in answer.text) == (status == 200)

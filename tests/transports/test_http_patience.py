@@ -42,11 +42,16 @@ async def test_a_body_without_end_is_answered_and_not_read() -> None:
             sending.cancel()
 
 
+async def nothing() -> bytes:
+    return b""
+
+
 async def test_more_connections_than_the_configured_number_are_refused() -> None:
     routes = health_routes(
         status=lambda: "ok",
         readiness=lambda: Readiness(True, {}),
         health=lambda principal: {},
+        metrics=nothing,
         authenticate=lambda token: None,
     )
     config = ServerConfig(http_port=0, max_connections=2)

@@ -4,6 +4,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 from exai.calls.call import Call
 from exai.core.tool import Demand, ToolSpec
@@ -22,12 +23,14 @@ def call_key(
     if any(fnmatchcase(spec.name, pattern) for pattern in never_share):
         return None
     within = {"session": peer.session_id, "principal": peer.principal.name, "all": ""}[share]
-    key = hashlib.sha256()
-    for part in (spec.name, spec.version, share, within):
-        encoded = part.encode()
-        key.update(len(encoded).to_bytes(8, "big") + encoded)
-    key.update(call.arguments_digest)
-    return key.digest()
+    prefix = _length_prefixed(spec.name, spec.version, share, within)
+    return hashlib.sha256(prefix + call.arguments_digest).digest()
+
+
+@lru_cache(maxsize=4096)  # calls of one tool by one caller come in rows
+def _length_prefixed(*parts: str) -> bytes:
+    encoded = (part.encode() for part in parts)
+    return b"".join(len(part).to_bytes(8, "big") + part for part in encoded)
 
 
 class Epochs:

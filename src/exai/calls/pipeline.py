@@ -15,8 +15,8 @@ from exai.calls.settling import Settling
 from exai.calls.single_flight import SingleFlight
 from exai.calls.tool_executor import ToolExecutor
 from exai.core.clock import Clock
-from exai.core.events import CallAccepted, EventSink
-from exai.core.outcomes import Completed
+from exai.core.events import CallAccepted, EventSink, WorkEnded
+from exai.core.outcomes import Completed, Outcome
 from exai.tools.registry import ToolRegistry
 
 
@@ -109,9 +109,24 @@ class Pipeline:
         finally:
             self._sharing.flying.discard(flight.owner)
         self._sharing.land(flight, outcome)
+        self._note_cost(flight, outcome)
         for call in list(flight.callers):
             if call.is_accepted:
                 self._tasks.create_task(self._answer(call, flight))
+
+    def _note_cost(self, flight: Flight, outcome: Outcome) -> None:
+        facts = outcome.facts
+        if facts.usage is not None:
+            usage, provider, model = facts.usage, facts.provider or "", facts.model or ""
+            self._events.emit(
+                WorkEnded(
+                    flight.tool.spec.name,
+                    provider,
+                    model,
+                    usage.input_tokens,
+                    usage.output_tokens,
+                )
+            )
 
     def _limit_time(self, flight: Flight) -> None:
         """See to it that a flight ends in time where a caller may wait for longer than that."""

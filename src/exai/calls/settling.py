@@ -86,6 +86,14 @@ class Settling:
         code = outcome.error.code.value if isinstance(outcome, Failed) else "ok"
         who = (call.request_id, call.peer.session_id, call.peer.principal.name, call.tool_name)
         if call.is_accepted:
-            self._events.emit(CallSettled(call.call_id, *who, code, call.queue_s, call.run_s))
+            shared = "cached" if call.is_cached else "joined" if call.is_joined else None
+            self._events.emit(
+                CallSettled(call.call_id, *who, code, call.queue_s, call.run_s, shared)
+            )
         else:
-            self._events.emit(CallRejected(*who, code))
+            self._events.emit(CallRejected(*who, code, _scope_of(outcome)))
+
+
+def _scope_of(outcome: Outcome) -> str:
+    details = outcome.error.details if isinstance(outcome, Failed) else None
+    return str((details or {}).get("scope", ""))

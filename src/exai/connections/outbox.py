@@ -66,6 +66,7 @@ class Outbox:
         self._has_news = asyncio.Event()
         self._has_room = asyncio.Event()
         self._patience: asyncio.Timeout | None = None
+        self._sending_since: float | None = None
         self._farewell: Close | None = None
         self._is_closed = False
 
@@ -111,29 +112,31 @@ class Outbox:
 
         Raises `ChannelClosed`.
         """
+        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(None) as self._patience:
-                return await self._send_all(channel, self._patience)
+                self._look = loop.call_later(self._patience_s, self._look_at_peer)
+                return await self._send_all(channel, loop)
         except TimeoutError:
             return self._farewell or SLOW_CONSUMER
         finally:
             self._is_closed = True
             self._patience = None
+            self._look.cancel()
             self._drop_all()
 
-    async def _send_all(self, channel: Channel, patience: asyncio.Timeout) -> Close:
-        loop = asyncio.get_running_loop()
+    async def _send_all(self, channel: Channel, loop: asyncio.AbstractEventLoop) -> Close:
         while True:
             sent: list[str] = []
             while self._waiting and len(sent) < _NOTED_AT_ONCE:
                 waiting = self._take_next()
-                patience.reschedule(loop.time() + self._patience_s)
+                self._sending_since = loop.time()
                 self._waiting_bytes -= waiting.size_bytes
                 await channel.send(waiting.frame)
                 self._has_room.set()
                 if waiting.result_of is not None:
                     sent.append(waiting.result_of)
-            patience.reschedule(None)
+            self._sending_since = None
             if sent and self._on_sent is not None:
                 await self._on_sent(sent)
             if self._farewell is not None and not self._waiting:
@@ -141,6 +144,19 @@ class Outbox:
             if not self._waiting:
                 self._has_news.clear()
                 await self._has_news.wait()
+
+    def _look_at_peer(self) -> None:
+        """End a send that waits for its peer for too long; else look again when one may.
+
+        One timer a connection: to set and forget one for each frame costs more than sending.
+        """
+        loop = asyncio.get_running_loop()
+        now, since = loop.time(), self._sending_since
+        look_at = (now if since is None else since) + self._patience_s
+        if look_at > now:
+            self._look = loop.call_at(look_at, self._look_at_peer)
+        elif self._patience is not None:
+            self._patience.reschedule(now)
 
     def _take_next(self) -> _Waiting:
         waiting = self._waiting.popleft()

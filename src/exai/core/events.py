@@ -23,17 +23,21 @@ class CallAccepted(Event, frozen=True):
 
 
 class CallRejected(Event, frozen=True):
-    """A call was refused before acceptance."""
+    """A call was refused before acceptance. `scope` is what was full, where something was."""
 
     request_id: str
     session_id: str
     principal: str
     tool: str
     code: str
+    scope: str = ""
 
 
 class CallSettled(Event, frozen=True):
-    """A call got its outcome. `code` is `ok` or an error code."""
+    """A call got its outcome. `code` is `ok` or an error code.
+
+    `shared` is how the work of others answered it, if it did: `joined` or `cached`.
+    """
 
     call_id: str
     request_id: str
@@ -43,6 +47,17 @@ class CallSettled(Event, frozen=True):
     code: str
     queue_s: float
     run_s: float
+    shared: str | None = None
+
+
+class WorkEnded(Event, frozen=True):
+    """One execution of a model tool has ended, for however many callers."""
+
+    tool: str
+    provider: str
+    model: str
+    input_tokens: int
+    output_tokens: int
 
 
 class CallFailedInside(Event, frozen=True):

@@ -4,8 +4,10 @@ Asks every part for its `statistics()`; decides nothing and changes nothing.
 """
 
 import os
+import resource
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -44,8 +46,18 @@ class HealthReport:
             **self._facts,
             "started_at": self._started_at,
             "uptime_human": str(timedelta(seconds=int(uptime_s))),
+            "resident_bytes": _resident_bytes(),
             **{name: msgspec.to_builtins(part(principal)) for name, part in self._parts.items()},
         }
+
+
+def _resident_bytes() -> int:
+    """Return the memory of this process; where the system does not say, its peak so far."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return pages * resource.getpagesize()
 
 
 def for_those_who_see_everything(statistics: Callable[[], Any]) -> HealthPart:

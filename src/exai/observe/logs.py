@@ -30,6 +30,7 @@ FACTS: Mapping[type[Event], Fact] = {
     events.CallAccepted: Fact("calls.accepted", logging.DEBUG),
     events.CallRejected: Fact("calls.rejected", logging.DEBUG),
     events.CallSettled: Fact("calls.settled", logging.DEBUG),
+    events.WorkEnded: Fact("calls.work_ended", logging.DEBUG),
     events.CallFailedInside: Fact("calls.failed_inside", logging.ERROR),
     events.SessionOpened: Fact("connections.session_opened", logging.INFO),
     events.SessionResumed: Fact("connections.session_resumed", logging.INFO),

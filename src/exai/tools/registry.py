@@ -54,6 +54,10 @@ class ToolRegistry:
         hint = f"; did you mean {closest[0]}?" if closest else ""
         raise ToolNotFound(f"there is no tool {name[:_SHOWN_LENGTH]!r}{hint}", closest=closest)
 
+    def has(self, name: str) -> bool:
+        """Tell whether there is a tool of this very name."""
+        return name in self._tools
+
     def visible_to(self, principal: Principal) -> list[ToolSpec]:
         """Return the specs of all tools that `principal` may use, by name."""
         return [self._tools[name].spec for name in sorted(self._tools) if principal.may_use(name)]

@@ -1,9 +1,9 @@
-"""What the HTTP port says of the daemon: alive, ready, and the whole picture.
+"""What the HTTP port says of the daemon: alive, ready, the whole picture, and its numbers.
 
 Knows paths, statuses and who may see what; asks others how the daemon fares.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -13,6 +13,8 @@ from starlette.routing import BaseRoute, Route
 
 from exai.core.identity import Principal
 from exai.transports.upgrade_rules import bearer_token_of
+
+_METRICS_TYPE = "text/plain; version=0.0.4"
 
 _encode = msgspec.json.Encoder().encode
 
@@ -29,13 +31,14 @@ def health_routes(
     status: Callable[[], str],
     readiness: Callable[[], Readiness],
     health: Callable[[Principal], dict[str, Any]],
+    metrics: Callable[[], Awaitable[bytes]],
     authenticate: Callable[[str | None], Principal | None],
 ) -> list[BaseRoute]:
-    """Return `/livez`, `/readyz` and `/health`.
+    """Return `/livez`, `/readyz`, `/health` and `/metrics`.
 
     `authenticate` judges the bearer token of a request, or its absence; without a principal
-    only `status` is told. Load is not ill health: `/health` is 200 whenever the daemon can
-    answer.
+    only `status` is told, and to whom something is hidden no metrics. Load is not ill health:
+    `/health` is 200 whenever the daemon can answer.
     """
 
     async def livez(request: Request) -> Response:
@@ -50,13 +53,28 @@ def health_routes(
         principal = authenticate(bearer_token_of(request.headers.items()))
         return _json({"status": status()} if principal is None else health(principal))
 
-    return [Route("/livez", livez), Route("/readyz", readyz), Route("/health", whole_health)]
+    async def all_metrics(request: Request) -> Response:
+        principal = authenticate(bearer_token_of(request.headers.items()))
+        if principal is None:
+            return _json({"error": "unauthorized"}, 401, {"www-authenticate": "Bearer"})
+        if not principal.sees_everything:
+            return _json({"error": "forbidden"}, 403)
+        return Response(await metrics(), media_type=_METRICS_TYPE)
+
+    return [
+        Route("/livez", livez),
+        Route("/readyz", readyz),
+        Route("/health", whole_health),
+        Route("/metrics", all_metrics),
+    ]
 
 
-def _json(body: dict[str, Any], status: int = 200) -> Response:
+def _json(
+    body: dict[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
     return Response(
         _encode(body),
         status,
-        headers={"cache-control": "no-store"},
+        headers={"cache-control": "no-store", **(headers or {})},
         media_type="application/json",
     )
