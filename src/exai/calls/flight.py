@@ -23,7 +23,7 @@ class Flight(ToolRun):
     """Work that waits, runs or has landed. Times named `_at` are monotonic.
 
     `ends_at` is when the tool's own limit is reached, which counts from its start. `owner`
-    is who holds its permits. `is_flown` once `task` has begun, and will give up the place itself.
+    is who holds its permits. `task` is what flies it, that of the call that took it off first.
     `epoch` is the one in which its work began, None before that. `first_attempt` is higher
     than 1 where an earlier flight of the same callers ended without an outcome.
     """
@@ -53,7 +53,6 @@ class Flight(ToolRun):
         self.callers: dict[Call, Stand] = {}
         self.place: Place | None = None
         self.task: asyncio.Task[None] | None = None
-        self.is_flown = False
         self.timer: asyncio.TimerHandle | None = None
         self.epoch: int | None = None
         self.started_at: float | None = None

@@ -89,15 +89,15 @@ class Pipeline:
             flight.catch_up(call)
             with self._defects.contained("starting"):
                 await self._ledger.start([call])
-        elif flight.task is None:
-            flight.task = self._tasks.create_task(self._fly(flight))
         if line := self._sharing.place_in_line(call):
             call.tell_progress(self._clock, message=line)
+        if flight.task is None:
+            flight.task = asyncio.current_task()  # a task of its own would cost as much again
+            await self._fly(flight)
 
     async def _fly(self, flight: Flight) -> None:
         """Wait for permits, run the tool, answer whoever is aboard."""
         assert flight.place is not None
-        flight.is_flown = True
         self._sharing.flying.add(flight.owner)
         try:
             with flight.place as place:
@@ -110,9 +110,11 @@ class Pipeline:
             self._sharing.flying.discard(flight.owner)
         self._sharing.land(flight, outcome)
         self._note_cost(flight, outcome)
-        for call in list(flight.callers):
-            if call.is_accepted:
-                self._tasks.create_task(self._answer(call, flight))
+        callers = [call for call in flight.callers if call.is_accepted]
+        for call in callers[1:]:
+            self._tasks.create_task(self._answer(call, flight))
+        if callers:
+            await self._answer(callers[0], flight)
 
     def _note_cost(self, flight: Flight, outcome: Outcome) -> None:
         facts = outcome.facts

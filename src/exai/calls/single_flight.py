@@ -194,7 +194,7 @@ class SingleFlight:
             return
         if flight.task is not None:
             flight.task.cancel()
-        if not flight.is_flown:  # a task that is cancelled before it begins runs nothing
+        else:
             self._admission.give_up(flight.place)
 
     def _is_fresh(self, flight: Flight) -> bool:
