@@ -63,6 +63,7 @@ class Outbox:
         self._waiting: deque[_Waiting] = deque()
         self._latest: dict[str, _Waiting] = {}
         self._waiting_bytes = 0
+        self._largest_bytes = 0
         self._has_news = asyncio.Event()
         self._has_room = asyncio.Event()
         self._patience: asyncio.Timeout | None = None
@@ -160,6 +161,8 @@ class Outbox:
 
     def _take_next(self) -> _Waiting:
         waiting = self._waiting.popleft()
+        if not self._waiting:
+            self._largest_bytes = 0
         if waiting.progress is not None:
             if self._latest.get(waiting.progress.request_id) is waiting:
                 del self._latest[waiting.progress.request_id]
@@ -186,9 +189,10 @@ class Outbox:
         self._add_bytes(waiting.size_bytes)
 
     def _add_bytes(self, size_bytes: int) -> None:
-        """Count what waits behind the next reply, which may be as large as it is."""
+        """Count what waits beside the largest reply, which may be as large as it is."""
         self._waiting_bytes += size_bytes
-        if self._waiting_bytes - self._waiting[0].size_bytes > self._max_bytes:
+        self._largest_bytes = max(self._largest_bytes, size_bytes)
+        if self._waiting_bytes - self._largest_bytes > self._max_bytes:
             self.abandon(SLOW_CONSUMER)
 
     def _drop_all(self) -> None:
