@@ -1,6 +1,7 @@
 """The life of the WebSocket port: opening, serving, closing, on both libraries."""
 
 import asyncio
+import os
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from exai.testing.raw_peer import (
     request,
 )
 from exai.transports.websocket import WebSocketServer, choose_library
+from tests.processes.process_tree import until
 from tests.transports.websocket_desk import (
     Desk,
     can_upgrade,
@@ -148,6 +150,7 @@ with configure_logging("info"):
                     end.cancel()
             while not await can_upgrade(port):
                 pass
+            await until(lambda: os.path.getsize(log) > 0)  # a thread of its own writes it
     finally:
         process.kill()
         await process.wait()
