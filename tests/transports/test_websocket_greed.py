@@ -37,24 +37,14 @@ async def test_who_reads_no_pongs_is_owed_only_the_latest(library: str) -> None:
         (await desk.next_channel()).allow_large_messages()
         before_bytes = resident_bytes()
         for _ in range(20):
-            await peer.send(ping * 1600)
+            await peer.send(ping * 8000)
         await peer.send(frame(PING, b"the latest"))
         grown_bytes = resident_bytes() - before_bytes
         payload = b""
         while payload != b"the latest":
             opcode, payload = await peer.receive()
             assert opcode == PONG
-    assert grown_bytes < 2_000_000
-
-
-async def test_who_asks_on_and_on_and_reads_no_answer_is_read_at_a_pace() -> None:
-    async with (
-        serving("picows", ping_interval_s=0.0) as (server, desk),
-        raw_peer(server.port) as peer,
-    ):
-        await peer.upgrade()
-        (await desk.next_channel()).allow_large_messages()
-        assert not await is_read_on(peer, frame(PING, b"x" * 125) * 200_000)
+    assert grown_bytes < 10_000_000
 
 
 async def test_who_sent_much_before_it_was_let_in_is_not_read_on_for_that(library: str) -> None:

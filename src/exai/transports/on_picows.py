@@ -220,7 +220,6 @@ class PicowsConnection(ServerConnection):
             self._wire.send_pong(payload)
         else:
             self._owed_pong = payload
-            self._reading.rest_shortly()
 
     def _answer_close(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
         """Answer a goodbye before the library does, where it would echo what may not be sent."""

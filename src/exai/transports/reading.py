@@ -9,7 +9,6 @@ from enum import Enum, auto
 
 _DISCARD_EVERY_S = 0.001
 _REST_S = 0.01
-_SHORT_REST_S = 0.002
 _MANY_FRAMES = 64
 _TINY_FRAME_BYTES = 16
 
@@ -87,10 +86,6 @@ class Reading:
         """
         if frame_count > _MANY_FRAMES and size_bytes < frame_count * _TINY_FRAME_BYTES:
             self._rest(_REST_S)
-
-    def rest_shortly(self) -> None:
-        """Rest where a peer asks on and on, and does not read what it is answered."""
-        self._rest(_SHORT_REST_S)
 
     def discard(self) -> None:
         """Read the next piece, which goes into nowhere, whatever there is against it, in time."""
