@@ -56,7 +56,7 @@ class ByteGate(asyncio.BufferedProtocol):
         self, transport: asyncio.Transport, reading: Reading, on_excess: Callable[[], None]
     ) -> None:
         self.left_bytes = ENTRY_ALLOWANCE_BYTES
-        self.frame_count = 0
+        self.frame_count = self.control_count = 0
         self.is_discarding = False
         self._reading = reading
         self._on_excess = on_excess
@@ -80,10 +80,10 @@ class ByteGate(asyncio.BufferedProtocol):
             self._reading.discard()
             return
         self.left_bytes -= nbytes
-        self.frame_count = 0
+        self.frame_count = self.control_count = 0
         self._library.buffer_updated(nbytes)
         if not self.is_discarding:
-            self._reading.rest_if_flooded(self.frame_count, nbytes)
+            self._reading.rest_if_flooded(nbytes, self.frame_count, self.control_count)
             if self.left_bytes < 0:
                 self._on_excess()
 
@@ -159,6 +159,8 @@ class PicowsConnection(ServerConnection):
             self._answer_close(transport, frame)
         elif opcode is not _PONG:
             self._count(frame)
+        if opcode is _PING or opcode is _PONG:
+            self._gate.control_count += 1
         if not self._fragment_count:
             self._allow_next_message()
         if opcode is not _PING and not self._gate.is_discarding:

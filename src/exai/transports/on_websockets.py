@@ -13,7 +13,7 @@ from typing import Any, ClassVar, cast
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
-from websockets.frames import DATA_OPCODES, CloseCode, Frame
+from websockets.frames import CTRL_OPCODES, CloseCode, Frame
 from websockets.http11 import Request, Response
 from websockets.protocol import CONNECTING, OPEN, Event
 
@@ -45,7 +45,7 @@ class WebsocketsConnection(ServerConnection):
         self._entry_left_bytes: int | None = ENTRY_ALLOWANCE_BYTES
         self._first_message_is_in = False
         self._unparsed = b""
-        self._frame_count = 0
+        self._frame_count = self._control_count = 0
         self._owed_pong: bytes | None = None
         self._end_of_patience: asyncio.TimerHandle | None = None
 
@@ -76,9 +76,9 @@ class WebsocketsConnection(ServerConnection):
 
     def _parse(self, portion: bytes) -> None:
         """Parse, count while the peer has not been let in, and notice the end."""
-        self._frame_count = 0
+        self._frame_count = self._control_count = 0
         super().data_received(portion)
-        self._reading.rest_if_flooded(self._frame_count, len(portion))
+        self._reading.rest_if_flooded(len(portion), self._frame_count, self._control_count)
         if self._entry_left_bytes is not None:
             self._entry_left_bytes -= len(portion)
             if self._entry_left_bytes < 0:
@@ -90,7 +90,9 @@ class WebsocketsConnection(ServerConnection):
     def process_event(self, event: Event) -> None:
         """Take the request or one frame; a data frame that ends a message is noted."""
         self._frame_count += 1
-        if isinstance(event, Frame) and event.fin and event.opcode in DATA_OPCODES:
+        if isinstance(event, Frame) and event.opcode in CTRL_OPCODES:
+            self._control_count += 1
+        elif isinstance(event, Frame) and event.fin:
             self._first_message_is_in = True
         super().process_event(event)
 

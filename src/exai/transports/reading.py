@@ -9,6 +9,7 @@ from enum import Enum, auto
 
 _DISCARD_EVERY_S = 0.001
 _REST_S = 0.01
+_MANY_CONTROL_FRAMES = 4
 _MANY_FRAMES = 64
 _TINY_FRAME_BYTES = 16
 
@@ -79,12 +80,13 @@ class Reading:
             if self._on_resume is not None:
                 self._on_resume()
 
-    def rest_if_flooded(self, frame_count: int, size_bytes: int) -> None:
-        """Rest where a peer sends many frames with next to nothing in them.
+    def rest_if_flooded(self, size_bytes: int, frame_count: int, control_count: int) -> None:
+        """Rest where one portion brought many frames that say next to nothing.
 
         Whatever they are, they cost the processor and not their sender's network.
         """
-        if frame_count > _MANY_FRAMES and size_bytes < frame_count * _TINY_FRAME_BYTES:
+        are_tiny = size_bytes < frame_count * _TINY_FRAME_BYTES
+        if control_count > _MANY_CONTROL_FRAMES or (frame_count > _MANY_FRAMES and are_tiny):
             self._rest(_REST_S)
 
     def discard(self) -> None:
