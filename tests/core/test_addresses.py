@@ -74,6 +74,7 @@ def test_what_is_no_address_is_refused(literal: str) -> None:
         ("localhost", "localhost"),
         ("LocalHost:8079", "localhost"),
         ("localhost.", "localhost"),
+        ("localhost..", ""),
         ("127.0.0.1:8079", "127.0.0.1"),
         ("[::1]:8079", "::1"),
         ("[::1]", "::1"),

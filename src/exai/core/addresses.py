@@ -74,7 +74,8 @@ def canonical_host(text: str) -> str:
     try:
         return canonical_address((match["literal"] or match["name"]) if match else text)
     except ValueError:
-        return match["name"].lower().removesuffix(".") if match and match["name"] else ""
+        name = match["name"].lower().removesuffix(".") if match and match["name"] else ""
+        return "" if name.endswith(".") else name
 
 
 def is_loopback(host: str) -> bool:
