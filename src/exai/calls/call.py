@@ -11,6 +11,7 @@ from typing import Any
 from exai.calls.arguments_digest import arguments_digest, request_digest, size_bytes_of
 from exai.core.clock import Clock
 from exai.core.errors import DeadlinePassed, ExaiError
+from exai.core.events import Whose
 from exai.core.outcomes import Outcome
 from exai.core.peer import Peer
 from exai.core.replies import CallAcked, CallMeta, CallProgressed
@@ -66,6 +67,11 @@ class Call:
     def size_bytes(self) -> int:
         """About how much memory the arguments take while the call waits."""
         return size_bytes_of(self.request.arguments)
+
+    @property
+    def whose(self) -> Whose:
+        """Whom an event about this call is about."""
+        return Whose(self.peer.session_id, self.request_id, self.call_id)
 
     @property
     def tool_name(self) -> str:

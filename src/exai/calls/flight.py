@@ -47,6 +47,7 @@ class Flight(ToolRun):
         self.call_id = call.call_id
         # What its first caller led before may still hold permits.
         self.owner = call.call_id if first_attempt == 1 else f"{call.call_id}/anew"
+        self.whose = call.whose
         self.principal = call.peer.principal
         self.arguments = call.request.arguments
         self.traceparent = call.request.traceparent

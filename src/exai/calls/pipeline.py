@@ -87,7 +87,7 @@ class Pipeline:
         if flight.started_at is not None:
             self._limit_time(flight)
             flight.catch_up(call)
-            with self._defects.contained("starting"):
+            with self._defects.contained("starting", call.whose):
                 await self._ledger.start([call])
         if line := self._sharing.place_in_line(call):
             call.tell_progress(self._clock, message=line)
@@ -102,8 +102,9 @@ class Pipeline:
         try:
             with flight.place as place:
                 await place.permits()
+                name = flight.tool.spec.name
                 outcome = flight.conclude(
-                    await self._defects.outcome_of(self._execute(flight), flight.tool.spec.name)
+                    await self._defects.outcome_of(self._execute(flight), name, flight.whose)
                 )
                 place.ending = ending_of(outcome)
         finally:
@@ -122,6 +123,7 @@ class Pipeline:
             usage, provider, model = facts.usage, facts.provider or "", facts.model or ""
             self._events.emit(
                 WorkEnded(
+                    *flight.whose,
                     flight.tool.spec.name,
                     provider,
                     model,
@@ -161,7 +163,7 @@ class Pipeline:
         outcome = flight.outcome
         assert outcome is not None
         if isinstance(outcome, Completed) and call.outcome is None:
-            with self._defects.contained("handing out"):
+            with self._defects.contained("handing out", call.whose):
                 outcome = await flight.tool.hand_out(
                     outcome, call.request.arguments, call.peer.principal, call.known_as
                 )

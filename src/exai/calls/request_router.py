@@ -26,6 +26,7 @@ from exai.core.errors import (
     ExaiError,
     ServiceUnavailable,
 )
+from exai.core.events import Whose
 from exai.core.identity import Principal
 from exai.core.outcomes import Failed
 from exai.core.peer import Peer
@@ -90,7 +91,7 @@ class RequestRouter:
         for call in self._in_flight.of_session(session_id):
             self._settling.end(call, CallCancelled("the session ended", **call.possible_effect()))
         await self._in_flight.wait_session_over(session_id)
-        with self._defects.contained("ending a session"):
+        with self._defects.contained("ending a session", Whose(session_id)):
             await self._ledger.end_session(session_id, principal)
 
     def has_calls(self, session_id: str) -> bool:
@@ -107,7 +108,7 @@ class RequestRouter:
 
     async def forget_sent(self, peer: Peer) -> None:
         """Let no result of a peer that came back count as sent: all are sent again."""
-        with self._defects.contained("resuming"):
+        with self._defects.contained("resuming", Whose(peer.session_id)):
             await self._ledger.forget_sent(peer.session_id)
 
     async def knows(self, peer: Peer, request_id: str) -> bool:
@@ -115,7 +116,9 @@ class RequestRouter:
         if self._in_flight.find(peer.session_id, request_id) is not None:
             return True
         known = await self._defects.outcome_of(
-            self._ledger.find(peer.session_id, request_id), "limiting the rate"
+            self._ledger.find(peer.session_id, request_id),
+            "limiting the rate",
+            Whose(peer.session_id, request_id),
         )
         return known is not None
 
@@ -124,7 +127,9 @@ class RequestRouter:
 
         Where that cannot be read, those that are under way.
         """
-        owed = await self._defects.outcome_of(self._ledger.owed(peer.session_id), "resuming")
+        owed = await self._defects.outcome_of(
+            self._ledger.owed(peer.session_id), "resuming", Whose(peer.session_id)
+        )
         if not isinstance(owed, Failed):
             return owed
         calls = self._in_flight.of_session(peer.session_id)
@@ -136,7 +141,7 @@ class RequestRouter:
 
     async def note_sent(self, peer: Peer, request_ids: list[str]) -> None:
         """Take note that results were written to a socket."""
-        with self._defects.contained("noting what was sent"):
+        with self._defects.contained("noting what was sent", Whose(peer.session_id)):
             await self._ledger.mark_sent(peer.session_id, request_ids)
 
     async def drain(self, drain_s: float) -> None:
@@ -175,7 +180,7 @@ class RequestRouter:
 
     async def _arrive(self, call: Call) -> None:
         """See a call aboard a flight, which will answer it; or answer it here and now."""
-        refusal = await self._defects.outcome_of(self._board(call), call.request.name)
+        refusal = await self._defects.outcome_of(self._board(call), call.request.name, call.whose)
         if refusal is not None:
             await self._settling.settle(call, refusal)
 
@@ -249,14 +254,15 @@ class RequestRouter:
         except ExaiError as error:
             peer.send(_refused(request_id, error))
         except Exception as error:  # noqa: BLE001 - a store may fail in its own ways
-            info = self._defects.report("get_result", error)
+            whose = Whose(peer.session_id, request_id)
+            info = self._defects.report("get_result", error, whose)
             peer.send(CallAnswered(request_id, Failed(info)))
 
     def _acknowledge(self, peer: Peer, request: Acknowledge) -> None:
         self._tasks.create_task(self._erase(peer, request.request_ids))
 
     async def _erase(self, peer: Peer, request_ids: list[str]) -> None:
-        with self._defects.contained("ack"):
+        with self._defects.contained("ack", Whose(peer.session_id)):
             await self._ledger.acknowledge(peer.session_id, request_ids)
 
     def _list_tools(self, peer: Peer, request: ListTools) -> None:

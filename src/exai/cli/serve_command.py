@@ -41,7 +41,7 @@ def run_serve(command_line: CommandLine) -> ExitCode:
         show_warnings(loaded.warnings)
         config = _with_token(loaded)
         with (
-            configure_logging(config.server.log_level) as events,
+            configure_logging(config.server.log_level, colors=_may_color()) as events,
             asyncio.Runner(loop_factory=_loop_factory()) as runner,
         ):
             runner.run(_serve(config, events, _whereabouts_of_token(loaded)))
@@ -89,6 +89,10 @@ def _whereabouts_of_token(loaded: LoadedConfig) -> str:
     return "tokens from " + ", ".join(
         dict.fromkeys(loaded.source_of(f"principals.{name}.token") for name in names)
     )
+
+
+def _may_color() -> bool:
+    return not process_environment().get("NO_COLOR")
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -3,9 +3,17 @@
 An event holds names, sizes and durations: never arguments, outputs or secrets.
 """
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
+
+
+class Whose(NamedTuple):
+    """Whom a fact is about, as far as that is known."""
+
+    session_id: str | None = None
+    request_id: str | None = None
+    call_id: str | None = None
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -25,6 +33,7 @@ class CallAccepted(Event, frozen=True):
 class CallRejected(Event, frozen=True):
     """A call was refused before acceptance. `scope` is what was full, where something was."""
 
+    call_id: str
     request_id: str
     session_id: str
     principal: str
@@ -51,8 +60,11 @@ class CallSettled(Event, frozen=True):
 
 
 class WorkEnded(Event, frozen=True):
-    """One execution of a model tool has ended, for however many callers."""
+    """One execution of a model tool has ended, for however many callers: whose the first was."""
 
+    session_id: str | None
+    request_id: str | None
+    call_id: str | None
     tool: str
     provider: str
     model: str
@@ -66,6 +78,9 @@ class CallFailedInside(Event, frozen=True):
     error_id: str
     where: str
     exception: BaseException
+    session_id: str | None = None
+    request_id: str | None = None
+    call_id: str | None = None
 
 
 class SessionOpened(Event, frozen=True):
