@@ -4,6 +4,7 @@ Nothing here is global: two daemons with different configurations live in one pr
 """
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping, Set
 from functools import partial
 from importlib.metadata import version
@@ -23,9 +24,15 @@ from exai.connections.token_rotation import TokenRotation
 from exai.core.call_store import CallStore
 from exai.core.clock import Clock, SystemClock
 from exai.core.config import Config
-from exai.core.events import EventSink
+from exai.core.events import (
+    DaemonDraining,
+    DaemonOpened,
+    DaemonReady,
+    DaemonStopped,
+    EventSink,
+)
 from exai.core.identity import Principal
-from exai.core.lifecycle import lone_cause, running
+from exai.core.lifecycle import PatientTaskGroup, lone_cause, running
 from exai.core.replies import GoingAway, ToolsChanged
 from exai.core.tool import provider_scope, upstream_scope
 from exai.observe.health_file import HEALTH_FILE, HealthFile
@@ -86,8 +93,9 @@ class Daemon:
         self._metrics = Metrics(self.tools.has)
         self._events = Fanout(events, self._metrics)
         self._clock = clock
+        self._built_at = clock.monotonic_s()
         self._status = _STARTING
-        self._tasks = asyncio.TaskGroup()
+        self._tasks = PatientTaskGroup()
         self._upstream_tools = UpstreamTools(self.tools, self._events)
         self._guard = ProcessGuard()
         self._upstreams = self._build_upstreams(environment)
@@ -108,6 +116,7 @@ class Daemon:
     async def run(self, stop: asyncio.Event, on_ready: Callable[[DaemonAddress], object]) -> None:
         """Open, tell where, serve until `stop` is set, drain, close.
 
+        Whatever else ends it sets `stop`, and closes without draining, as a crash would.
         Raises `AlreadyRunning` for a state directory in use, `OSError` for a port in use,
         `RotationsUnreadable` for rotated tokens that cannot be read, `CertificateUnusable`.
         """
@@ -130,37 +139,57 @@ class Daemon:
                     self._watch_certificate(),
                 ),
             ):
-                on_ready(self._address())
+                self._tell_opened(on_ready)
                 over = asyncio.Event()
                 self._monitor.start_monitoring_tasks(over, self._tasks)
-                await stop.wait()
-                await self._drain()
+                try:
+                    await stop.wait()
+                finally:
+                    stop.set()
+                stopped_at = self._clock.monotonic_s()
+                interrupted_count = await self._drain()
                 over.set()
         try:
             await self._store.close()
         finally:
             await self._conversations.close()
+        stop_s = self._clock.monotonic_s() - stopped_at
+        self._events.emit(DaemonStopped(stop_s, interrupted_count))
 
     async def _become_ready(self) -> None:
         """Be ready once each MCP server has had its first start, or enough time for it."""
         await self._upstreams.wait_first_starts(self._config.server.ready_wait_s)
         if self._status == _STARTING:
             self._status = _OK
+            self._events.emit(DaemonReady(self._clock.monotonic_s() - self._built_at))
 
     async def _watch_certificate(self) -> None:
         if self._certificate is not None:
             await self._certificate.watch(self._config.server.tls_reload_interval_s)
 
-    async def _drain(self) -> None:
-        """Take nothing new, finish what runs, tell every peer, and let them go."""
+    async def _drain(self) -> int:
+        """Take nothing new, finish what runs, tell every peer, and let them go.
+
+        Returns how many calls were cut off.
+        """
         self._status = _DRAINING
-        self._sessions.drain(GoingAway("restart", _RECONNECT_AFTER_S))
         server, begun_at = self._config.server, self._clock.monotonic_s()
-        await self._calls.router.drain(server.drain_s)
+        session_count, call_count = len(self._sessions), len(self._calls.sharing)
+        self._events.emit(DaemonDraining(server.drain_s, session_count, call_count))
+        self._sessions.drain(GoingAway("restart", _RECONNECT_AFTER_S))
+        interrupted_count = await self._calls.router.drain(server.drain_s)
         left_s = begun_at + server.drain_s - self._clock.monotonic_s()
         await self._sessions.close_all(
             close_codes.SERVICE_RESTART, max(left_s, server.close_timeout_s)
         )
+        return interrupted_count
+
+    def _tell_opened(self, on_ready: Callable[[DaemonAddress], object]) -> None:
+        address = self._address()
+        self._events.emit(
+            DaemonOpened(SERVER.version, os.getpid(), *address, self._config.auth.mode)
+        )
+        on_ready(address)
 
     def _address(self) -> DaemonAddress:
         host = self._config.server.host

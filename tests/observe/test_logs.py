@@ -23,6 +23,7 @@ from exai.observe.line_writer import LineWriter
 from exai.observe.log_lines import LogLines
 from exai.observe.logs import FACTS, LibraryHandler, configure_logging
 
+DOCUMENT = (Path(__file__).parents[2] / "docs/logs.md").read_text("utf-8")
 OPENED = events.SessionOpened("s1", "default", "127.0.0.1", "my agent")
 
 
@@ -78,13 +79,25 @@ def test_every_event_has_a_name_of_its_own_in_the_room_that_emits_it() -> None:
     rooms = {path.name for path in Path(events.__file__).parents[1].iterdir() if path.is_dir()}
     for name in names:
         room, _, fact = name.partition(".")
-        assert room in rooms
+        assert room in rooms | {"daemon"}
         assert re.fullmatch(r"[a-z_]+", fact)
 
 
 def test_no_field_hides_what_every_line_has() -> None:
     for event in FACTS:
         assert not {"time", "level", "event", "exc_info"} & set(event.__struct_fields__)
+
+
+def test_every_fact_stands_in_the_document_with_its_level_and_fields() -> None:
+    facts = {
+        fact.name: (logging.getLevelName(fact.level).lower(), event.__struct_fields__)
+        for event, fact in FACTS.items()
+    } | {"observe.lines_lost": ("warning", ("count",))}
+    rows = re.findall(r"^\| `([\w.]+)` \| (\w+) \| (.*?) \| .+ \|$", DOCUMENT, re.M)
+    assert len(rows) == len(facts)
+    assert facts == {
+        name: (level, tuple(re.findall(r"`(\w+)`", fields))) for name, level, fields in rows
+    }
 
 
 def test_what_is_below_the_level_is_not_written(log_file: LogFile) -> None:

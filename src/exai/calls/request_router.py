@@ -144,8 +144,11 @@ class RequestRouter:
         with self._defects.contained("noting what was sent", Whose(peer.session_id)):
             await self._ledger.mark_sent(peer.session_id, request_ids)
 
-    async def drain(self, drain_s: float) -> None:
-        """Take no new calls, let running ones end within `drain_s`, then end the rest."""
+    async def drain(self, drain_s: float) -> int:
+        """Take no new calls, let running ones end within `drain_s`, then end the rest.
+
+        Returns how many these were.
+        """
         self._is_draining = True
         for call in self._in_flight:
             if call.started_at is None:
@@ -154,9 +157,12 @@ class RequestRouter:
             async with asyncio.timeout(drain_s):
                 await self._in_flight.wait_empty()
         except TimeoutError:
-            for call in self._in_flight:
+            late = list(self._in_flight)
+            for call in late:
                 self._settling.end(call, _interrupted(call))
             await self._in_flight.wait_empty()
+            return len(late)
+        return 0
 
     def _call_tool(self, peer: Peer, request: CallTool) -> None:
         request_id = request.request_id or f"exai-{secrets.token_hex(8)}"

@@ -14,6 +14,7 @@ class ExitCode(IntEnum):
     UNAUTHORIZED = 5
     ALREADY_RUNNING = 6
     CANNOT_SERVE = 7
+    DEFECT = 8
     INTERRUPTED = 130
     TERMINATED = 143
 
@@ -27,6 +28,7 @@ MEANINGS: dict[ExitCode, str] = {
     ExitCode.UNAUTHORIZED: "the daemon refused the token",
     ExitCode.ALREADY_RUNNING: "another daemon uses this state directory",
     ExitCode.CANNOT_SERVE: "the daemon cannot use its ports or its state directory",
+    ExitCode.DEFECT: "a defect ended the daemon, or kept it from ending; its log has the details",
     ExitCode.INTERRUPTED: "ended by Ctrl-C (SIGINT)",
     ExitCode.TERMINATED: "ended by SIGTERM; a daemon that had time to stop ends with 0",
 }

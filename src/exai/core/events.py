@@ -224,6 +224,49 @@ class ProviderDied(Event, frozen=True):
     reason: str
 
 
+class DaemonOpened(Event, frozen=True):
+    """Both ports are open."""
+
+    version: str
+    pid: int
+    websocket_url: str
+    http_url: str
+    auth: str
+
+
+class DaemonReady(Event, frozen=True):
+    """The daemon takes traffic: every MCP server had its first start, or time enough for it."""
+
+    start_s: float
+
+
+class DaemonDraining(Event, frozen=True):
+    """The daemon takes nothing new, and finishes what runs within `drain_s`."""
+
+    drain_s: float
+    session_count: int
+    call_count: int
+
+
+class DaemonStopped(Event, frozen=True):
+    """The daemon has ended as it should, after so long; so many calls were cut off."""
+
+    stop_s: float
+    interrupted_count: int
+
+
+class DaemonFailed(Event, frozen=True):
+    """A defect has ended the daemon."""
+
+    exception: BaseException
+
+
+class DaemonCutShort(Event, frozen=True):
+    """The daemon ends at once, whatever it is at."""
+
+    reason: str
+
+
 class EventSink(Protocol):
     """Where events go. Must not raise and must not wait."""
 

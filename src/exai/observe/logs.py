@@ -50,6 +50,12 @@ FACTS: Mapping[type[Event], Fact] = {
     events.ToolUnavailable: Fact("upstream.tool_unavailable", logging.WARNING),
     events.ProviderStarted: Fact("providers.started", logging.INFO),
     events.ProviderDied: Fact("providers.died", logging.WARNING),
+    events.DaemonOpened: Fact("daemon.opened", logging.INFO),
+    events.DaemonReady: Fact("daemon.ready", logging.INFO),
+    events.DaemonDraining: Fact("daemon.draining", logging.INFO),
+    events.DaemonStopped: Fact("daemon.stopped", logging.INFO),
+    events.DaemonFailed: Fact("daemon.failed", logging.CRITICAL),
+    events.DaemonCutShort: Fact("daemon.cut_short", logging.ERROR),
 }
 
 
@@ -70,6 +76,10 @@ class LogSink(EventSink):
         if "exception" in fields:
             fields["exc_info"] = fields.pop("exception")
         self._writer.write(self._lines.line(fact.level, fact.name, **fields))
+
+    def close(self) -> None:
+        """Write what waits, for a bounded time."""
+        self._writer.close()
 
 
 class LibraryHandler(logging.Handler):
@@ -108,9 +118,10 @@ def configure_logging(
     root = logging.getLogger()
     root.addHandler(handler)
     logging.captureWarnings(True)
+    sink = LogSink(writer, lines, logging.getLevelNamesMapping()[level.upper()])
     try:
-        yield LogSink(writer, lines, logging.getLevelNamesMapping()[level.upper()])
+        yield sink
     finally:
         logging.captureWarnings(False)
         root.removeHandler(handler)
-        writer.close()
+        sink.close()
