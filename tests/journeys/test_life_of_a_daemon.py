@@ -122,7 +122,7 @@ async def test_a_daemon_without_work_stops_at_once_though_peers_are_connected(
 
 
 @pytest.mark.parametrize("library", ["picows", "websockets"])
-@pytest.mark.parametrize("cancellations", [1, 2])
+@pytest.mark.parametrize("cancellations", [1, 8, 20])
 async def test_a_daemon_that_is_cancelled_ends_without_complaint(
     tmp_path: Path, library: str, cancellations: int, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -40,6 +40,13 @@ IN_WORDS = LogLines(StoppedClock(), for_people=True)
 IN_COLORS = LogLines(StoppedClock(), for_people=True, colors=True)
 
 
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+    __repr__ = __int__ = __str__  # type: ignore[assignment]
+
+
 class LogFile:
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -166,12 +173,6 @@ def test_exceptions_without_end_are_told_in_a_bounded_line() -> None:
 
 
 def test_an_exception_that_cannot_be_shown_does_no_harm(log_file: LogFile) -> None:
-    class Unspeakable(Exception):
-        def __str__(self) -> str:
-            raise ValueError
-
-        __repr__ = __str__
-
     with configure_logging("info", log_file.stream) as sink:
         sink.emit(events.CallFailedInside("e1", "here", Unspeakable()))
     assert "Unspeakable" in log_file.lines()[0]["exception"]
@@ -257,11 +258,12 @@ def test_warnings_of_libraries_stand_in_the_same_log(log_file: LogFile) -> None:
     assert lines[2]["message"] == "unheard"
 
 
+@pytest.mark.parametrize("argument", ["no number", Unspeakable()])
 def test_a_library_whose_words_do_not_fit_its_format_is_heard_all_the_same(
-    log_file: LogFile,
+    log_file: LogFile, argument: object
 ) -> None:
     writer = LineWriter(log_file.stream.fileno(), lost)
-    record = logging.LogRecord("odd", logging.ERROR, "", 0, "%d apples", ("no number",), None)
+    record = logging.LogRecord("odd", logging.ERROR, "", 0, "%d apples", (argument,), None)
     LibraryHandler(writer, IN_JSON).handle(record)
     writer.close()
     assert [line["message"] for line in log_file.lines()] == ["%d apples"]

@@ -89,7 +89,7 @@ def _heard(logger: WrappedLogger, method: str, line: EventDict) -> EventDict:
     own_name = name.removeprefix("exai.")
     line["event"] = own_name if own_name != name else f"library.{name}"
     if "exc_info" not in line:
-        with suppress(TypeError, ValueError, KeyError):  # where they do not fit: the words alone
+        with suppress(Exception):  # whatever its arguments are; without them it has to do
             words = words % args if args else words
         line["message"] = words.partition("\n")[0][:_LIBRARY_MESSAGE_LENGTH]
     return line
