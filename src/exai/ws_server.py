@@ -24,13 +24,7 @@ from exai.connections.token_rotation import TokenRotation
 from exai.core.call_store import CallStore
 from exai.core.clock import Clock, SystemClock
 from exai.core.config import Config
-from exai.core.events import (
-    DaemonDraining,
-    DaemonOpened,
-    DaemonReady,
-    DaemonStopped,
-    EventSink,
-)
+from exai.core.events import DaemonDraining, DaemonOpened, DaemonReady, DaemonStopped, EventSink
 from exai.core.identity import Principal
 from exai.core.lifecycle import PatientTaskGroup, lone_cause, running
 from exai.core.replies import GoingAway, ToolsChanged

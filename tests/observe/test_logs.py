@@ -44,7 +44,7 @@ class Unspeakable(Exception):
     def __str__(self) -> str:
         raise RuntimeError
 
-    __repr__ = __int__ = __str__  # type: ignore[assignment]
+    __repr__ = __int__ = __str__
 
 
 class LogFile:
