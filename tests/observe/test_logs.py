@@ -172,6 +172,15 @@ def test_exceptions_without_end_are_told_in_a_bounded_line() -> None:
         assert 0 < len(IN_JSON.line(logging.ERROR, "x", exc_info=exception)) < 1_000
 
 
+def test_of_a_long_traceback_the_end_is_told() -> None:
+    def dive(depth: int) -> int:
+        return 1 // 0 if depth == 0 else dive(depth - 1) + len("a long line " + "of source" * depth)
+
+    line = IN_JSON.line(logging.ERROR, "x", exc_info=caught(lambda: dive(300)))
+    assert len(line) < 25_000
+    assert json.loads(line)["exception"].endswith("ZeroDivisionError")
+
+
 def test_an_exception_that_cannot_be_shown_does_no_harm(log_file: LogFile) -> None:
     with configure_logging("info", log_file.stream) as sink:
         sink.emit(events.CallFailedInside("e1", "here", Unspeakable()))

@@ -38,8 +38,8 @@ class LogLines:
         self.processors: Sequence[Processor] = (
             add_log_level,
             _TimeFirst(clock, _time_of_day if for_people else _timestamp),
-            ExceptionRenderer(_origin_of),
             _tamed,
+            ExceptionRenderer(_origin_of),
             _words(colors=colors) if for_people else JSONRenderer(_as_json),
         )
 
@@ -97,7 +97,11 @@ def _heard(logger: WrappedLogger, method: str, line: EventDict) -> EventDict:
 
 def _tamed(logger: WrappedLogger, method: str, line: EventDict) -> EventDict:
     """Make every value plain and harmless; leave out what is not known."""
-    return {name: _plain(value) for name, value in line.items() if value is not None}
+    return {
+        name: value if name == "exc_info" else _plain(value)
+        for name, value in line.items()
+        if value is not None
+    }
 
 
 def _plain(value: Any) -> Any:
@@ -125,7 +129,8 @@ def _words(*, colors: bool) -> ConsoleRenderer:
 
 def _origin_of(exc_info: ExcInfo) -> str:
     """Return an exception's frames and kind, those of what it came from first."""
-    return "\n\n".join(_origins(exc_info[1], set()))
+    text = "\n\n".join(_origins(exc_info[1], set()))
+    return escaped(text if len(text) <= _MAX_TRACEBACK else "…" + text[-_MAX_TRACEBACK:])
 
 
 def _origins(exception: BaseException | None, told: set[int]) -> Iterator[str]:
