@@ -169,7 +169,7 @@ class RequestRouter:
 
     async def _call_once_moved(self, peer: Peer, request: CallTool, earlier: Call) -> None:
         while not earlier.is_accepted and self._in_flight.has(earlier):
-            await earlier.moved.wait()
+            await earlier.wait_moved()
         if not peer.has_ended:
             self._call_tool(peer, request)
 
@@ -202,7 +202,7 @@ class RequestRouter:
             if earlier.is_accepted and earlier.outcome is None:
                 await self._pipeline.follow(call, earlier)
                 return True
-            await earlier.moved.wait()
+            await earlier.wait_moved()
         known = await self._ledger.find_by_key(call.peer.principal.name, idempotency_key)
         if known is None:
             return False
