@@ -6,6 +6,7 @@ goes on reading, and a connection's end does not end its calls.
 """
 
 import asyncio
+import itertools
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -72,6 +73,8 @@ class RequestRouter:
         self._defects = defects
         self._health = health
         self._is_draining = False
+        boot = secrets.token_hex(8)
+        self._call_ids = (f"{boot}-{number:x}" for number in itertools.count(1))
         self._handlers: dict[type[Request], Callable[[Peer, Any], None]] = {
             CallTool: self._call_tool,
             CancelTool: self._cancel_tool,
@@ -157,7 +160,7 @@ class RequestRouter:
         request_id = request.request_id or f"exai-{secrets.token_hex(8)}"
         earlier = self._in_flight.find(peer.session_id, request_id)
         if earlier is None:
-            call = Call(secrets.token_hex(16), request, request_id, peer)
+            call = Call(next(self._call_ids), request, request_id, peer)
             self._in_flight.register(call)
             self._tasks.create_task(self._arrive(call))
         elif earlier.digest == request_digest(request.name, arguments_digest(request.arguments)):
