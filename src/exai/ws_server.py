@@ -328,6 +328,7 @@ class Daemon:
             max_bytes=server.outbox_bytes,
             patience_s=server.slow_consumer_s,
             on_sent=None if hello.acks else partial(router.note_sent, session),
+            noted_at_once=max(1, self._config.limits.session_max_unacked // 50),
         )
 
     def _build_certificate(self) -> ServerCertificate | None:

@@ -5,7 +5,6 @@ on is the router's and the pipeline's concern.
 """
 
 import asyncio
-from functools import cached_property
 from typing import Any
 
 from exai.calls.arguments_digest import arguments_digest, request_digest, size_bytes_of
@@ -22,7 +21,7 @@ from exai.core.tool import ToolRun, ToolSpec
 class Call:
     """A request on its way. Times named `_at` are monotonic.
 
-    `request_id` is the client's, or minted. `known_as` is the id of the call whose key this
+    `request_id` is the client's, or minted; `size_bytes` about what its arguments take. `known_as` is the id of the call whose key this
     one follows, else its own: what is told of it is told of both. `run` is the execution
     that it waits for.
     """
@@ -32,6 +31,7 @@ class Call:
         self.request = request
         self.request_id = request_id
         self.peer = peer
+        self.whose = Whose(peer.session_id, request_id, call_id)
         self.timer: asyncio.TimerHandle | None = None
         self.spec: ToolSpec | None = None
         self.timeout_s = 0.0
@@ -47,31 +47,28 @@ class Call:
         self.follows_its_key = False
         self.early_joins = 0
         self.is_asked_about = False
-        self.moved = asyncio.Event()
+        self._moved: asyncio.Event | None = None
+        self._digest: bytes | None = None
+        self._arguments_digest: bytes | None = None
         self.withdrawn: ExaiError | None = None
         self.outcome: Outcome | None = None
         self.queue_s = 0.0
         self.run_s = 0.0
-
-    @cached_property
-    def digest(self) -> bytes:
-        """What identifies the name and the arguments that were asked for."""
-        return request_digest(self.request.name, self.arguments_digest)
-
-    @cached_property
-    def arguments_digest(self) -> bytes:
-        """What identifies the arguments."""
-        return arguments_digest(self.request.arguments)
-
-    @cached_property
-    def size_bytes(self) -> int:
-        """About how much memory the arguments take while the call waits."""
-        return size_bytes_of(self.request.arguments)
+        self.size_bytes = size_bytes_of(request.arguments)
 
     @property
-    def whose(self) -> Whose:
-        """Whom an event about this call is about."""
-        return Whose(self.peer.session_id, self.request_id, self.call_id)
+    def digest(self) -> bytes:
+        """What identifies the name and the arguments that were asked for."""
+        if self._digest is None:
+            self._digest = request_digest(self.request.name, self.arguments_digest)
+        return self._digest
+
+    @property
+    def arguments_digest(self) -> bytes:
+        """What identifies the arguments."""
+        if self._arguments_digest is None:
+            self._arguments_digest = arguments_digest(self.request.arguments)
+        return self._arguments_digest
 
     @property
     def tool_name(self) -> str:
@@ -88,10 +85,17 @@ class Call:
         if self.withdrawn is not None:
             raise self.withdrawn
 
+    async def wait_moved(self) -> None:
+        """Wait until this call has come further."""
+        if self._moved is None:
+            self._moved = asyncio.Event()
+        await self._moved.wait()
+
     def pulse(self) -> None:
         """Wake whoever waits for this call to come further."""
-        self.moved.set()
-        self.moved.clear()
+        if self._moved is not None:
+            self._moved.set()
+            self._moved = None
 
     @property
     def is_idempotent(self) -> bool:

@@ -5,8 +5,7 @@ What nobody expected is logged under an id, and told as a defect of that id.
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 from exai.core.errors import ErrorCode, ErrorInfo, ExaiError, ProviderFailed, ToolFailed
@@ -59,10 +58,27 @@ class Defects:
         except Exception as error:  # noqa: BLE001 - the one boundary
             return Failed(self.report(where, error, whose))
 
-    @contextmanager
-    def contained(self, where: str, whose: Whose = NOBODY) -> Iterator[None]:
+    def contained(self, where: str, whose: Whose = NOBODY) -> "_Contained":
         """Report an exception of the context, and go on: its failure must keep back no answer."""
-        try:
-            yield
-        except Exception as exception:  # noqa: BLE001 - part of the router's boundary
-            self.report(where, exception, whose)
+        return _Contained(self, where, whose)
+
+
+class _Contained:
+    """A context whose exceptions end in it. A class, since each call enters several."""
+
+    __slots__ = ("_defects", "_where", "_whose")
+
+    def __init__(self, defects: Defects, where: str, whose: Whose) -> None:
+        self._defects = defects
+        self._where = where
+        self._whose = whose
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        self._defects.report(self._where, error, self._whose)
+        return True

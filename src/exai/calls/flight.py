@@ -68,11 +68,11 @@ class Flight(ToolRun):
     @property
     def deadline(self) -> float:
         """Return when nobody aboard waits any more, or the tool may take no longer."""
-        return min(self.ends_at, max((call.deadline for call in self.callers), default=0.0))
+        return min(self.ends_at, max([call.deadline for call in self.callers], default=0.0))
 
     def has_more_time(self) -> bool:
         """Tell whether a caller may wait for longer than the tool may take."""
-        return any(call.deadline > self.ends_at for call in self.callers)
+        return any([call.deadline > self.ends_at for call in self.callers])
 
     def start(self) -> None:
         """Begin to run: every permit is held."""

@@ -7,7 +7,6 @@ caller of a place. Bookkeeping of one thing each: what they mean together is dec
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections import Counter, OrderedDict
 from types import TracebackType
 from typing import Self
 
@@ -65,11 +64,9 @@ class SessionGate:
     @property
     def is_idle(self) -> bool:
         """Tell whether nothing of this session waits or runs."""
-        return (
-            self.waiting_count == 0
-            and self.pool.is_idle
-            and not any(lane.leaves for lane in self.lanes.values())
-        )
+        if self.waiting_count or not self.pool.is_idle:
+            return False
+        return not self.lanes or not any(lane.leaves for lane in self.lanes.values())
 
 
 class Lane:
@@ -186,13 +183,13 @@ class Place:
         self.owner = owner
         self.scope = scope
         self.conversation = conversation
-        self.stands: OrderedDict[Stand, None] = OrderedDict()
-        self.sessions: Counter[SessionGate] = Counter()
+        self.stands: dict[Stand, None] = {}
+        self.sessions: dict[SessionGate, int] = {}
         self.charged: Stand | None = None
         self.granted_at = 0.0
         self.ending = Ending.IGNORED
         self._admission = admission
-        self._granted = asyncio.Event()
+        self._granted: asyncio.Event | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -209,7 +206,7 @@ class Place:
     def add(self, stand: Stand) -> None:
         """Let one more caller wait for this work."""
         self.stands[stand] = None
-        self.sessions[stand.session] += 1
+        self.sessions[stand.session] = self.sessions.get(stand.session, 0) + 1
 
     def remove(self, stand: Stand) -> None:
         """Let a caller wait no more."""
@@ -230,13 +227,16 @@ class Place:
 
     async def permits(self) -> None:
         """Wait until every permit is held."""
-        await self._granted.wait()
+        if not self.is_granted:
+            self._granted = asyncio.Event()
+            await self._granted.wait()
 
     def grant(self, stand: Stand, now: float) -> None:
         """Wake the work, whose permits are taken and charged to `stand`."""
         self.charged = stand
         self.granted_at = now
-        self._granted.set()
+        if self._granted is not None:
+            self._granted.set()
 
     def leaf(self, scope: str, owner: str) -> "Leaf":
         """Return a permit of `scope` for one request of this work, which runs."""

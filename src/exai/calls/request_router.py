@@ -6,6 +6,7 @@ goes on reading, and a connection's end does not end its calls.
 """
 
 import asyncio
+import itertools
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -73,6 +74,8 @@ class RequestRouter:
         self._defects = defects
         self._health = health
         self._is_draining = False
+        boot = secrets.token_hex(8)
+        self._call_ids = (f"{boot}-{number:x}" for number in itertools.count(1))
         self._handlers: dict[type[Request], Callable[[Peer, Any], None]] = {
             CallTool: self._call_tool,
             CancelTool: self._cancel_tool,
@@ -168,7 +171,7 @@ class RequestRouter:
         request_id = request.request_id or f"exai-{secrets.token_hex(8)}"
         earlier = self._in_flight.find(peer.session_id, request_id)
         if earlier is None:
-            call = Call(secrets.token_hex(16), request, request_id, peer)
+            call = Call(next(self._call_ids), request, request_id, peer)
             self._in_flight.register(call)
             self._tasks.create_task(self._arrive(call))
         elif earlier.digest == request_digest(request.name, arguments_digest(request.arguments)):
@@ -180,7 +183,7 @@ class RequestRouter:
 
     async def _call_once_moved(self, peer: Peer, request: CallTool, earlier: Call) -> None:
         while not earlier.is_accepted and self._in_flight.has(earlier):
-            await earlier.moved.wait()
+            await earlier.wait_moved()
         if not peer.has_ended:
             self._call_tool(peer, request)
 
@@ -213,7 +216,7 @@ class RequestRouter:
             if earlier.is_accepted and earlier.outcome is None:
                 await self._pipeline.follow(call, earlier)
                 return True
-            await earlier.moved.wait()
+            await earlier.wait_moved()
         known = await self._ledger.find_by_key(call.peer.principal.name, idempotency_key)
         if known is None:
             return False

@@ -64,7 +64,10 @@ class Settling:
     def limit_time(self, call: Call) -> None:
         """See to it that an accepted call ends at its deadline."""
         loop = asyncio.get_running_loop()
-        call.timer = loop.call_at(call.deadline, lambda: self.end(call, call.expired()))
+        call.timer = loop.call_at(call.deadline, self._end_late, call)
+
+    def _end_late(self, call: Call) -> None:
+        self.end(call, call.expired())
 
     async def _deliver(self, call: Call, outcome: Outcome) -> None:
         if call.is_accepted:
