@@ -22,8 +22,8 @@ class Call:
     """A request on its way. Times named `_at` are monotonic.
 
     `request_id` is the client's, or minted; `size_bytes` about what its arguments take. `known_as` is the id of the call whose key this
-    one follows, else its own: what is told of it is told of both. `run` is the execution
-    that it waits for.
+    one follows, else its own: what is told of it is told of both. `task` is what moves it on;
+    `run` is the execution that it waits for.
     """
 
     def __init__(self, call_id: str, request: CallTool, request_id: str, peer: Peer) -> None:
@@ -32,6 +32,7 @@ class Call:
         self.request_id = request_id
         self.peer = peer
         self.whose = Whose(peer.session_id, request_id, call_id)
+        self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.spec: ToolSpec | None = None
         self.timeout_s = 0.0

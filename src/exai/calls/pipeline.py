@@ -92,7 +92,7 @@ class Pipeline:
         if line := self._sharing.place_in_line(call):
             call.tell_progress(self._clock, message=line)
         if flight.task is None:
-            flight.task = asyncio.current_task()  # a task of its own would cost as much again
+            flight.task = call.task  # a task of its own would cost as much again
             await self._fly(flight)
 
     async def _fly(self, flight: Flight) -> None:
@@ -146,7 +146,7 @@ class Pipeline:
             elif call.is_accepted:
                 flight = self._sharing.flight_of(call)
                 flight.replace_text_of(late, call)
-                self._tasks.create_task(self._take_off(call, flight))
+                call.task = self._tasks.create_task(self._take_off(call, flight))
 
     async def _execute(self, flight: Flight) -> Completed:
         flight.start()

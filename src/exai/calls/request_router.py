@@ -173,7 +173,7 @@ class RequestRouter:
         if earlier is None:
             call = Call(next(self._call_ids), request, request_id, peer)
             self._in_flight.register(call)
-            self._tasks.create_task(self._arrive(call))
+            call.task = self._tasks.create_task(self._arrive(call))
         elif earlier.digest == request_digest(request.name, arguments_digest(request.arguments)):
             earlier.join()
         elif earlier.is_accepted:

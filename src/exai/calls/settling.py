@@ -63,8 +63,8 @@ class Settling:
 
     def limit_time(self, call: Call) -> None:
         """See to it that an accepted call ends at its deadline."""
-        loop = asyncio.get_running_loop()
-        call.timer = loop.call_at(call.deadline, self._end_late, call)
+        assert call.task is not None
+        call.timer = call.task.get_loop().call_at(call.deadline, self._end_late, call)
 
     def _end_late(self, call: Call) -> None:
         self.end(call, call.expired())

@@ -68,6 +68,7 @@ class Outbox:
         self._is_note_due = False
         self._is_send_due = False
         self._channel: Channel | None = None
+        self._loop = asyncio.get_running_loop()  # asked for each frame, it makes a system call
         self._waiting: deque[_Waiting] = deque()
         self._latest: dict[str, _Waiting] = {}
         self._waiting_bytes = 0
@@ -114,19 +115,18 @@ class Outbox:
         self.finish(farewell)
         self._drop_all()
         if self._patience is not None and not self._patience.expired():
-            self._patience.reschedule(asyncio.get_running_loop().time())
+            self._patience.reschedule(self._loop.time())
 
     async def run(self, channel: Channel) -> Close:
         """Send until finished or abandoned, or until the peer is too slow, and return why.
 
         Raises `ChannelClosed`.
         """
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(None) as self._patience:
-                self._look = loop.call_later(self._patience_s, self._look_at_peer)
+                self._look = self._loop.call_later(self._patience_s, self._look_at_peer)
                 self._channel = channel
-                return await self._send_all(channel, loop)
+                return await self._send_all(channel)
         except TimeoutError:
             return self._farewell or SLOW_CONSUMER
         finally:
@@ -135,11 +135,11 @@ class Outbox:
             self._look.cancel()
             self._drop_all()
 
-    async def _send_all(self, channel: Channel, loop: asyncio.AbstractEventLoop) -> Close:
+    async def _send_all(self, channel: Channel) -> Close:
         while True:
             while self._waiting and not self._is_note_due:
                 waiting = self._take_next()
-                self._sending_since = loop.time()
+                self._sending_since = self._loop.time()
                 self._waiting_bytes -= waiting.size_bytes
                 await channel.send(waiting.frame)
                 self._has_room.set()
@@ -160,11 +160,10 @@ class Outbox:
 
         One timer a connection: to set and forget one for each frame costs more than sending.
         """
-        loop = asyncio.get_running_loop()
-        now, since = loop.time(), self._sending_since
+        now, since = self._loop.time(), self._sending_since
         look_at = (now if since is None else since) + self._patience_s
         if look_at > now:
-            self._look = loop.call_at(look_at, self._look_at_peer)
+            self._look = self._loop.call_at(look_at, self._look_at_peer)
         elif self._patience is not None:
             self._patience.reschedule(now)
 
@@ -206,7 +205,7 @@ class Outbox:
         self._add_bytes(waiting.size_bytes)
         if not self._is_send_due:
             self._is_send_due = True
-            asyncio.get_running_loop().call_soon(self._send_at_once)
+            self._loop.call_soon(self._send_at_once)
 
     def _send_at_once(self) -> None:
         """Send what waits, without waking `run`, where that needs no waiting."""
