@@ -21,9 +21,9 @@ from exai.core.tool import ToolRun, ToolSpec
 class Call:
     """A request on its way. Times named `_at` are monotonic.
 
-    `request_id` is the client's, or minted; `size_bytes` about what its arguments take. `known_as` is the id of the call whose key this
-    one follows, else its own: what is told of it is told of both. `task` is what moves it on;
-    `run` is the execution that it waits for.
+    `request_id` is the client's, or minted. `known_as` is the id of the call whose key this
+    one follows, else its own: what is told of it is told of both. `size_bytes` is about what
+    its arguments take. `task` is what moves it on, `run` the execution that it waits for.
     """
 
     def __init__(self, call_id: str, request: CallTool, request_id: str, peer: Peer) -> None:

@@ -72,7 +72,7 @@ class Flight(ToolRun):
 
     def has_more_time(self) -> bool:
         """Tell whether a caller may wait for longer than the tool may take."""
-        return any([call.deadline > self.ends_at for call in self.callers])
+        return any(call.deadline > self.ends_at for call in self.callers)
 
     def start(self) -> None:
         """Begin to run: every permit is held."""
