@@ -6,21 +6,12 @@ Nothing here is global: two daemons with different configurations live in one pr
 import asyncio
 import os
 from collections.abc import Callable, Mapping, Set
-from functools import partial
 from importlib.metadata import version
 from ssl import SSLContext
 from typing import Any, NamedTuple
 
 from exai.calls.call_path import CallPath
-from exai.connections.auth_token_manager import AuthTokenManager
-from exai.connections.connection import serve_connection
-from exai.connections.connection_manager import ConnectionManager
-from exai.connections.outbox import Outbox
-from exai.connections.rate_limiter import RateLimiter
-from exai.connections.resilient_ws import ResilientWebSocketManager
-from exai.connections.session import Session
-from exai.connections.session_handler import SessionHandler, greeting_of
-from exai.connections.token_rotation import TokenRotation
+from exai.connections.reception import Reception
 from exai.core.call_store import CallStore
 from exai.core.clock import Clock, SystemClock
 from exai.core.config import Config
@@ -39,13 +30,12 @@ from exai.observe.health_report import (
 from exai.observe.metrics import Counted, Fanout, Metrics
 from exai.observe.permit_audit import PermitAudit
 from exai.processes.process_guard import ProcessGuard
-from exai.protocols import close_codes, exai_v1
-from exai.protocols.hello import PROTOCOL, Hello, ServerName
+from exai.protocols import close_codes
+from exai.protocols.hello import PROTOCOL, ServerName
 from exai.providers.registry import ProviderRegistry
 from exai.stores.instance_lock import InstanceLock
 from exai.stores.memory_conversations import MemoryConversationStore
 from exai.stores.memory_store import MemoryCallStore
-from exai.stores.rotated_tokens import RotatedTokensFile
 from exai.tools.built_in import EchoTool, VersionTool
 from exai.tools.chat import ChatTool
 from exai.tools.list_models import ListModelsTool
@@ -99,12 +89,10 @@ class Daemon:
         self._calls = self._build_call_path()
         self._health = self._build_health()
         self._monitor = self._build_monitor()
-        self._sessions = self._build_sessions()
-        self._tokens = AuthTokenManager(
-            config.auth, config.principals, RotatedTokensFile(config.state_dir), clock
-        )
+        self._reception = self._build_reception()
+        self._sessions, self._tokens = self._reception.sessions, self._reception.tokens
         self._certificate = self._build_certificate()
-        self._websocket = self._build_websocket()
+        self._websocket = WebSocketServer(config.server, self._reception.serve, self._tls())
         self._http = self._build_http()
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[DaemonAddress], object]) -> None:
@@ -306,31 +294,6 @@ class Daemon:
         ttl_s = self._config.conversations.ttl_s
         await self._conversations.expire(self._clock.wall_s(), ttl_s)
 
-    def _build_sessions(self) -> SessionHandler:
-        server = self._config.server
-        greeting = greeting_of(SERVER, server, self._config.limits, durable=self._store.durable)
-        resilient_ws_manager = ResilientWebSocketManager(self._make_outbox)
-        return SessionHandler(
-            greeting,
-            resilient_ws_manager,
-            self._calls.router,
-            self._config.limits,
-            self._tasks,
-            self._clock,
-            self._events,
-        )
-
-    def _make_outbox(self, session: Session, hello: Hello) -> Outbox:
-        """Return an outbox, which tells of what was sent where the client will not."""
-        server, router = self._config.server, self._calls.router
-        return Outbox(
-            exai_v1.encode,
-            max_bytes=server.outbox_bytes,
-            patience_s=server.slow_consumer_s,
-            on_sent=None if hello.acks else partial(router.note_sent, session),
-            noted_at_once=max(1, self._config.limits.session_max_unacked // 50),
-        )
-
     def _build_certificate(self) -> ServerCertificate | None:
         server = self._config.server
         if server.tls_certificate is None:
@@ -340,30 +303,15 @@ class Daemon:
     def _tls(self) -> SSLContext | None:
         return None if self._certificate is None else self._certificate.context
 
-    def _build_websocket(self) -> WebSocketServer:
-        config = self._config
-        connections = ConnectionManager(
-            config.server.max_connections,
-            config.server.max_connections_per_address,
-            {name: p.max_connections for name, p in config.principals.items()},
-            config.server.trusted_proxies,
-        )
-        return WebSocketServer(
-            config.server,
-            partial(
-                serve_connection,
-                connection_manager=connections,
-                session_manager=self._sessions,
-                auth_token_manager=self._tokens,
-                message_handler=self._calls.router.handle_message,
-                rate_limiter=RateLimiter(config.rates, self._clock, config.server.trusted_proxies),
-                token_rotation=TokenRotation(
-                    self._tokens, self._sessions, self._tasks, self._events
-                ),
-                event_sink=self._events,
-                hello_timeout_s=config.server.hello_timeout_s,
-            ),
-            self._tls(),
+    def _build_reception(self) -> Reception:
+        return Reception(
+            self._config,
+            SERVER,
+            self._calls.router,
+            durable=self._store.durable,
+            tasks=self._tasks,
+            clock=self._clock,
+            events=self._events,
         )
 
     async def _metrics_page(self) -> bytes:
