@@ -1,0 +1,105 @@
+"""What a scenario is: which loads on which servers, and how to read what came of them."""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from bench.figures import median
+from bench.runs import GroupFigures, Load, LoadFigures, Run
+from bench.server_process import Server
+
+MIB = 2**20
+
+
+class Scale(NamedTuple):
+    """How much is measured."""
+
+    duration_s: float
+    warm_up_s: float
+    callers: tuple[int, ...]
+    idle_sessions: int
+    waiting: int
+    has_peers: bool
+    """Whether servers of others are measured too."""
+
+
+FULL = Scale(2.0, 0.5, (1, 32, 64), idle_sessions=5000, waiting=1000, has_peers=True)
+SMOKE = Scale(0.3, 0.1, (1,), idle_sessions=20, waiting=20, has_peers=False)
+
+
+class Cell(NamedTuple):
+    """One load on one server: one row of a table."""
+
+    name: str
+    server: Server
+    load: Load
+
+
+class Results:
+    """The runs of one scenario; each figure is the median of the rounds."""
+
+    def __init__(self, runs: Iterable[Run]) -> None:
+        self._runs: dict[str, list[Run]] = {}
+        for run in runs:
+            self._runs.setdefault(run.cell, []).append(run)
+
+    def has(self, *cells: str) -> bool:
+        """Tell whether all of these were measured."""
+        return all(cell in self._runs for cell in cells)
+
+    def of(self, cell: str, figure: Callable[[LoadFigures], float]) -> float:
+        """Return the median of a figure."""
+        return median(figure(run.figures) for run in self._runs[cell])
+
+    def of_group(
+        self, cell: str, figure: Callable[[GroupFigures], float], group: str = "callers"
+    ) -> float:
+        """Return the median of a figure of one group."""
+        return median(figure(run.figures.groups[group]) for run in self._runs[cell])
+
+    def cpu_us(self, cell: str, *, with_children: bool = False) -> float:
+        """Return the server's processor time for each answer."""
+        return self.of(cell, lambda f: f.cpu_us_per_call(with_children=with_children))
+
+    def per_s(self, cell: str) -> float:
+        """Return successful calls a second."""
+        return self.of_group(cell, lambda group: group.answered_per_s)
+
+
+class Target(NamedTuple):
+    """Something that was promised, and what came of it."""
+
+    promise: str
+    bound: str
+    reached: str
+    is_met: bool
+
+
+def at_least(promise: str, bound: float, reached: float, unit: str = "") -> Target:
+    """Return a target that is met from `bound` on."""
+    return Target(promise, f"≥ {bound:,g}{unit}", _shown(reached, unit), reached >= bound)
+
+
+def at_most(promise: str, bound: float, reached: float, unit: str = "") -> Target:
+    """Return a target that is met up to `bound`."""
+    return Target(promise, f"≤ {bound:,g}{unit}", _shown(reached, unit), reached <= bound)
+
+
+def _shown(number: float, unit: str) -> str:
+    return f"{number:,.0f}{unit}" if number >= 100 else f"{number:.3g}{unit}"
+
+
+class Scenario(NamedTuple):
+    """A question, the loads that answer it, and the pages of the answer."""
+
+    name: str
+    question: str
+    cells: Callable[[Scale], list[Cell]]
+    tables: Callable[[Results], list[str]]
+    targets: Callable[[Results], list[Target]]
+
+
+def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    """Return the lines of a table; all columns but the first hold numbers."""
+    head = list(columns)
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *map(list, rows)]
+    return [f"| {' | '.join(line)} |" for line in lines]
