@@ -1,6 +1,6 @@
 """Measure EXAI, beside what stands for the least and beside others, and write a report.
 
-    python -m bench [SCENARIO ...] [--rounds 5] [--duration-s 2] [--library picows] [--smoke]
+    python -m bench [SCENARIO ...] [--rounds 5] [--duration-s 1.5] [--library picows] [--smoke]
     python -m bench report
 
 Raw data goes to `bench/results/`, the report to `bench/REPORT.md`; `--into` names another
@@ -125,11 +125,16 @@ def run(cell: Cell, library: str) -> LoadFigures:
 
 
 def show(scenario: Scenario, n: int, cell: Cell, figures: LoadFigures) -> None:
-    """Print that a run is over, and whether all was well."""
-    wrong = f"  {figures.wrong} WRONG" if figures.wrong else ""
+    """Print that a run is over, and what was not answered as asked."""
+    failures = {
+        code: count
+        for group in figures.groups.values()
+        for code, count in (group.error_codes | {"WRONG": group.wrong + group.unanswered}).items()
+        if count
+    }
     print(
         f"{scenario.name:<16}{n + 1:>3}  {cell.name:<48}"
-        f"{figures.cpu_us_per_call():>9.1f} µs/call{wrong}",
+        f"{figures.cpu_us_per_call():>9.1f} µs/call  {failures or ''}",
         flush=True,
     )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bench.raw_results import raw_path, read_raw
 from bench.runs import Header, Run
-from bench.scenario import Results, Scenario, Target, table
+from bench.scenario import Results, Scenario, table
 from bench.scenarios.every import SCENARIOS
 
 _HOW_TO_READ = """\
@@ -30,38 +30,45 @@ def write_report(directory: Path) -> Path:
         for scenario in SCENARIOS.values()
         if raw_path(directory, scenario.name).exists()
     ]
-    lines = ["# What EXAI costs", "", _HOW_TO_READ]
-    lines += ["## Targets", "", *_targets([(one, Results(runs)) for one, _, runs in found]), ""]
+    lines = ["# What EXAI costs", "", _HOW_TO_READ, "## Targets", "", *_targets(found), ""]
     for scenario, header, runs in found:
         lines += [f"## {scenario.question}", "", *scenario.tables(Results(runs)), ""]
         lines += [*_origin(header, runs), ""]
+    machines = dict.fromkeys(_describe(header) for _, header, _ in found)
+    lines += ["## Measured on", "", *machines]
     report = directory / "REPORT.md"
-    report.write_text("\n".join(lines).rstrip() + "\n")
+    report.write_text("\n".join(lines) + "\n")
     return report
 
 
-def _targets(found: list[tuple[Scenario, Results]]) -> list[str]:
-    targets = [target for scenario, results in found for target in scenario.targets(results)]
-    return table(["what", "target", "reached", "met"], map(_target_row, targets))
-
-
-def _target_row(target: Target) -> list[str]:
-    return [target.promise, target.bound, target.reached, "yes" if target.is_met else "**no**"]
+def _targets(found: list[tuple[Scenario, Header, list[Run]]]) -> list[str]:
+    targets = [one for scenario, _, runs in found for one in scenario.targets(Results(runs))]
+    return table(["what", "goal", "accepted", "reached", ""], targets)
 
 
 def _origin(header: Header, runs: list[Run]) -> list[str]:
-    """Say what made a section, on what, and how many answers were wrong."""
+    """Say what made a section, and what is to be known about it."""
+    wrong = sum(run.figures.wrong for run in runs)
+    rounds = 1 + max((run.round for run in runs), default=-1)
+    lines = [
+        f"{rounds} rounds, {len(runs)} runs, {wrong} wrong or missing answers: `{header.command}` "
+        f"at {header.commit}, {header.began_at}."
+    ]
+    for reason in dict.fromkeys(header.not_measured.values()):
+        servers = [name for name, why in header.not_measured.items() if why == reason]
+        lines += ["", f"Not measured: {'; '.join(servers)}: {reason}."]
+    return lines
+
+
+def _describe(header: Header) -> str:
     machine = header.machine
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
-    wrong = sum(run.figures.wrong for run in runs)
-    rounds = max((run.round for run in runs), default=-1) + 1
-    return [
-        f"`{header.command}` at {header.commit}, {header.began_at}; {rounds} rounds, "
-        f"{len(runs)} runs, {wrong} wrong or missing answers; WebSocket library {header.library}; "
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
-        f"Linux {machine['kernel']}, CPython {machine['python']}; {packages}.",
-        *(f"\nNot measured: {server}: {reason}." for server, reason in header.not_measured.items()),
-    ]
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores (servers on {machine['server_core']}, load "
+        f"generator on {machine['load_core']}), {machine['memory_gib']} GiB, Linux "
+        f"{machine['kernel']}, CPython {machine['python']}; {packages}. WebSocket library: "
+        f"{header.library}."
+    )
 
 
 def command_line(arguments: list[str]) -> str:

@@ -71,6 +71,7 @@ class GroupFigures(msgspec.Struct, frozen=True, kw_only=True):
     answered: int
     refused: int
     wrong: int
+    """Other texts than asked for, answers to nothing, and connections lost."""
     unanswered: int
     error_codes: dict[str, int]
     answered_per_s: float

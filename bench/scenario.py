@@ -22,8 +22,8 @@ class Scale(NamedTuple):
     """Whether servers of others are measured too."""
 
 
-FULL = Scale(2.0, 0.5, (1, 32, 64), idle_sessions=5000, waiting=1000, has_peers=True)
-SMOKE = Scale(0.3, 0.1, (1,), idle_sessions=20, waiting=20, has_peers=False)
+FULL = Scale(1.5, 0.5, (1, 32, 64), idle_sessions=5000, waiting=1000, has_peers=True)
+SMOKE = Scale(0.2, 0.1, (1,), idle_sessions=20, waiting=3, has_peers=False)
 
 
 class Cell(NamedTuple):
@@ -50,6 +50,10 @@ class Results:
         """Return the median of a figure."""
         return median(figure(run.figures) for run in self._runs[cell])
 
+    def load_of(self, cell: str) -> Load:
+        """Return what was brought."""
+        return self._runs[cell][0].load
+
     def of_group(
         self, cell: str, figure: Callable[[GroupFigures], float], group: str = "callers"
     ) -> float:
@@ -69,23 +73,35 @@ class Target(NamedTuple):
     """Something that was promised, and what came of it."""
 
     promise: str
-    bound: str
+    goal: str
+    accepted: str
     reached: str
-    is_met: bool
+    verdict: str
 
 
-def at_least(promise: str, bound: float, reached: float, unit: str = "") -> Target:
-    """Return a target that is met from `bound` on."""
-    return Target(promise, f"≥ {bound:,g}{unit}", _shown(reached, unit), reached >= bound)
+def at_least(
+    promise: str, reached: float, goal: float, accepted: float | None = None, unit: str = ""
+) -> Target:
+    """Return a target for something that is better the more there is of it."""
+    return _target(promise, reached, (goal, goal if accepted is None else accepted), unit, "≥")
 
 
-def at_most(promise: str, bound: float, reached: float, unit: str = "") -> Target:
-    """Return a target that is met up to `bound`."""
-    return Target(promise, f"≤ {bound:,g}{unit}", _shown(reached, unit), reached <= bound)
+def at_most(
+    promise: str, reached: float, goal: float, accepted: float | None = None, unit: str = ""
+) -> Target:
+    """Return a target for something that is better the less there is of it."""
+    return _target(promise, reached, (goal, goal if accepted is None else accepted), unit, "≤")
 
 
-def _shown(number: float, unit: str) -> str:
-    return f"{number:,.0f}{unit}" if number >= 100 else f"{number:.3g}{unit}"
+def _target(
+    promise: str, reached: float, bounds: tuple[float, float], unit: str, sign: str
+) -> Target:
+    side = 1 if sign == "≥" else -1
+    is_met, is_accepted = (side * reached >= side * bound for bound in bounds)
+    verdict = "met" if is_met else "accepted" if is_accepted else "**missed**"
+    goal, accepted = (f"{sign} {bound:,g}{unit}" for bound in bounds)
+    shown = f"{reached:,.0f}" if reached >= 100 else f"{reached:.3g}"
+    return Target(promise, goal, accepted, f"{shown}{unit}", verdict)
 
 
 class Scenario(NamedTuple):

@@ -11,6 +11,7 @@ import gc
 import sys
 import time
 from contextlib import AsyncExitStack
+from typing import NamedTuple, Self
 
 import msgspec
 import uvloop
@@ -55,6 +56,26 @@ async def ask(caller: Caller, tool: str) -> int:
         return int((await answered).text)
 
 
+class Used(NamedTuple):
+    """Time and processor time, of so long ago or for so long."""
+
+    wall_s: float
+    server_cpu_s: float
+    children_cpu_s: float
+    load_cpu_s: float
+
+    @classmethod
+    def so_far(cls, server: ProcessTree) -> Self:
+        """Look at the clocks."""
+        return cls(
+            time.perf_counter(), server.cpu_s(), server.children_cpu_s(), time.process_time()
+        )
+
+    def since(self, earlier: "Used") -> "Used":
+        """Return what was used in between."""
+        return Used(*(now - then for now, then in zip(self, earlier, strict=True)))
+
+
 async def bring(load: Load, address: Address) -> LoadFigures:
     """Bring the load, and return what was found."""
     server = ProcessTree(address.pid)
@@ -69,42 +90,46 @@ async def bring(load: Load, address: Address) -> LoadFigures:
         server.forget_peak()
         connected_bytes = server.resident_bytes()
         groups = {group.name: CallingGroup(group, callers[group.name]) for group in load.groups}
-        gc.collect()
-        gc.freeze()
-        begin_s = time.perf_counter()
-        until_s = begin_s + load.warm_up_s + load.duration_s
-        async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(group.run(until_s)) for group in groups.values()]
-            await asyncio.sleep(load.warm_up_s)
-            for group in groups.values():
-                if load.warm_up_s:
-                    group.begin_window()
-            before = (server.cpu_s(), server.children_cpu_s(), time.process_time())
-            window_begin_s = time.perf_counter()
-            await wait_window(load, running, until_s)
-            window_s = time.perf_counter() - window_begin_s
-            for group in groups.values():
-                group.end_window()
-            after = (server.cpu_s(), server.children_cpu_s(), time.process_time())
-        for group in groups.values():
-            await group.finish(_PATIENCE_S)
+        used = await call(load, list(groups.values()), server)
         peak_bytes = server.resident_bytes("VmHWM")
         await asyncio.sleep(load.settle_s)
+        end_bytes = server.resident_bytes()
         first = callers[load.groups[0].name][0]
         executions = await ask(first, load.executions_tool) if load.executions_tool else 0
-        cpu_s, children_cpu_s, load_cpu_s = (b - a for a, b in zip(before, after, strict=True))
         return LoadFigures(
-            window_s=window_s,
-            server_cpu_s=cpu_s,
-            children_cpu_s=children_cpu_s,
-            load_cpu_s=load_cpu_s,
+            window_s=used.wall_s,
+            server_cpu_s=used.server_cpu_s,
+            children_cpu_s=used.children_cpu_s,
+            load_cpu_s=used.load_cpu_s,
             rss_start_bytes=start_bytes,
             rss_connected_bytes=connected_bytes,
             rss_peak_bytes=peak_bytes,
-            rss_end_bytes=server.resident_bytes(),
+            rss_end_bytes=end_bytes,
             executions=executions,
-            groups={name: group.figures(window_s) for name, group in groups.items()},
+            groups={name: group.figures(used.wall_s) for name, group in groups.items()},
         )
+
+
+async def call(load: Load, groups: list[CallingGroup], server: ProcessTree) -> Used:
+    """Have all groups call, and return what was used in the window."""
+    gc.collect()
+    gc.freeze()
+    before = Used.so_far(server)
+    until_s = before.wall_s + load.warm_up_s + load.duration_s
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(group.run(until_s)) for group in groups]
+        if load.warm_up_s:
+            await asyncio.sleep(load.warm_up_s)
+            before = Used.so_far(server)
+            for group in groups:
+                group.begin_window()
+        await wait_window(load, running, until_s)
+        used = Used.so_far(server).since(before)
+        for group in groups:
+            group.end_window()
+    for group in groups:
+        await group.finish(_PATIENCE_S)
+    return used
 
 
 async def wait_window(load: Load, running: list[asyncio.Task[None]], until_s: float) -> None:

@@ -24,10 +24,11 @@ class Answer(NamedTuple):
 
 
 class Caller(ABC):
-    """A connection. `on_answer` hears of each call's one answer."""
+    """A connection. `on_answer` hears of each call's one answer, `on_lost` of the end."""
 
     def __init__(self) -> None:
         self.on_answer: Callable[[Answer], None] = lambda answer: None
+        self.on_lost: Callable[[], None] = lambda: None
 
     @abstractmethod
     async def open(self) -> None:

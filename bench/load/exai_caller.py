@@ -78,6 +78,10 @@ class ExaiCaller(Caller, picows.WSListener):
         elif not self._greeting.done():
             self._greeting.set_result(said)
 
+    def on_ws_disconnected(self, transport: picows.WSTransport) -> None:
+        """Tell that the connection has ended."""
+        self.on_lost()
+
     def _take_answer(self, said: _Frame) -> None:
         request_id = said.request_id or ""
         if self._acks and said.ok:

@@ -65,6 +65,10 @@ class HttpCaller(Caller, asyncio.Protocol):
         else:
             self.on_answer(read_answer(_message_in(response)))
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell that the connection has ended."""
+        self.on_lost()
+
     async def _ask(self, body: bytes) -> bytes:
         self._opening = asyncio.get_running_loop().create_future()
         opening = self._opening
@@ -120,7 +124,7 @@ def _message_in(response: bytes) -> bytes:
 
 
 class StdioCaller(Caller):
-    """The pipes of an MCP server; writes wait for the pipe, as its answers are read meanwhile."""
+    """The pipes of an MCP server; few enough calls are under way that a write never waits."""
 
     def __init__(self, fds: tuple[int, int]) -> None:
         super().__init__()
