@@ -40,6 +40,11 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     acks: bool = False
     """Results are acknowledged, as the client library does."""
 
+    @property
+    def is_silent(self) -> bool:
+        """Tell whether these only are there."""
+        return not (self.outstanding or self.rate_per_s)
+
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
     """Groups that call side by side, for one window."""

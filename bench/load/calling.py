@@ -91,7 +91,7 @@ class CallingGroup:
             unanswered=0 if is_loop else self._under_way(),
             error_codes=dict(self._error_codes),
             answered_per_s=self._answered_in_window / window_s,
-            answered_by_caller=self._by_caller_in_window,
+            answered_by_caller=[] if self._group.is_silent else self._by_caller_in_window,
             p50_ms=p50_ms,
             p95_ms=p95_ms,
             p99_ms=p99_ms,
