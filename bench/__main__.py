@@ -25,7 +25,7 @@ from bench.report import command_line, write_report
 from bench.runs import Header, LoadFigures, Order, Run
 from bench.scenario import FULL, SMOKE, Cell, Scale, Scenario
 from bench.scenarios.every import SCENARIOS
-from bench.server_process import ROOT, cores, serving
+from bench.server_process import ROOT, cores, serving, settings_of
 
 _SPARE_DESCRIPTORS = 200
 
@@ -41,7 +41,8 @@ def main() -> None:
         Path(tempfile.mkdtemp(prefix="exai-bench-")) if arguments.smoke else ROOT / "bench"
     )
     rounds = 1 if arguments.smoke else arguments.rounds
-    allow_descriptors(scale.idle_sessions + _SPARE_DESCRIPTORS)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     for name in arguments.scenarios or SCENARIOS:
         measure(SCENARIOS[name], scale, rounds, arguments.library, directory)
     print(write_report(directory))
@@ -63,17 +64,10 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def allow_descriptors(count: int) -> None:
-    """Let this process and those it starts open so many files, or say that it cannot be."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard < count:
-        raise SystemExit(f"{count:,} open files are needed, and {hard:,} allowed: see `ulimit -Hn`")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, count), hard))
-
-
 def measure(scenario: Scenario, scale: Scale, rounds: int, library: str, directory: Path) -> None:
     """Run a scenario's cells in turns, and keep what comes of each."""
-    cells, not_measured = split_by_program(scenario.cells(scale))
+    cells = scenario.cells(scale)
+    not_measured = {cell.name: why for cell in cells if (why := obstacle_of(cell))}
     header = Header(
         scenario=scenario.name,
         command=command_line(sys.argv[1:]),
@@ -86,27 +80,30 @@ def measure(scenario: Scenario, scale: Scale, rounds: int, library: str, directo
     raw = RawFile(raw_path(directory, scenario.name), header)
     for n in range(rounds):
         for cell in cells:
-            figures = run(cell, library)
-            raw.add(
-                Run(
-                    cell=cell.name,
-                    server=cell.server.name,
-                    round=n,
-                    load=cell.load,
-                    figures=figures,
+            if cell.name not in not_measured:
+                figures = run(cell, library)
+                show(scenario, n, cell, figures)
+                raw.add(
+                    Run(
+                        cell=cell.name,
+                        server=cell.server.name,
+                        settings=settings_of(cell.server),
+                        round=n,
+                        load=cell.load,
+                        figures=figures,
+                    )
                 )
-            )
-            show(scenario, n, cell, figures)
 
 
-def split_by_program(cells: list[Cell]) -> tuple[list[Cell], dict[str, str]]:
-    """Return the cells whose server can be started, and why the others cannot."""
-    missing = {
-        cell.server.name: "its environment is missing; `make bench` makes it"
-        for cell in cells
-        if not Path(cell.server.command[0]).exists()
-    }
-    return [cell for cell in cells if cell.server.name not in missing], missing
+def obstacle_of(cell: Cell) -> str:
+    """Return why a cell cannot be measured here, or nothing."""
+    if not Path(cell.server.command[0]).exists():
+        return "its environment is missing; `make bench` makes it"
+    needed = sum(group.callers for group in cell.load.groups) + _SPARE_DESCRIPTORS
+    _, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if needed > allowed:
+        return f"{needed:,} open files are needed, and {allowed:,} allowed (`ulimit -Hn`)"
+    return ""
 
 
 def run(cell: Cell, library: str) -> LoadFigures:

@@ -2,6 +2,7 @@
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 from bench.raw_results import raw_path, read_raw
 from bench.runs import Header, Run
@@ -11,15 +12,18 @@ from bench.scenarios.every import SCENARIOS
 _HOW_TO_READ = """\
 Written by `python -m bench report` from `results/`; `make bench` measures everything anew.
 
-**How to read it.** The server (and what it starts) is pinned to one core, the load generator, a
+**How to read it.** The server, and what it starts, is pinned to one core; the load generator, a
 process of its own, to another. Every run has a server of its own, started for it; runs take turns
 (A B C … A B C …), and each figure is the median of the rounds. Other work on the machine makes
-calls/s and latencies worse; **µs/call**, the server's processor time for each answered call, is
-the figure to trust. Every answer is checked: a wrong or missing one is counted, and shown below.
-EXAI is `exai serve` with its defaults and everything in it (tokens, rate limit, sessions, sharing,
-admission, results kept, metrics, log); where a scenario changes a setting it says so. Every call
-of `echo` has a text of its own (100 bytes), so that none shares another's work. Histograms of all
-latencies are in the raw data.
+calls/s and latencies worse; **µs/call**, the server's processor time for each answered call (in
+brackets the least and the most of the rounds), is the figure to trust. What is compared is
+compared round by round. Every answer is checked, and what was wrong or missing is counted below.
+
+EXAI is `exai serve` with its defaults and all that is in it (tokens, rate limit, sessions, sharing,
+admission, results kept, metrics, log); settings that a scenario changes stand with it. A call of
+`echo` has a text of its own, 100 bytes, so that none shares another's work. In a closed loop each
+caller has one call under way, on a connection of its own. The raw data has every run, with a
+histogram of its latencies.
 """
 
 
@@ -54,10 +58,23 @@ def _origin(header: Header, runs: list[Run]) -> list[str]:
         f"{rounds} rounds, {len(runs)} runs, {wrong} wrong or missing answers: `{header.command}` "
         f"at {header.commit}, {header.began_at}."
     ]
+    for server in dict.fromkeys(run.server for run in runs if run.settings):
+        settings = next(run.settings for run in runs if run.server == server)
+        lines += [
+            "",
+            f"Settings of `{server}`: {', '.join(map(_shown_setting, settings.items()))}.",
+        ]
     for reason in dict.fromkeys(header.not_measured.values()):
-        servers = [name for name, why in header.not_measured.items() if why == reason]
-        lines += ["", f"Not measured: {'; '.join(servers)}: {reason}."]
+        cells = [name for name, why in header.not_measured.items() if why == reason]
+        lines += ["", f"Not measured: {', '.join(cells)}: {reason}."]
     return lines
+
+
+def _shown_setting(setting: tuple[str, Any]) -> str:
+    name, value = setting
+    if isinstance(value, dict):
+        return f"{name} behind it: {value or 'with its defaults'}"
+    return f"`{name}={value}`"
 
 
 def _describe(header: Header) -> str:

@@ -124,6 +124,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
     cell: str
     server: str
+    settings: dict[str, Any]
+    """What the daemon is told beside its defaults, and of the MCP server behind it."""
     round: int
     load: Load
     figures: LoadFigures
@@ -139,4 +141,4 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     library: str
     machine: dict[str, Any]
     not_measured: dict[str, str] = {}
-    """Servers that could not be measured, and why."""
+    """Cells that could not be measured, and why."""

@@ -60,6 +60,25 @@ class Results:
         """Return the median of a figure of one group."""
         return median(figure(run.figures.groups[group]) for run in self._runs[cell])
 
+    def paired(
+        self, cell: str, other: str, compare: Callable[[LoadFigures, LoadFigures], float]
+    ) -> float:
+        """Return the median of what two cells are to each other, round by round.
+
+        What else the machine does changes slowly: of two neighbours in a round both have it.
+        """
+        pairs = zip(self._runs[cell], self._runs[other], strict=False)
+        return median(compare(one.figures, two.figures) for one, two in pairs)
+
+    def cpu_ratio(self, cell: str, other: str) -> float:
+        """Return how many times the processor time of another cell's call a call takes."""
+        return self.paired(cell, other, lambda a, b: a.cpu_us_per_call() / b.cpu_us_per_call())
+
+    def shown_cpu_us(self, cell: str) -> str:
+        """Return the processor time of a call, with the least and the most of the rounds."""
+        all_us = [run.figures.cpu_us_per_call() for run in self._runs[cell]]
+        return f"**{median(all_us):.1f}** ({min(all_us):.0f} to {max(all_us):.0f})"
+
     def cpu_us(self, cell: str, *, with_children: bool = False) -> float:
         """Return the server's processor time for each answer."""
         return self.of(cell, lambda f: f.cpu_us_per_call(with_children=with_children))

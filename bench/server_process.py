@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -40,6 +40,12 @@ class Server(NamedTuple):
     command: tuple[str, ...]
     settings: Mapping[str, str] | None = None
     upstream: Mapping[str, object] | None = None
+
+
+def settings_of(server: Server) -> dict[str, Any]:
+    """Return what the daemon is told beside its defaults."""
+    behind = {} if server.upstream is None else {"MCP server": dict(server.upstream)}
+    return {**(server.settings or {}), **behind}
 
 
 def exai(
@@ -80,8 +86,9 @@ def serving(server: Server, library: str) -> Iterator[Address]:
         if server.settings is not None:
             command += _exai_options(home, server.upstream)
             environment |= {"EXAI_SERVER_WEBSOCKET_LIBRARY": library, **server.settings}
-        elif server.language == "exai":
-            command.append(library)
+        else:
+            command += [library] if server.language == "exai" else []
+            environment["PYTHONPATH"] = str(ROOT)
         with (
             (home / "stderr").open("wb") as stderr,
             subprocess.Popen(

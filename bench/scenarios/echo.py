@@ -53,7 +53,7 @@ def _row(results: Results, cell: str) -> list[str]:
     of, of_group = results.of, results.of_group
     return [
         cell,
-        f"**{results.cpu_us(cell):.1f}**",
+        results.shown_cpu_us(cell),
         f"{results.per_s(cell):,.0f}",
         f"{of_group(cell, lambda g: g.p50_ms):.2f}",
         f"{of_group(cell, lambda g: g.p95_ms):.2f}",
@@ -72,17 +72,17 @@ def targets(results: Results) -> list[Target]:
     ours_64, ours_32, ours_1 = (_name(EXAI, callers) for callers in (64, 32, 1))
     handler, echo = (_name(server, 64) for server in FLOORS)
     if results.has(ours_64, handler, echo):
-        ours_us, handler_us = results.cpu_us(ours_64), results.cpu_us(handler)
-        share = results.cpu_us(echo) / ours_us
+        handlers = results.cpu_ratio(ours_64, handler)
+        echoes = results.cpu_ratio(echo, ours_64)
         found += [
-            at_most("echo, 64 × 1: CPU of a call, in bare handlers", ours_us / handler_us, 2.0),
-            at_least("echo, 64 × 1: calls/s a core", 1e6 / ours_us, 25_000, 15_000),
-            at_least("echo, 64 × 1: calls a core, in raw echoes", share, 0.25, 0.15),
+            at_most("echo, 64 × 1: CPU of a call, in bare handlers", handlers, 2.0),
+            at_least("echo, 64 × 1: calls/s a core", 1e6 / results.cpu_us(ours_64), 25_000, 15_000),
+            at_least("echo, 64 × 1: calls a core, in raw echoes", echoes, 0.25, 0.15),
         ]
     bounds = ((9, 5), (29, 15), (30, 15), (30, 15), (30, 15))
     for peer, (goal, accepted) in zip(PEERS, bounds, strict=True):
         if results.has(ours_32, theirs := _name(peer, 32)):
-            ratio = results.cpu_us(theirs) / results.cpu_us(ours_32)
+            ratio = results.cpu_ratio(theirs, ours_32)
             promise = f"echo, 32 × 1: calls a core, against {peer.name}"
             found.append(at_least(promise, ratio, goal, accepted, " ×"))
     if results.has(ours_1):

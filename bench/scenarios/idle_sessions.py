@@ -25,7 +25,7 @@ def tables(results: Results) -> list[str]:
     """Return one row for each."""
     return table(
         ["sessions", "µs/call", "calls/s", "p50 ms", "p99", "RSS MiB", "KiB a session"],
-        [_row(results, cell) for cell in (FEW, MANY)],
+        [_row(results, cell) for cell in (FEW, MANY) if results.has(cell)],
     )
 
 
@@ -33,7 +33,7 @@ def _row(results: Results, cell: str) -> list[str]:
     of, of_group = results.of, results.of_group
     return [
         cell,
-        f"**{results.cpu_us(cell):.1f}**",
+        results.shown_cpu_us(cell),
         f"{results.per_s(cell):,.0f}",
         f"{of_group(cell, lambda g: g.p50_ms):.2f}",
         f"{of_group(cell, lambda g: g.p99_ms):.2f}",
@@ -51,7 +51,9 @@ def _session_kib(results: Results) -> float:
 
 def targets(results: Results) -> list[Target]:
     """Return what silent sessions may cost."""
-    ratio = results.cpu_us(MANY) / results.cpu_us(FEW)
+    if not results.has(FEW, MANY):
+        return []
+    ratio = results.cpu_ratio(MANY, FEW)
     return [
         at_most("CPU of a call among 5,000 sessions against among 10", ratio, 1.25),
         at_most("RSS of an idle session", _session_kib(results), 40, 50, " KiB"),

@@ -48,7 +48,7 @@ def _row(results: Results, cell: str) -> list[str]:
     of, of_group = results.of, results.of_group
     return [
         cell,
-        f"**{results.cpu_us(cell):.1f}**",
+        results.shown_cpu_us(cell),
         f"{results.cpu_us(cell, with_children=True):.1f}",
         f"{results.per_s(cell):,.0f}",
         f"{of_group(cell, lambda g: g.p50_ms):.2f}",

@@ -3,14 +3,16 @@
     .venv-bench/bin/python bench/servers/fastmcp_http.py stateless|stateful
 
 Runs in an environment of its own (`requirements-peers.txt`). `stateless` answers each request in
-JSON, `stateful` keeps sessions and answers in event streams, the default. Logs errors only.
+JSON, `stateful` keeps sessions and answers in event streams, the default. Logs errors only, and
+runs on uvloop.
 """
 
-import asyncio
-import socket
 import sys
 
+import uvloop
 from fastmcp import FastMCP  # type: ignore[import-not-found]
+
+from bench.servers.announced_listener import announced_listener
 
 server = FastMCP("bench")
 
@@ -24,8 +26,7 @@ async def echo(text: str) -> str:
 async def main(kind: str) -> None:
     """Serve until the process is ended."""
     is_stateless = kind == "stateless"
-    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
-        print(f"ready: http://127.0.0.1:{listener.getsockname()[1]}/mcp", flush=True)
+    with announced_listener() as listener:
         await server.run_http_async(
             show_banner=False,
             log_level="error",
@@ -36,4 +37,4 @@ async def main(kind: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    uvloop.run(main(*sys.argv[1:]))

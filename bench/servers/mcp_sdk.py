@@ -3,14 +3,15 @@
     python bench/servers/mcp_sdk.py stateless|stateful
 
 `stateless` answers each request in JSON, `stateful` keeps sessions and answers in event streams,
-the SDK's default. Logs errors only.
+the SDK's default. Logs errors only, and runs on uvloop.
 """
 
-import socket
 import sys
 
 import uvicorn
 from mcp.server.mcpserver import MCPServer
+
+from bench.servers.announced_listener import announced_listener
 
 server = MCPServer("bench", log_level="ERROR")
 
@@ -25,8 +26,7 @@ def main(kind: str) -> None:
     """Serve until the process is ended."""
     is_stateless = kind == "stateless"
     app = server.streamable_http_app(json_response=is_stateless, stateless_http=is_stateless)
-    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
-        print(f"ready: http://127.0.0.1:{listener.getsockname()[1]}/mcp", flush=True)
+    with announced_listener() as listener:
         uvicorn.Server(uvicorn.Config(app, log_level="error")).run(sockets=[listener])
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import uvloop
 
-ACK_TIMEOUT_S = 180.0
+TIMEOUT_S = 180.0
 
 
 class Arguments(msgspec.Struct, frozen=True):
@@ -96,20 +96,14 @@ async def handler(connection: Any) -> None:
 
 
 async def answer(connection: Any, call: CallTool) -> None:
-    """Acknowledge a call, run it and answer it."""
-    async with asyncio.timeout(ACK_TIMEOUT_S):
+    """Acknowledge a call and answer it."""
+    async with asyncio.timeout(TIMEOUT_S):
         call_id = f"{next(call_numbers):032x}"
-        ack = CallToolAck(call.request_id, True, call.name, call_id, ACK_TIMEOUT_S)
+        ack = CallToolAck(call.request_id, True, call.name, call_id, TIMEOUT_S)
         await connection.send(encode(ack), text=True)
-        text = await run(call.arguments)
+        text = call.arguments.text
         result = CallToolRes(call.request_id, True, [TextBlock(text)], text)
         await connection.send(encode(result), text=True)
-
-
-async def run(arguments: Arguments) -> str:
-    """Be the tool, which lets others have their turn."""
-    await asyncio.sleep(0)
-    return arguments.text
 
 
 async def serve(kind: str, library: str) -> None:
