@@ -12,9 +12,10 @@ from typing import Any
 import msgspec
 
 from exai.calls.call import Call
+from exai.calls.limit import Ending
 from exai.calls.places import Place, Stand
 from exai.core.clock import Clock
-from exai.core.errors import NOTHING_DONE
+from exai.core.errors import NOTHING_DONE, DeadlinePassed
 from exai.core.outcomes import Completed, Outcome
 from exai.core.tool import Demand, LogLevel, Tool, ToolRun
 
@@ -75,7 +76,19 @@ class Flight(ToolRun):
         return any(call.deadline > self.ends_at for call in self.callers)
 
     def start(self) -> None:
-        """Begin to run: every permit is held."""
+        """Begin to run: every permit is held.
+
+        Raises `DeadlinePassed` where the wait has left too little time: to run until the
+        deadline would keep the permits from those who can still be served in time.
+        """
+        assert self.place is not None
+        if not self.place.has_time(self.deadline):
+            raise DeadlinePassed(
+                "the call waited too long to end in time, and did not start",
+                retryable=True,
+                phase="queue",
+            )
+        self.place.ending = Ending.IGNORED
         self.started_at = self._clock.monotonic_s()
         self.ends_at = self.started_at + self.limit_s
 

@@ -23,6 +23,8 @@ class Ending(Enum):
     """It was too much: a time-out, a 429, a 503."""
     IGNORED = auto()
     """Nothing: it was cancelled, or failed for reasons of its own."""
+    UNUSED = auto()
+    """Nothing, not even how long it takes: it did not begin."""
 
 
 class ServiceSample(msgspec.Struct, frozen=True):

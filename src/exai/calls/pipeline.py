@@ -106,7 +106,8 @@ class Pipeline:
                 outcome = flight.conclude(
                     await self._defects.outcome_of(self._execute(flight), name, flight.whose)
                 )
-                place.ending = ending_of(outcome)
+                if flight.started_at is not None:
+                    place.ending = ending_of(outcome)
         finally:
             self._sharing.flying.discard(flight.owner)
         self._sharing.land(flight, outcome)

@@ -15,6 +15,8 @@ from exai.calls.permits import PermitPool
 from exai.calls.service_times import ServiceTimes
 from exai.calls.waiting import FairRing, Line
 
+_LIKELY = 1.5
+
 
 class Gatekeeper(ABC):
     """Who grants permits, and takes them back."""
@@ -133,6 +135,11 @@ class ScopeGate:
         turns = own * self._startable.turns_in_round(session.principal.name)
         return min(turns, self.in_line_count + 1) * self.release_s(pool)
 
+    @property
+    def likely_service_s(self) -> float:
+        """Return how long most work takes here at the longest; 0 where that is not known."""
+        return _LIKELY * (self.service_times.mean_s or 0.0)
+
     def turn_s(self, session: SessionGate) -> float | None:
         """Return the mean time from one of a session's turns to its next; None: not known."""
         mean_s = self.service_times.mean_s
@@ -187,7 +194,7 @@ class Place:
         self.sessions: dict[SessionGate, int] = {}
         self.charged: Stand | None = None
         self.granted_at = 0.0
-        self.ending = Ending.IGNORED
+        self.ending = Ending.UNUSED
         self._admission = admission
         self._granted: asyncio.Event | None = None
 
@@ -237,6 +244,13 @@ class Place:
         self.granted_at = now
         if self._granted is not None:
             self._granted.set()
+
+    def has_time(self, until: float) -> bool:
+        """Tell whether work that waited would probably end in time if it began now.
+
+        Work that need not wait may try.
+        """
+        return self._granted is None or self.granted_at + self.scope.likely_service_s <= until
 
     def leaf(self, scope: str, owner: str) -> "Leaf":
         """Return a permit of `scope` for one request of this work, which runs."""
