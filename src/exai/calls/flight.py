@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 
 from exai.calls.call import Call
-from exai.calls.limit import Ending
 from exai.calls.places import Place, Stand
 from exai.core.clock import Clock
 from exai.core.errors import NOTHING_DONE, DeadlinePassed
@@ -82,13 +81,12 @@ class Flight(ToolRun):
         deadline would keep the permits from those who can still be served in time.
         """
         assert self.place is not None
-        if not self.place.has_time(self.deadline):
+        if not self.place.begin(self.deadline):
             raise DeadlinePassed(
                 "the call waited too long to end in time, and did not start",
                 retryable=True,
                 phase="queue",
             )
-        self.place.ending = Ending.IGNORED
         self.started_at = self._clock.monotonic_s()
         self.ends_at = self.started_at + self.limit_s
 

@@ -245,12 +245,16 @@ class Place:
         if self._granted is not None:
             self._granted.set()
 
-    def has_time(self, until: float) -> bool:
-        """Tell whether work that waited would probably end in time if it began now.
+    def begin(self, deadline: float) -> bool:
+        """Let the work begin. False: it waited, and would probably not end in time.
 
         Work that need not wait may try.
         """
-        return self._granted is None or self.granted_at + self.scope.likely_service_s <= until
+        has_waited = self._granted is not None
+        if has_waited and self.granted_at + self.scope.likely_service_s > deadline:
+            return False
+        self.ending = Ending.IGNORED
+        return True
 
     def leaf(self, scope: str, owner: str) -> "Leaf":
         """Return a permit of `scope` for one request of this work, which runs."""
