@@ -47,7 +47,7 @@ def reserve(
         size_bytes=size_bytes,
         patience_s=patience_s,
     )
-    place.begin(deadline=float("inf"))
+    place.begin()
     return place
 
 

@@ -81,12 +81,13 @@ class Flight(ToolRun):
         deadline would keep the permits from those who can still be served in time.
         """
         assert self.place is not None
-        if not self.place.begin(self.deadline):
+        if self.place.has_waited and not self.place.has_time(self.deadline):
             raise DeadlinePassed(
                 "the call waited too long to end in time, and did not start",
                 retryable=True,
                 phase="queue",
             )
+        self.place.begin()
         self.started_at = self._clock.monotonic_s()
         self.ends_at = self.started_at + self.limit_s
 

@@ -245,16 +245,18 @@ class Place:
         if self._granted is not None:
             self._granted.set()
 
-    def begin(self, deadline: float) -> bool:
-        """Let the work begin. False: it waited, and would probably not end in time.
+    @property
+    def has_waited(self) -> bool:
+        """Tell whether the permits were not free at once."""
+        return self._granted is not None
 
-        Work that need not wait may try.
-        """
-        has_waited = self._granted is not None
-        if has_waited and self.granted_at + self.scope.likely_service_s > deadline:
-            return False
+    def has_time(self, deadline: float) -> bool:
+        """Tell whether work that begins as soon as it may will probably end in time."""
+        return self.granted_at + self.scope.likely_service_s <= deadline
+
+    def begin(self) -> None:
+        """Take note that the work begins: how long it takes counts."""
         self.ending = Ending.IGNORED
-        return True
 
     def leaf(self, scope: str, owner: str) -> "Leaf":
         """Return a permit of `scope` for one request of this work, which runs."""
