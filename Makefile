@@ -40,7 +40,7 @@ format: setup  ## put the source into shape
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-lock: setup  ## resolve requirements.lock from pyproject.toml (ARGS=--upgrade: newest of all)
+lock: setup  ## resolve the requirements, and those of the bench (ARGS=--upgrade: newest of all)
 	$(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
 		--extra local --group dev --generate-hashes --no-emit-index-url \
 		--custom-compile-command "make lock" --output-file requirements.lock $(ARGS)

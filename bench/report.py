@@ -17,13 +17,14 @@ process of its own, to another. Every run has a server of its own, started for i
 (A B C … A B C …), and each figure is the median of the rounds. Other work on the machine makes
 calls/s and latencies worse; **µs/call**, the server's processor time for each answered call (in
 brackets the least and the most of the rounds), is the figure to trust. What is compared is
-compared round by round. Every answer is checked, and what was wrong or missing is counted below.
+compared round by round. Where the load generator is nearly always busy, it is what bounds calls/s.
+Every answer is checked, and what was wrong or missing is counted below.
 
 EXAI is `exai serve` with its defaults and all that is in it (tokens, rate limit, sessions, sharing,
-admission, results kept, metrics, log); settings that a scenario changes stand with it. A call of
-`echo` has a text of its own, 100 bytes, so that none shares another's work. In a closed loop each
-caller has one call under way, on a connection of its own. The raw data has every run, with a
-histogram of its latencies.
+admission, results kept, metrics, log); settings that a scenario changes stand with it, those of all
+at the end. A call of `echo` has a text of its own, 100 bytes, so that none shares another's work.
+In a closed loop each caller has one call under way, on a connection of its own. The raw data has
+every run, with a histogram of its latencies.
 """
 
 
@@ -34,15 +35,27 @@ def write_report(directory: Path) -> Path:
         for scenario in SCENARIOS.values()
         if raw_path(directory, scenario.name).exists()
     ]
+    shared = _shared_settings([run for _, _, runs in found for run in runs])
     lines = ["# What EXAI costs", "", _HOW_TO_READ, "## Targets", "", *_targets(found), ""]
     for scenario, header, runs in found:
         lines += [f"## {scenario.question}", "", *scenario.tables(Results(runs)), ""]
-        lines += [*_origin(header, runs), ""]
-    machines = dict.fromkeys(_describe(header) for _, header, _ in found)
-    lines += ["## Measured on", "", *machines]
+        lines += [*_origin(header, runs, shared), ""]
+    lines += ["## Measured on", "", *dict.fromkeys(_describe(header) for _, header, _ in found)]
+    lines += ["", f"Settings of every `exai`: {_shown(shared)}."]
     report = directory / "REPORT.md"
     report.write_text("\n".join(lines) + "\n")
     return report
+
+
+def _shared_settings(runs: list[Run]) -> dict[str, Any]:
+    """Return the settings that all daemons have."""
+    told = [run.settings for run in runs if run.settings]
+    first = told[0] if told else {}
+    return {
+        name: value
+        for name, value in first.items()
+        if all(settings.get(name) == value for settings in told)
+    }
 
 
 def _targets(found: list[tuple[Scenario, Header, list[Run]]]) -> list[str]:
@@ -50,31 +63,32 @@ def _targets(found: list[tuple[Scenario, Header, list[Run]]]) -> list[str]:
     return table(["what", "goal", "accepted", "reached", ""], targets)
 
 
-def _origin(header: Header, runs: list[Run]) -> list[str]:
+def _origin(header: Header, runs: list[Run], shared: dict[str, Any]) -> list[str]:
     """Say what made a section, and what is to be known about it."""
     wrong = sum(run.figures.wrong for run in runs)
     rounds = 1 + max((run.round for run in runs), default=-1)
     lines = [
-        f"{rounds} rounds, {len(runs)} runs, {wrong} wrong or missing answers: `{header.command}` "
-        f"at {header.commit}, {header.began_at}."
+        f"Rounds: {rounds}, runs: {len(runs)}, wrong or missing answers: {wrong}. "
+        f"`{header.command}` at {header.commit}, {header.began_at}."
     ]
-    for server in dict.fromkeys(run.server for run in runs if run.settings):
-        settings = next(run.settings for run in runs if run.server == server)
-        lines += [
-            "",
-            f"Settings of `{server}`: {', '.join(map(_shown_setting, settings.items()))}.",
-        ]
+    for server in dict.fromkeys(run.server for run in runs):
+        told = next(run.settings for run in runs if run.server == server)
+        own = {name: value for name, value in told.items() if name not in shared}
+        lines += ["", f"Settings of `{server}`: {_shown(own)}."] if own else []
     for reason in dict.fromkeys(header.not_measured.values()):
         cells = [name for name, why in header.not_measured.items() if why == reason]
         lines += ["", f"Not measured: {', '.join(cells)}: {reason}."]
     return lines
 
 
-def _shown_setting(setting: tuple[str, Any]) -> str:
-    name, value = setting
-    if isinstance(value, dict):
-        return f"{name} behind it: {value or 'with its defaults'}"
-    return f"`{name}={value}`"
+def _shown(settings: dict[str, Any]) -> str:
+    shown = []
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            shown.append(f"an MCP server with {_shown(value) or 'its defaults'}")
+        else:
+            shown.append(f"`{name}={value}`")
+    return ", ".join(shown)
 
 
 def _describe(header: Header) -> str:

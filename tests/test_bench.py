@@ -1,4 +1,4 @@
-"""The bench still works: each scenario, in small. How fast anything is is not asked here."""
+"""The bench still works: its arithmetic, and each scenario in small; how fast is not asked here."""
 
 import subprocess
 import sys
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.figures import histogram_us, jain_index, percentile
 from bench.raw_results import raw_path, read_raw
 from bench.runs import GroupFigures, Run
 from bench.scenarios.every import SCENARIOS
@@ -16,6 +17,23 @@ PATIENCE_S = 50
 
 if sys.platform != "linux":
     pytest.skip("reads /proc and pins processes", allow_module_level=True)
+
+
+def test_a_percentile_is_the_smallest_value_that_so_many_do_not_exceed() -> None:
+    hundred = [float(n) for n in range(1, 101)]
+    assert [percentile(hundred, share) for share in (0.5, 0.99, 0.999, 1.0)] == [50, 99, 100, 100]
+    assert percentile([7.0], 0.5) == 7
+    assert percentile([], 0.5) == 0
+
+
+def test_a_histogram_has_two_significant_digits() -> None:
+    assert histogram_us([0.0000004, 0.0001234, 0.0001249, 1.26]) == {"0": 1, "120": 2, "1300000": 1}
+
+
+def test_the_jain_index_is_one_where_all_have_the_same_and_a_share_where_one_has_all() -> None:
+    assert jain_index([3, 3, 3]) == 1
+    assert jain_index([9, 0, 0]) == pytest.approx(1 / 3)
+    assert jain_index([0, 0]) == 0
 
 
 @pytest.mark.slow

@@ -55,7 +55,9 @@ def tables(results: Results) -> list[str]:
         f"An MCP server on pipes takes {MAX_INFLIGHT} calls at once, of {WORK_S * 1000:g} ms each: "
         f"{CAPACITY_PER_S:,.0f} calls/s. Open loop over 64 sessions of one identity; latencies "
         "count from when a call was due. A call that is not answered is refused at once "
-        "(`OVER_CAPACITY`), or its time runs out (`TIMEOUT`).",
+        "(`OVER_CAPACITY`), or its time runs out (`TIMEOUT`). One whose time runs out while it is "
+        "executed is cancelled; MCP servers do not answer those, so its place stays taken for "
+        "`limits.cancel_grace_s`, 2 s.",
         "",
         *table(_COLUMNS, [_row(results, name) for name in names]),
     ]
