@@ -196,7 +196,7 @@ class Place:
         self.granted_at = 0.0
         self.ending = Ending.UNUSED
         self._admission = admission
-        self._granted: asyncio.Event | None = None
+        self._granted: asyncio.Future[None] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -235,15 +235,15 @@ class Place:
     async def permits(self) -> None:
         """Wait until every permit is held."""
         if not self.is_granted:
-            self._granted = asyncio.Event()
-            await self._granted.wait()
+            self._granted = asyncio.get_running_loop().create_future()
+            await self._granted
 
     def grant(self, stand: Stand, now: float) -> None:
         """Wake the work, whose permits are taken and charged to `stand`."""
         self.charged = stand
         self.granted_at = now
-        if self._granted is not None:
-            self._granted.set()
+        if self._granted is not None and not self._granted.done():
+            self._granted.set_result(None)
 
     @property
     def has_waited(self) -> bool:

@@ -151,11 +151,11 @@ class JsonRpcConnection(Requests):
         try:
             line = _encode_message(method, params, id=request_id)
             waiting.was_written = await self._process.write_line(line)
-            await asyncio.wait([waiting.answer])
-            return waiting.answer.result()
+            return await waiting.answer
         except asyncio.CancelledError:
-            is_running = waiting.was_written and not waiting.answer.done()
+            is_running = waiting.was_written and waiting.answer.cancelled()
             if is_running and cancel_grace_s is not None:
+                waiting.answer = asyncio.get_running_loop().create_future()
                 self.notify("notifications/cancelled", {"requestId": request_id})
                 await asyncio.wait([waiting.answer], timeout=cancel_grace_s)
             raise
