@@ -150,8 +150,8 @@ class PicowsConnection(ServerConnection):
 
     def on_ws_frame(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
         """Take one frame."""
-        opcode = frame.msg_type
-        self._gate.frame_count += 1
+        opcode, gate = frame.msg_type, self._gate
+        gate.frame_count += 1
         if frame.rsv1 or frame.rsv2 or frame.rsv3:
             self._refuse(_PROTOCOL_ERROR, "reserved bit set")
         elif opcode is _PING:
@@ -161,17 +161,17 @@ class PicowsConnection(ServerConnection):
         elif opcode is not _PONG:
             self._count(frame)
         if opcode is _PING or opcode is _PONG:
-            self._gate.control_count += 1
-        if not self._fragment_count:
+            gate.control_count += 1
+        if not self._fragment_count and self._has_entered:
             self._allow_next_message()
-        if opcode is not _PING and not self._gate.is_discarding:
+        if opcode is not _PING and not gate.is_discarding:
             super().on_ws_frame(transport, frame)
 
     async def recv(self, decode: bool | None = None) -> str | bytes:
         """Wait for the next message."""
         message: str | bytes = await super().recv(decode)
         self._waiting_count -= 1
-        if self._waiting_count < QUEUED_FRAMES:
+        if self._reading.is_paused and self._waiting_count < QUEUED_FRAMES:
             self._reading.resume(Pause.QUEUE)
         return message
 
@@ -232,9 +232,8 @@ class PicowsConnection(ServerConnection):
         self._wire.disconnect(graceful=False)
 
     def _allow_next_message(self) -> None:
-        """Let a whole message come, unless the peer may not send any yet."""
-        if self._has_entered:
-            self._gate.left_bytes = self._max_message_bytes + ENTRY_ALLOWANCE_BYTES
+        """Let a whole message come."""
+        self._gate.left_bytes = self._max_message_bytes + ENTRY_ALLOWANCE_BYTES
 
     def _answer_ping(self, payload: bytes) -> None:
         """Answer a ping; while the peer does not read, only the latest of them."""
