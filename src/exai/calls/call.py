@@ -45,7 +45,6 @@ class Call:
         self.is_joined = False
         self.is_cached = False
         self.has_flown_anew = False
-        self.follows_its_key = False
         self.early_joins = 0
         self.is_asked_about = False
         self._moved: asyncio.Event | None = None
@@ -70,6 +69,11 @@ class Call:
         if self._arguments_digest is None:
             self._arguments_digest = arguments_digest(self.request.arguments)
         return self._arguments_digest
+
+    @property
+    def follows_its_key(self) -> bool:
+        """Tell whether this call is the same request as an earlier one, by its key."""
+        return self.known_as != self.call_id
 
     @property
     def tool_name(self) -> str:

@@ -62,7 +62,7 @@ class Pipeline:
         """Let a call be answered by the flight of an earlier one: it is the same request."""
         flight = self._sharing.flight_of(earlier)
         call.prepare(flight.tool.spec, flight.limit_s)
-        call.follows_its_key, call.known_as = True, earlier.known_as
+        call.known_as = earlier.known_as
         self._sharing.join(call, flight)
         await self._accept(call)
 
