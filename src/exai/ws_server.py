@@ -22,8 +22,8 @@ from exai.connections.session_handler import SessionHandler, greeting_of
 from exai.connections.token_rotation import TokenRotation
 from exai.core.call_store import CallStore
 from exai.core.clock import Clock, SystemClock
-from exai.core.config import Config
-from exai.core.events import EventSink
+from exai.core.config import OPEN_ACCESS, Config
+from exai.core.events import AccessOpened, EventSink
 from exai.core.identity import Principal
 from exai.core.lifecycle import lone_cause, running
 from exai.core.replies import GoingAway, ToolsChanged
@@ -33,6 +33,7 @@ from exai.observe.health_monitor import HealthMonitor
 from exai.observe.health_report import (
     HealthPart,
     HealthReport,
+    facts_of,
     for_those_who_see_everything,
 )
 from exai.observe.metrics import Counted, Fanout, Metrics
@@ -50,7 +51,7 @@ from exai.tools.chat import ChatTool
 from exai.tools.list_models import ListModelsTool
 from exai.tools.registry import ToolRegistry
 from exai.tools.upstream_tools import UpstreamTools
-from exai.transports.health_routes import Readiness, health_routes
+from exai.transports.health_routes import health_routes
 from exai.transports.http_app import HttpServer
 from exai.transports.server_certificate import ServerCertificate
 from exai.transports.websocket import WebSocketServer
@@ -102,6 +103,7 @@ class Daemon:
             config.auth, config.principals, RotatedTokensFile(config.state_dir), clock
         )
         self._certificate = self._build_certificate()
+        self._connections = self._build_connections()
         self._websocket = self._build_websocket()
         self._http = self._build_http()
 
@@ -130,6 +132,8 @@ class Daemon:
                     self._watch_certificate(),
                 ),
             ):
+                if self._config.auth.mode == "none":
+                    self._events.emit(AccessOpened(OPEN_ACCESS))
                 on_ready(self._address())
                 over = asyncio.Event()
                 self._monitor.start_monitoring_tasks(over, self._tasks)
@@ -170,9 +174,12 @@ class Daemon:
             f"ws{s}://{shown}:{self._websocket.port}/", f"http{s}://{shown}:{self._http.port}/"
         )
 
-    def _readiness(self) -> Readiness:
-        states = {server.upstream: server.state.value for server in self._upstreams.statistics()}
-        return Readiness(self._status == _OK, {"daemon": self._status, **states})
+    def _blocked_by(self) -> dict[str, str]:
+        """Return the parts that keep the daemon from being ready, each with its state."""
+        if self._status == _OK:
+            return {}
+        waits_for = self._upstreams.awaiting_first_start() if self._status == _STARTING else []
+        return {"daemon": self._status} | {upstream_scope(n): _STARTING for n in waits_for}
 
     def _scope_limits(self) -> dict[str, int]:
         providers = self._providers.capacities().items()
@@ -227,14 +234,11 @@ class Daemon:
         )
 
     def _build_health(self) -> HealthReport:
-        facts = {
-            "version": SERVER.version,
-            "host": self._config.server.host,
-            "auth": self._config.auth.mode,
-            "global_capacity": self._config.limits.global_max_inflight,
-        }
         parts: dict[str, HealthPart] = {
+            "blocked_by": lambda _: self._blocked_by(),
             "port": lambda _: self._websocket.port,
+            "http_port": lambda _: self._http.port,
+            "connections": lambda _: self._connections.count,
             "sessions": lambda _: len(self._sessions),
             "detached_sessions": lambda _: self._sessions.detached_count,
             "global_inflight": lambda _: len(self._calls.admission.owners()),
@@ -246,12 +250,15 @@ class Daemon:
                 lambda: self._monitor.permit_audit.leaked
             ),
             "result_cache": lambda _: self._calls.result_cache.statistics(),
+            "durable": lambda _: self._store.durable,
             "store": lambda _: self._store.statistics(),
             "conversations": lambda _: self._conversations.statistics(),
-            "models": lambda _: self._providers.models(),
+            "default_model": lambda _: self._providers.find_default(),
+            "providers": for_those_who_see_everything(self._providers.statistics),
             "upstreams": for_those_who_see_everything(self._upstreams.statistics),
             "unavailable_tools": for_those_who_see_everything(self._upstream_tools.unavailable),
         }
+        facts = facts_of(self._config, SERVER.version)
         return HealthReport(self._clock, facts, lambda: self._status, parts)
 
     def _build_monitor(self) -> HealthMonitor:
@@ -316,19 +323,22 @@ class Daemon:
     def _tls(self) -> SSLContext | None:
         return None if self._certificate is None else self._certificate.context
 
+    def _build_connections(self) -> ConnectionManager:
+        server, principals = self._config.server, self._config.principals
+        return ConnectionManager(
+            server.max_connections,
+            server.max_connections_per_address,
+            {name: principal.max_connections for name, principal in principals.items()},
+            server.trusted_proxies,
+        )
+
     def _build_websocket(self) -> WebSocketServer:
         config = self._config
-        connections = ConnectionManager(
-            config.server.max_connections,
-            config.server.max_connections_per_address,
-            {name: p.max_connections for name, p in config.principals.items()},
-            config.server.trusted_proxies,
-        )
         return WebSocketServer(
             config.server,
             partial(
                 serve_connection,
-                connection_manager=connections,
+                connection_manager=self._connections,
                 session_manager=self._sessions,
                 auth_token_manager=self._tokens,
                 message_handler=self._calls.router.handle_message,
@@ -350,7 +360,7 @@ class Daemon:
     def _build_http(self) -> HttpServer:
         routes = health_routes(
             status=lambda: self._status,
-            readiness=self._readiness,
+            blocked_by=self._blocked_by,
             health=self._health.report,
             metrics=self._metrics_page,
             authenticate=self._tokens.authenticate,

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from urllib.parse import urlsplit
 
 from exai.core.addresses import canonical_host, is_loopback
-from exai.core.config import Config, is_glob
+from exai.core.config import OPEN_ACCESS, Config, is_glob
 from exai.core.tokens import TOKEN_MIN_LENGTH
 
 _PRINCIPAL_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
@@ -36,7 +36,7 @@ def problems_of(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
 def warnings_of(config: Config) -> Iterator[str]:
     """Say what works, but may not be meant."""
     if config.auth.mode == "none":
-        yield "auth.mode = none: every program on this machine may call every tool"
+        yield OPEN_ACCESS
         if config.principals:
             names = ", ".join(config.principals)
             yield f"auth.mode = none: nobody is asked for the token of {names}"
