@@ -41,7 +41,7 @@ async def test_a_daemon_is_ready_once_its_servers_had_their_first_start(tmp_path
         assert answer.json() == {"status": "ok", "blocked_by": {}}
         (server,) = (await get(daemon, "/health", TOKEN)).json()["upstreams"]
         assert server["state"] != "ready"
-        assert "ended" in server["last_end"]
+        assert "exited with status 3" in server["last_end"]
 
 
 async def test_a_silent_server_delays_readiness_only_so_long_and_work_not_at_all(

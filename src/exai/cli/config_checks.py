@@ -46,6 +46,15 @@ def warnings_of(config: Config) -> Iterator[str]:
             yield f"principals.{name}.admin has no effect in this version"
 
 
+def is_http_url(text: str) -> bool:
+    """Tell whether this is the address of something that is reached by HTTP."""
+    try:
+        url = urlsplit(text)
+        return url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
+    except ValueError:
+        return False
+
+
 def _tokens(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
     owners: dict[str, str] = {}
     for name, principal in config.principals.items():
@@ -80,7 +89,7 @@ def _providers(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
             yield f"the provider name {name!r} is not 1 to 32 of a-z, 0-9 and -"
         if name == "local":
             yield "providers.local: the name belongs to the model on this machine; see [local]"
-        if not _is_http_url(provider.base_url):
+        if not is_http_url(provider.base_url):
             yield f"providers.{name}.base_url: expected an http:// or https:// address"
 
 
@@ -99,14 +108,6 @@ def _is_served(model: str, config: Config) -> bool:
     known = [config.local.model_name, *(m for p in config.providers.values() for m in p.models)]
     prefix = model.partition("/")[0]
     return any(fnmatchcase(model, one) for one in known) or prefix in {*config.providers, "local"}
-
-
-def _is_http_url(text: str) -> bool:
-    try:
-        url = urlsplit(text)
-        return url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
-    except ValueError:
-        return False
 
 
 def _upstreams(config: Config, sources: Mapping[str, str]) -> Iterator[str]:

@@ -14,6 +14,8 @@ class ExitCode(IntEnum):
     UNAUTHORIZED = 5
     ALREADY_RUNNING = 6
     CANNOT_SERVE = 7
+    NOT_READY = 8
+    PROBLEM_FOUND = 9
     INTERRUPTED = 130
     TERMINATED = 143
 
@@ -27,6 +29,8 @@ MEANINGS: dict[ExitCode, str] = {
     ExitCode.UNAUTHORIZED: "the daemon refused the token",
     ExitCode.ALREADY_RUNNING: "another daemon uses this state directory",
     ExitCode.CANNOT_SERVE: "the daemon cannot use its ports or its state directory",
+    ExitCode.NOT_READY: "the daemon answers, but is not ready: it starts, or it stops",
+    ExitCode.PROBLEM_FOUND: "`exai doctor` has found a problem",
     ExitCode.INTERRUPTED: "ended by Ctrl-C (SIGINT)",
     ExitCode.TERMINATED: "ended by SIGTERM; a daemon that had time to stop ends with 0",
 }
