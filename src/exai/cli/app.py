@@ -198,6 +198,31 @@ def status(
 
 
 @app.command(
+    epilog="\b\nExamples:\n"
+    "  exai doctor\n"
+    "  exai doctor --config exai.toml --mcp-config mcp.json\n"
+    "  exai doctor -o json | jq '.findings[] | select(.verdict == \"problem\")'"
+)
+def doctor(
+    output: Output = "text",
+    as_: As = None,
+    config: ConfigFile = None,
+    mcp_config: McpConfig = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Look at everything that a daemon needs; say what is wrong, and what to do about it.
+
+    It changes nothing, and works with a daemon and without one. Give it what `exai serve`
+    is given. It ends with 9 if it has found a problem.
+    """
+    from exai.cli.config_file import CommandLine
+    from exai.cli.doctor_command import run_doctor
+
+    command_line = CommandLine(config=config, mcp_config=mcp_config, state_dir=state_dir)
+    raise typer.Exit(run_doctor(command_line, as_, as_json=output == "json"))
+
+
+@app.command(
     name="config",
     epilog="\b\nExamples:\n"
     "  exai config --config exai.toml\n"

@@ -54,6 +54,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
     status: str
     version: str = "?"
+    auth: str | None = None
     pid: int | None = None
     uptime_human: str = "?"
     port: int | None = None
