@@ -7,8 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-_LOOKS_TAKE_S = 0.05
-_LOOK_AGAIN_S = 0.01
+_LOOKS_OUTWAITED = 5
+_A_LOOK_S = 0.01
 
 
 class AlreadyRunning(Exception):
@@ -30,7 +30,7 @@ class InstanceLock:
         """Take the lock; raises `AlreadyRunning`, or `OSError` for an unusable directory."""
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        if not _lock(fd, fcntl.LOCK_EX, _LOOKS_TAKE_S):
+        if not _lock_outwaiting_looks(fd):
             owner = _owner_in(fd)
             os.close(fd)
             raise AlreadyRunning(
@@ -77,12 +77,16 @@ def _lock_path(state_dir: Path) -> Path:
     return state_dir / "daemon.lock"
 
 
-def _lock(fd: int, kind: int, patience_s: float = 0.0) -> bool:
-    """Take a lock, if it can be had; whoever waits looks again every few milliseconds."""
-    for _ in range(round(patience_s / _LOOK_AGAIN_S)):
-        if _lock(fd, kind):
+def _lock_outwaiting_looks(fd: int) -> bool:
+    """Take the lock, also where somebody shares it for a moment to see whether it is held."""
+    for _ in range(_LOOKS_OUTWAITED):
+        if _lock(fd, fcntl.LOCK_EX):
             return True
-        time.sleep(_LOOK_AGAIN_S)
+        time.sleep(_A_LOOK_S)
+    return _lock(fd, fcntl.LOCK_EX)
+
+
+def _lock(fd: int, kind: int) -> bool:
     try:
         fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except BlockingIOError:
