@@ -259,6 +259,15 @@ async def test_a_state_directory_that_cannot_be_used_is_a_problem(shell: Shell) 
     assert shown.verdict_of("state directory") == "warning"
 
 
+async def test_what_cannot_be_seen_is_not_told(shell: Shell, state_dir: Path) -> None:
+    os.makedirs(state_dir, mode=0o700)
+    os.symlink("daemon.lock", state_dir / "daemon.lock")
+    report = await examine(shell)
+    for check in ("daemon", "address file", "health file", "token"):
+        assert report.verdict_of(check) == "warning"
+        assert "cannot be seen" in report.of(check)
+
+
 async def test_a_health_file_that_is_too_old_is_a_problem(shell: Shell, state_dir: Path) -> None:
     shell.environ["EXAI_HEALTH_WRITER_INTERVAL"] = "3600"
     async with serving(shell):

@@ -2,9 +2,14 @@
 
 import asyncio
 import json
+import os
+import pty
+import signal
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from io import RawIOBase
 from pathlib import Path
 from threading import Thread
 
@@ -13,13 +18,21 @@ import trustme
 
 from exai.cli.exit_codes import ExitCode
 from exai.core.config import LimitsConfig, PrincipalConfig, Secret, ServerConfig, UpstreamConfig
+from exai.core.events import UpstreamDied
 from exai.testing.running_daemon import TOKEN, RunningDaemon, daemon_config, running_daemon
 from exai.testing.scripted_tool import Gates, ScriptedTool
-from tests.cli.exai_process import PATIENCE_S, Ended, Shell, serving
+from tests.cli.exai_process import PATIENCE_S, Ended, Shell, ended, serving
 from tests.journeys.wire import open_wire
 
 MUTE = UpstreamConfig(command=sys.executable, args=("-c", "import sys; sys.stdin.read()"))
 DEAD = UpstreamConfig(command=sys.executable, args=("-c", "raise SystemExit(3)"))
+
+RUDE = r"""
+import json, sys
+for line in sys.stdin:
+    error = {"code": 1, "message": "\x1b[2J\nok  all is well"}
+    print(json.dumps({"jsonrpc": "2.0", "id": json.loads(line)["id"], "error": error}), flush=True)
+"""
 
 
 @pytest.fixture
@@ -212,7 +225,62 @@ async def test_whatever_answers_is_told_in_a_sentence(
     assert "Traceback" not in end.err
 
 
-async def test_an_address_for_websockets_is_refused(shell: Shell) -> None:
-    end = await shell.run("status", "--url", "ws://127.0.0.1:8079/")
+@pytest.mark.parametrize(
+    "url", ["ws://127.0.0.1:8079/", "http://", "http://[::1", "http://h:99999", "http://h/a b"]
+)
+async def test_what_is_no_address_of_an_http_port_is_refused(shell: Shell, url: str) -> None:
+    end = await shell.run("status", "--url", url)
     assert (end.status, end.out) == (ExitCode.USAGE, "")
     assert "--url: expected an http:// or https:// address" in end.err
+
+
+@pytest.mark.slow
+async def test_who_never_answers_is_waited_for_only_so_long(shell: Shell) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        end = await shell.run("status", "--url", url)
+    assert end.status == ExitCode.CANNOT_CONNECT
+    assert f"nobody answers at {url} within 5 s" in end.err
+
+
+async def test_ctrl_c_ends_it_at_once(shell: Shell) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        process = await shell.start(
+            "status", "--url", f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        )
+        connection, _ = await asyncio.to_thread(silent.accept)
+        with connection:
+            process.send_signal(signal.SIGINT)
+            end = await ended(process)
+    assert end.status == ExitCode.INTERRUPTED
+    assert "Traceback" not in end.err
+
+
+async def test_on_a_terminal_what_servers_say_draws_nothing(shell: Shell, tmp_path: Path) -> None:
+    rude = UpstreamConfig(command=sys.executable, args=("-c", RUDE))
+    config = daemon_config(tmp_path / "state", upstreams={"rude": rude})
+    shell.environ["EXAI_WS_TOKEN"] = TOKEN
+    ours, theirs = pty.openpty()
+    async with running_daemon(config) as daemon:
+        async with asyncio.timeout(PATIENCE_S):
+            await daemon.events.first_of(UpstreamDied)
+            process = await asyncio.create_subprocess_exec(
+                *(shell.python, "-m", "exai", "status", "--url", daemon.address.http_url),
+                env=shell.environ,
+                stdout=theirs,
+            )
+            os.close(theirs)
+            with os.fdopen(ours, "rb", buffering=0) as screen:
+                shown = await asyncio.to_thread(everything_on, screen)
+            await process.wait()
+    assert b"\\x1b[2J ok all is well" in shown
+    assert b"\x1b" not in shown
+
+
+def everything_on(screen: RawIOBase) -> bytes:
+    """Read a terminal until nobody writes to it any more."""
+    shown = b""
+    with suppress(OSError):  # which is how a terminal says so
+        while part := screen.read(65_536):
+            shown += part
+    return shown

@@ -63,6 +63,8 @@ def test_a_killed_holder_leaves_no_lock_behind(tmp_path: Path) -> None:
 def test_who_holds_the_lock_is_seen_without_taking_it(tmp_path: Path) -> None:
     assert find_holder(tmp_path / "nowhere") is None
     assert not (tmp_path / "nowhere").exists()
+    (tmp_path / "file").write_text("")
+    assert find_holder(tmp_path / "file") is None
     with InstanceLock(tmp_path):
         assert find_holder(tmp_path) == Holder(os.getpid())
         (tmp_path / "daemon.lock").write_text("")

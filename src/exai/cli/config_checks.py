@@ -50,9 +50,10 @@ def is_http_url(text: str) -> bool:
     """Tell whether this is the address of something that is reached by HTTP."""
     try:
         url = urlsplit(text)
-        return url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
+        is_whole = url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
     except ValueError:
         return False
+    return is_whole and text.isprintable() and " " not in text
 
 
 def _tokens(config: Config, sources: Mapping[str, str]) -> Iterator[str]:

@@ -36,6 +36,8 @@ CHECKS: dict[str, Check] = {
 }
 """In the order in which they are told: what later ones rest on comes first."""
 
+NEED_THE_STATE_DIRECTORY = {"daemon", "address file", "health file", "token"}
+
 
 def run_doctor(command_line: CommandLine, principal: str | None, *, as_json: bool) -> ExitCode:
     """Print what each check has found."""
@@ -82,6 +84,9 @@ def _examine_without_what_is_wrong(
 
 def _check(evidence: Evidence) -> Iterator[Finding]:
     for name, check in CHECKS.items():
+        if evidence.is_closed and name in NEED_THE_STATE_DIRECTORY:
+            yield warning(name, "cannot be seen by this user")
+            continue
         try:
             yield from check(evidence)
         except OSError as error:

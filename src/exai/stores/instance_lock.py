@@ -65,7 +65,7 @@ def find_holder(state_dir: Path) -> Holder | None:
     """
     try:
         fd = os.open(_lock_path(state_dir), os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     try:
         return None if _lock(fd, fcntl.LOCK_SH) else Holder(_owner_in(fd))

@@ -3,7 +3,6 @@
 Looks and asks; changes nothing, and starts nothing.
 """
 
-from contextlib import suppress
 from urllib.parse import urlsplit
 
 import msgspec
@@ -20,11 +19,13 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """`holder` is the daemon that runs here; `silence` says why there is no `answer` of it.
 
     `is_whole` is False where the configuration has faults, and was read without the parts
-    that only a daemon needs. `health` is there where the daemon took the token.
+    that only a daemon needs; `is_closed` is True where this user cannot look into the state
+    directory. `health` is there where the daemon took the token.
     """
 
     loaded: LoadedConfig
     is_whole: bool
+    is_closed: bool
     holder: Holder | None
     address: Address | None
     door: Door | None
@@ -54,8 +55,11 @@ def gather(loaded: LoadedConfig, principal: str | None, *, is_whole: bool) -> Ev
     Without one nobody is asked, so that no stranger at its port is shown the token.
     """
     holder, door, answer, health, silence = None, None, None, None, ""
-    with suppress(OSError):  # of which the check of the state directory tells
+    is_closed = False
+    try:
         holder = find_holder(loaded.config.state_dir)
+    except OSError:
+        is_closed = True
     try:
         door = find_http_door(loaded, None, principal)
         answer = ask_health(door) if holder else None
@@ -65,6 +69,7 @@ def gather(loaded: LoadedConfig, principal: str | None, *, is_whole: bool) -> Ev
     return Evidence(
         loaded=loaded,
         is_whole=is_whole,
+        is_closed=is_closed,
         holder=holder,
         address=find_address(loaded.config.state_dir),
         door=door,
