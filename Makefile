@@ -1,15 +1,16 @@
 # One command for each thing there is to do here; `make help` lists them.
 #
 #   PYTHON=…  the interpreter to build the environment on     VENV=…  where it lies (.venv)
-#   ARGS=…    further arguments of run, test and lock
+#   ARGS=…    further arguments of run, test, bench and lock
 
 VENV ?= .venv
 export PYTHON VENV
 BIN = $(VENV)/bin
 NODE_MODULES = tests/node_modules/.package-lock.json
+PEERS = .venv-bench/.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format lock clean
+.PHONY: help setup run test bench check format lock clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -25,6 +26,9 @@ test: setup $(NODE_MODULES)  ## run all tests, side by side
 	@command -v promtool >/dev/null || scripts/debian_packages prometheus
 	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(ARGS)
 
+bench: setup $(PEERS)  ## measure, beside others, and write bench/REPORT.md (ARGS=--help: what else)
+	$(BIN)/python -m bench $(ARGS)
+
 check: setup  ## format, lint, types, imports, shape
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -36,15 +40,25 @@ format: setup  ## put the source into shape
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-lock: setup  ## resolve requirements.lock from pyproject.toml (ARGS=--upgrade: newest of all)
+lock: setup  ## resolve the requirements, and those of the bench (ARGS=--upgrade: newest of all)
 	$(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
 		--extra local --group dev --generate-hashes --no-emit-index-url \
 		--custom-compile-command "make lock" --output-file requirements.lock $(ARGS)
+	$(BIN)/uv pip compile bench/requirements-peers.in --quiet --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url \
+		--custom-compile-command "make lock" --output-file bench/requirements-peers.txt $(ARGS)
 
 clean:  ## remove everything that was made
 	rm -rf .venv* dist build tests/node_modules .mypy_cache .pytest_cache .ruff_cache \
 		.import_linter_cache .hypothesis .coverage src/*.egg-info
 	find src tests scripts bench -name __pycache__ -prune -exec rm -rf {} +
+
+# Servers of others pin what EXAI does not. Without them the report says what was not measured.
+$(PEERS): bench/requirements-peers.txt | setup
+	@rm -rf .venv-bench
+	@$(BIN)/uv venv --quiet --python $(BIN)/python .venv-bench && $(BIN)/uv pip sync --quiet \
+		--python .venv-bench --require-hashes bench/requirements-peers.txt && touch $@ || \
+		{ rm -rf .venv-bench; echo "bench: FastMCP cannot be installed; the rest is measured"; }
 
 $(NODE_MODULES): tests/package.json tests/package-lock.json tests/.npmrc
 	@command -v npm >/dev/null || scripts/debian_packages nodejs npm

@@ -1,6 +1,6 @@
 """What admission costs with few and with many waiting: the same.
 
-    .venv/bin/python bench/admission.py
+    .venv/bin/python -m bench.admission
 
 Reserves, joins, leaves, starts and releases, in process, beside 10 and beside 10,000 waiting
 calls; once with all of them in one session, once in 100 sessions of 10 principals. The two

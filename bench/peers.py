@@ -1,6 +1,6 @@
 """What a well-behaved client notices of slow, silent, greedy and broken peers beside it.
 
-    .venv/bin/python bench/peers.py [--rounds 5] [--library picows] [SCENARIO ...]
+    .venv/bin/python -m bench.peers [--rounds 5] [--library picows] [SCENARIO ...]
 
 A daemon in a process of its own, the peers in another one (at nice 19: they shall cost what the
 daemon spends on them, not the processor that the client needs), the client here. It makes an
@@ -32,6 +32,7 @@ from urllib.parse import urlsplit
 import uvloop
 from websockets.asyncio.client import ClientConnection, connect
 
+from bench.process_tree import ProcessTree
 from exai.cli.serve_command import calm_collector
 from exai.core.config import PrincipalConfig, Secret, ServerConfig
 from exai.observe.logs import configure_logging
@@ -317,28 +318,7 @@ class Round(NamedTuple):
     grown_bytes: int
 
 
-class Watched:
-    """The daemon's process, seen from outside."""
-
-    def __init__(self, pid: int) -> None:
-        self._proc = Path(f"/proc/{pid}")
-
-    def cpu_s(self) -> float:
-        """Return the processor time it has used."""
-        fields = (self._proc / "stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def resident_bytes(self, name: str = "VmRSS") -> int:
-        """Return its resident memory; `VmHWM` is the most since `forget_peak`."""
-        lines = (self._proc / "status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
-
-    def forget_peak(self) -> None:
-        """Begin to look for the peak of the resident memory anew."""
-        (self._proc / "clear_refs").write_text("5")
-
-
-async def measure_round(socket: ClientConnection, daemon: Watched) -> Round:
+async def measure_round(socket: ClientConnection, daemon: ProcessTree) -> Round:
     """Make calls at a fixed pace, and return how late each answer was."""
     due_s: dict[str, float] = {}
     took_s: list[float] = []
@@ -372,7 +352,7 @@ async def measure(
     library: str, names: list[str], rounds: int, pid: int, ports: Ports, hostile: Connection
 ) -> None:
     """Measure and print."""
-    daemon = Watched(pid)
+    daemon = ProcessTree(pid)
     async with AsyncExitStack() as stack:
         url = f"ws://127.0.0.1:{ports.websocket}/"
         socket = await stack.enter_async_context(connect(url, compression=None, max_queue=None))

@@ -1,6 +1,6 @@
 """What it costs to start: time to `--help`, time until ready, resident memory.
 
-    .venv/bin/python bench/startup.py [--runs 5]
+    .venv/bin/python -m bench.startup [--runs 5]
 
 Prints medians of several runs, each a process of its own. Report, not a test: a loaded
 machine is slower, and no figure here fails anything.
@@ -15,8 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import NamedTuple
+
+from bench.process_tree import ProcessTree
 
 EXAI = [sys.executable, "-m", "exai"]
 UPSTREAM = {
@@ -58,17 +59,10 @@ def start(*options: str, environment: dict[str, str] | None = None) -> Start:
             if not daemon.stdout.readline():
                 raise SystemExit("the daemon did not start; try `exai serve`")
             ready_s = time.perf_counter() - begun
-            rss_mib = resident_mib(daemon.pid)
+            rss_mib = ProcessTree(daemon.pid).resident_bytes() / 2**20
             daemon.send_signal(signal.SIGTERM)
             daemon.wait(timeout=30)
     return Start(ready_s, rss_mib)
-
-
-def resident_mib(pid: int) -> float:
-    """Return the resident memory of one process."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
-    return int(line.split()[1]) / 1024
 
 
 def report(name: str, starts: list[Start]) -> None:

@@ -4,28 +4,27 @@ Nothing here is global: two daemons with different configurations live in one pr
 """
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping, Set
-from functools import partial
 from importlib.metadata import version
 from ssl import SSLContext
 from typing import Any, NamedTuple
 
 from exai.calls.call_path import CallPath
-from exai.connections.auth_token_manager import AuthTokenManager
-from exai.connections.connection import serve_connection
-from exai.connections.connection_manager import ConnectionManager
-from exai.connections.outbox import Outbox
-from exai.connections.rate_limiter import RateLimiter
-from exai.connections.resilient_ws import ResilientWebSocketManager
-from exai.connections.session import Session
-from exai.connections.session_handler import SessionHandler, greeting_of
-from exai.connections.token_rotation import TokenRotation
+from exai.connections.reception import Reception
 from exai.core.call_store import CallStore
 from exai.core.clock import Clock, SystemClock
 from exai.core.config import OPEN_ACCESS, Config
-from exai.core.events import AccessOpened, EventSink
+from exai.core.events import (
+    AccessOpened,
+    DaemonDraining,
+    DaemonOpened,
+    DaemonReady,
+    DaemonStopped,
+    EventSink,
+)
 from exai.core.identity import Principal
-from exai.core.lifecycle import lone_cause, running
+from exai.core.lifecycle import PatientTaskGroup, lone_cause, running
 from exai.core.replies import GoingAway, ToolsChanged
 from exai.core.tool import provider_scope, upstream_scope
 from exai.observe.health_file import HEALTH_FILE, HealthFile
@@ -39,13 +38,12 @@ from exai.observe.health_report import (
 from exai.observe.metrics import Counted, Fanout, Metrics
 from exai.observe.permit_audit import PermitAudit
 from exai.processes.process_guard import ProcessGuard
-from exai.protocols import close_codes, exai_v1
-from exai.protocols.hello import PROTOCOL, Hello, ServerName
+from exai.protocols import close_codes
+from exai.protocols.hello import PROTOCOL, ServerName
 from exai.providers.registry import ProviderRegistry
 from exai.stores.instance_lock import InstanceLock
 from exai.stores.memory_conversations import MemoryConversationStore
 from exai.stores.memory_store import MemoryCallStore
-from exai.stores.rotated_tokens import RotatedTokensFile
 from exai.tools.built_in import EchoTool, VersionTool
 from exai.tools.chat import ChatTool
 from exai.tools.list_models import ListModelsTool
@@ -87,8 +85,9 @@ class Daemon:
         self._metrics = Metrics(self.tools.has)
         self._events = Fanout(events, self._metrics)
         self._clock = clock
+        self._built_at = clock.monotonic_s()
         self._status = _STARTING
-        self._tasks = asyncio.TaskGroup()
+        self._tasks = PatientTaskGroup()
         self._upstream_tools = UpstreamTools(self.tools, self._events)
         self._guard = ProcessGuard()
         self._upstreams = self._build_upstreams(environment)
@@ -98,18 +97,16 @@ class Daemon:
         self._calls = self._build_call_path()
         self._health = self._build_health()
         self._monitor = self._build_monitor()
-        self._sessions = self._build_sessions()
-        self._tokens = AuthTokenManager(
-            config.auth, config.principals, RotatedTokensFile(config.state_dir), clock
-        )
+        self._reception = self._build_reception()
+        self._sessions, self._tokens = self._reception.sessions, self._reception.tokens
         self._certificate = self._build_certificate()
-        self._connections = self._build_connections()
-        self._websocket = self._build_websocket()
+        self._websocket = WebSocketServer(config.server, self._reception.serve, self._tls())
         self._http = self._build_http()
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[DaemonAddress], object]) -> None:
         """Open, tell where, serve until `stop` is set, drain, close.
 
+        Whatever else ends it sets `stop`, and closes without draining, as a crash would.
         Raises `AlreadyRunning` for a state directory in use, `OSError` for a port in use,
         `RotationsUnreadable` for rotated tokens that cannot be read, `CertificateUnusable`.
         """
@@ -132,39 +129,59 @@ class Daemon:
                     self._watch_certificate(),
                 ),
             ):
-                if self._config.auth.mode == "none":
-                    self._events.emit(AccessOpened(OPEN_ACCESS))
-                on_ready(self._address())
+                self._tell_opened(on_ready)
                 over = asyncio.Event()
                 self._monitor.start_monitoring_tasks(over, self._tasks)
-                await stop.wait()
-                await self._drain()
+                try:
+                    await stop.wait()
+                finally:
+                    stop.set()
+                stopped_at = self._clock.monotonic_s()
+                interrupted_count = await self._drain()
                 over.set()
         try:
             await self._store.close()
         finally:
             await self._conversations.close()
+        stop_s = self._clock.monotonic_s() - stopped_at
+        self._events.emit(DaemonStopped(stop_s, interrupted_count))
 
     async def _become_ready(self) -> None:
         """Be ready once each MCP server has had its first start, or enough time for it."""
         await self._upstreams.wait_first_starts(self._config.server.ready_wait_s)
         if self._status == _STARTING:
             self._status = _OK
+            self._events.emit(DaemonReady(self._clock.monotonic_s() - self._built_at))
 
     async def _watch_certificate(self) -> None:
         if self._certificate is not None:
             await self._certificate.watch(self._config.server.tls_reload_interval_s)
 
-    async def _drain(self) -> None:
-        """Take nothing new, finish what runs, tell every peer, and let them go."""
+    async def _drain(self) -> int:
+        """Take nothing new, finish what runs, tell every peer, and let them go.
+
+        Returns how many calls were cut off.
+        """
         self._status = _DRAINING
-        self._sessions.drain(GoingAway("restart", _RECONNECT_AFTER_S))
         server, begun_at = self._config.server, self._clock.monotonic_s()
-        await self._calls.router.drain(server.drain_s)
+        session_count, call_count = len(self._sessions), len(self._calls.sharing)
+        self._events.emit(DaemonDraining(server.drain_s, session_count, call_count))
+        self._sessions.drain(GoingAway("restart", _RECONNECT_AFTER_S))
+        interrupted_count = await self._calls.router.drain(server.drain_s)
         left_s = begun_at + server.drain_s - self._clock.monotonic_s()
         await self._sessions.close_all(
             close_codes.SERVICE_RESTART, max(left_s, server.close_timeout_s)
         )
+        return interrupted_count
+
+    def _tell_opened(self, on_ready: Callable[[DaemonAddress], object]) -> None:
+        address = self._address()
+        self._events.emit(
+            DaemonOpened(SERVER.version, os.getpid(), *address, self._config.auth.mode)
+        )
+        if self._config.auth.mode == "none":
+            self._events.emit(AccessOpened(OPEN_ACCESS))
+        on_ready(address)
 
     def _address(self) -> DaemonAddress:
         host = self._config.server.host
@@ -238,7 +255,7 @@ class Daemon:
             "blocked_by": lambda _: self._blocked_by(),
             "port": lambda _: self._websocket.port,
             "http_port": lambda _: self._http.port,
-            "connections": lambda _: self._connections.count,
+            "connections": lambda _: self._reception.connections.count,
             "sessions": lambda _: len(self._sessions),
             "detached_sessions": lambda _: self._sessions.detached_count,
             "global_inflight": lambda _: len(self._calls.admission.owners()),
@@ -290,30 +307,6 @@ class Daemon:
         ttl_s = self._config.conversations.ttl_s
         await self._conversations.expire(self._clock.wall_s(), ttl_s)
 
-    def _build_sessions(self) -> SessionHandler:
-        server = self._config.server
-        greeting = greeting_of(SERVER, server, self._config.limits, durable=self._store.durable)
-        resilient_ws_manager = ResilientWebSocketManager(self._make_outbox)
-        return SessionHandler(
-            greeting,
-            resilient_ws_manager,
-            self._calls.router,
-            self._config.limits,
-            self._tasks,
-            self._clock,
-            self._events,
-        )
-
-    def _make_outbox(self, session: Session, hello: Hello) -> Outbox:
-        """Return an outbox, which tells of what was sent where the client will not."""
-        server, router = self._config.server, self._calls.router
-        return Outbox(
-            exai_v1.encode,
-            max_bytes=server.outbox_bytes,
-            patience_s=server.slow_consumer_s,
-            on_sent=None if hello.acks else partial(router.note_sent, session),
-        )
-
     def _build_certificate(self) -> ServerCertificate | None:
         server = self._config.server
         if server.tls_certificate is None:
@@ -323,33 +316,15 @@ class Daemon:
     def _tls(self) -> SSLContext | None:
         return None if self._certificate is None else self._certificate.context
 
-    def _build_connections(self) -> ConnectionManager:
-        server, principals = self._config.server, self._config.principals
-        return ConnectionManager(
-            server.max_connections,
-            server.max_connections_per_address,
-            {name: principal.max_connections for name, principal in principals.items()},
-            server.trusted_proxies,
-        )
-
-    def _build_websocket(self) -> WebSocketServer:
-        config = self._config
-        return WebSocketServer(
-            config.server,
-            partial(
-                serve_connection,
-                connection_manager=self._connections,
-                session_manager=self._sessions,
-                auth_token_manager=self._tokens,
-                message_handler=self._calls.router.handle_message,
-                rate_limiter=RateLimiter(config.rates, self._clock, config.server.trusted_proxies),
-                token_rotation=TokenRotation(
-                    self._tokens, self._sessions, self._tasks, self._events
-                ),
-                event_sink=self._events,
-                hello_timeout_s=config.server.hello_timeout_s,
-            ),
-            self._tls(),
+    def _build_reception(self) -> Reception:
+        return Reception(
+            self._config,
+            SERVER,
+            self._calls.router,
+            durable=self._store.durable,
+            tasks=self._tasks,
+            clock=self._clock,
+            events=self._events,
         )
 
     async def _metrics_page(self) -> bytes:

@@ -47,6 +47,7 @@ def reserve(
         size_bytes=size_bytes,
         patience_s=patience_s,
     )
+    place.begin()
     return place
 
 
@@ -239,7 +240,7 @@ def test_a_wait_that_would_outlast_the_call_is_refused_once_enough_was_measured(
         with pytest.raises(QueueFull) as refused:
             reserve(admission, "impatient", "s2", "provider:kimi", patience_s=4)
         assert scope_of(refused) == "provider:kimi"
-        assert not reserve(admission, "patient", "s2", "provider:kimi", patience_s=11).is_granted
+        assert not reserve(admission, "patient", "s2", "provider:kimi", patience_s=26).is_granted
 
 
 def test_a_wait_for_ones_own_session_or_the_daemon_is_expected_too() -> None:
@@ -257,7 +258,7 @@ def test_a_wait_for_ones_own_session_or_the_daemon_is_expected_too() -> None:
     with pytest.raises(QueueFull) as refused:
         reserve(admission, "d", "d1", "provider:glm", patience_s=4)
     assert scope_of(refused) == "global"
-    assert not reserve(admission, "e", "d1", "provider:glm", patience_s=6).is_granted
+    assert not reserve(admission, "e", "d1", "provider:glm", patience_s=21).is_granted
 
 
 def test_one_conversation_has_one_call_at_a_time_and_blocks_no_other() -> None:
@@ -423,14 +424,12 @@ class GrowingLimit(Limit):
     """One more permit for each success."""
 
     def __init__(self) -> None:
+        self.permit_count = 1
         self.samples: list[ServiceSample] = []
-
-    @property
-    def permit_count(self) -> int:
-        return 1 + sum(sample.ending is Ending.SUCCESS for sample in self.samples)
 
     def observe(self, sample: ServiceSample) -> None:
         self.samples.append(sample)
+        self.permit_count += sample.ending is Ending.SUCCESS
 
 
 def test_a_limit_learns_from_what_comes_back_and_may_let_more_start() -> None:

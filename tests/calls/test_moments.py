@@ -107,6 +107,38 @@ def test_work_is_done_anew_once_for_who_has_time_left() -> None:
         assert len(now.executions) == 2
 
 
+@pytest.mark.parametrize(("waited_s", "begins"), [(3.0, False), (1.5, True)])
+def test_work_that_waited_begins_only_if_it_would_probably_end_in_time(
+    waited_s: float, begins: bool
+) -> None:
+    with world(seed=None) as now:
+        one, other = Caller("a", "a1"), Caller("b", "b1")
+        for number in range(5):
+            now.say(one, CallTool("one", f"measured-{number}", {"n": number}))
+            now.run_turns()
+            now.loop.now += 2.0
+            finish(now)
+            now.run_turns()
+        now.say(one, CallTool("one", "first", {}))
+        now.run_turns()
+        now.say(other, CallTool("one", "waits", {"n": -1}, timeout_s=5.5))
+        now.run_turns()
+        now.loop.now += waited_s
+        finish(now)
+        now.run_turns()
+        assert len(now.executions) == 6 + begins
+        if begins:
+            finish(now)
+            now.run_turns()
+            assert isinstance(other.answers["waits"][0].outcome, Completed)
+        else:
+            assert error_of(other, "waits") == (ErrorCode.TIMEOUT, {"phase": "queue"})
+        now.say(one, CallTool("one", "next", {"n": 9}))
+        now.run_turns()
+        assert len(now.live) == 1
+        finish(now)
+
+
 def test_who_cannot_wait_for_the_work_to_be_done_anew_is_refused() -> None:
     with world(seed=None) as now:
         one, two = Caller("a", "a1"), Caller("b", "b1")

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import pty
 import re
 import signal
 import socket
@@ -189,6 +190,26 @@ async def test_the_log_goes_to_stderr_line_by_line(shell: Shell) -> None:
     assert {"connections.session_opened"} <= {
         json.loads(line)["event"] for line in end.err.splitlines()
     }
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+async def test_on_a_terminal_the_log_is_words_and_no_color_is_heeded(
+    shell: Shell, no_color: str
+) -> None:
+    master, slave = pty.openpty()
+    with os.fdopen(master, "rb", 0) as screen, os.fdopen(slave) as terminal:
+        process = await asyncio.create_subprocess_exec(
+            *(shell.python, "-m", "exai", "serve", *ANY_PORTS),
+            stdout=PIPE,
+            stderr=terminal,
+            env=shell.environ | {"NO_COLOR": no_color},
+            cwd=shell.home,
+        )
+        shown = await asyncio.to_thread(screen.read, 4096)
+        process.terminate()
+        assert (await ended(process)).status == ExitCode.OK
+    assert b"daemon.opened" in shown
+    assert (b"\x1b[" in shown) == (not no_color)
 
 
 async def test_a_second_signal_does_not_wait_for_what_runs(shell: Shell) -> None:

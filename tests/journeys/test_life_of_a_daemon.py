@@ -12,12 +12,13 @@ from websockets.exceptions import ConnectionClosed
 
 from exai.core.config import LimitsConfig, ServerConfig
 from exai.core.errors import ToolFailed
-from exai.core.events import CallSettled, SessionDetached
+from exai.core.events import CallSettled, Event, SessionDetached
 from exai.core.outcomes import Completed, text_block
 from exai.core.tool import SharingPolicy, ToolRun
 from exai.stores.instance_lock import AlreadyRunning
-from exai.testing.running_daemon import TOKEN, daemon_config, running_daemon
+from exai.testing.running_daemon import TOKEN, RecordedEvents, daemon_config, running_daemon
 from exai.testing.scripted_tool import Gates, ScriptedTool
+from exai.ws_server import DaemonAddress, build_daemon
 from tests.journeys.wire import open_wire
 
 
@@ -118,6 +119,57 @@ async def test_a_daemon_without_work_stops_at_once_though_peers_are_connected(
     ):
         daemon.stop.set()
         assert (await wire.closed())[0] == 1012
+
+
+@pytest.mark.parametrize("library", ["picows", "websockets"])
+@pytest.mark.parametrize("cancellations", [1, 8, 20])
+async def test_a_daemon_that_is_cancelled_ends_without_complaint(
+    tmp_path: Path, library: str, cancellations: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    gates = Gates()
+    server = ServerConfig(websocket_library=library)  # type: ignore[arg-type]
+    config = daemon_config(tmp_path, server=server)
+    daemon = build_daemon(config, environment={}, events=RecordedEvents())
+    daemon.tools.replace("test", [ScriptedTool("gate", gates)])
+    ready: asyncio.Future[DaemonAddress] = asyncio.get_running_loop().create_future()
+    life = asyncio.get_running_loop().create_task(daemon.run(asyncio.Event(), ready.set_result))
+    async with open_wire((await ready).websocket_url, token=TOKEN, says_bye=False) as wire:
+        await wire.say("call_tool", name="gate", request_id="r1")
+        await gates.until_inside("g")
+        for _ in range(cancellations):
+            life.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await life
+    assert gates.cancelled == ["g"]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("library", ["picows", "websockets"])
+async def test_a_defect_that_ends_the_daemon_is_the_only_complaint(
+    tmp_path: Path, library: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(RecordedEvents):
+        def emit(self, event: Event) -> None:
+            if isinstance(event, CallSettled):
+                raise ZeroDivisionError
+            super().emit(event)
+
+    server = ServerConfig(websocket_library=library)  # type: ignore[arg-type]
+    config = daemon_config(tmp_path, server=server)
+    daemon = build_daemon(config, environment={}, events=Broken())
+    gates = Gates()
+    daemon.tools.replace("test", [ScriptedTool("gate", gates)])
+    ready: asyncio.Future[DaemonAddress] = asyncio.get_running_loop().create_future()
+    life = asyncio.get_running_loop().create_task(daemon.run(asyncio.Event(), ready.set_result))
+    async with open_wire((await ready).websocket_url, token=TOKEN, says_bye=False) as wire:
+        await wire.say("call_tool", name="gate", request_id="r1")
+        await gates.until_inside("g")
+        await wire.say("cancel_tool", request_id="r1")
+        assert (await wire.closed())[0] == 1012
+    with pytest.raises(ZeroDivisionError):
+        await life
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("library", ["picows", "websockets"])

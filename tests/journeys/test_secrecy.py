@@ -1,6 +1,7 @@
-"""What a daemon writes down of those who try to get in: who and when, and nothing of a token."""
+"""What a daemon writes down: who came, and when; never a token, nor what was said."""
 
 import asyncio
+import gc
 import json
 import os
 import random
@@ -9,12 +10,24 @@ import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
+from exai.core.config import ProviderConfig, Secret
+from exai.core.errors import ToolFailed
+from exai.core.events import CallFailedInside, CallSettled, UpstreamStarted
+from exai.core.outcomes import Completed, text_block
+from exai.core.tool import ToolRun
+from exai.observe.logs import configure_logging
+from exai.stores.memory_store import MemoryCallStore
+from exai.testing import running_daemon as doubles
 from exai.testing.raw_peer import TEXT, frame, raw_peer, request
+from exai.testing.running_daemon import daemon_config, running_daemon
+from exai.testing.scripted_provider import ScriptedProvider, answers, fails, streams_raw
+from exai.testing.scripted_tool import ScriptedTool
 from tests.journeys.wire import open_wire
+from tests.upstream.running_server import scripted
 
 MINUTES_A_DAY = 1440
 SIGNS = "^~`|"
@@ -162,3 +175,109 @@ async def test_a_day_of_wrong_tokens_leaves_no_byte_of_one_in_the_log(served: Se
     written = served.log.read_text("utf-8")
     assert written.count("connections.refused") > MINUTES_A_DAY / 2
     assert not set(SIGNS) & set(written)
+
+
+# What is said to tools and by them
+
+SECRET = "said-in-confidence"
+
+
+async def raises(arguments: dict[str, object], run: ToolRun) -> Completed:
+    raise ValueError(f"cannot read {arguments['text']}")
+
+
+async def raises_elsewhere(arguments: dict[str, object], run: ToolRun) -> Completed:
+    """Fail in a thread, on top of a failure, beside others."""
+    try:
+        await asyncio.to_thread(int, arguments["text"])  # type: ignore[arg-type]
+    except ValueError as quoted:
+        errors = [KeyError(arguments["text"]), OSError(2, arguments["text"], arguments["text"])]
+        raise ExceptionGroup(f"quoted {arguments}", errors) from quoted
+    raise AssertionError
+
+
+async def refuses(arguments: dict[str, object], run: ToolRun) -> Completed:
+    raise ToolFailed(f"no {arguments}", outputs=[text_block(str(arguments))])
+
+
+async def answers_what_no_frame_can_hold(arguments: dict[str, object], run: ToolRun) -> Completed:
+    return Completed([text_block(f"{arguments}\ud800")])
+
+
+async def leaves_a_failure_behind(arguments: dict[str, object], run: ToolRun) -> Completed:
+    loop = asyncio.get_running_loop()
+    loop.create_task(raises(arguments, run))  # noqa: RUF006 - nobody ever asks for it
+    loop.call_soon(int, str(arguments["text"]))
+    await asyncio.sleep(0)
+    return Completed([text_block(str(arguments))])
+
+
+TOOLS = (
+    raises,
+    raises_elsewhere,
+    refuses,
+    answers_what_no_frame_can_hold,
+    leaves_a_failure_behind,
+)
+
+
+class ForgetfulStore(MemoryCallStore):
+    """Complains of every call that it is to settle, and of what is in it."""
+
+    async def settle(self, *record: Any, **fields: Any) -> Any:
+        await super().settle(*record, **fields)
+        raise RuntimeError(f"{record} {fields} {SECRET}")
+
+
+async def test_nothing_that_is_said_to_a_tool_or_by_one_is_in_the_log(tmp_path: Path) -> None:
+    """Not at the lowest level, and not where it ends in a defect."""
+    log = tmp_path / "log"
+    async with ScriptedProvider() as service:
+        provider = ProviderConfig(base_url=service.base_url, api_key=Secret("k"), models=("m",))
+        config = daemon_config(
+            tmp_path, providers={"scripted": provider}, upstreams={"box": scripted()}
+        )
+        tools = [ScriptedTool(script.__name__, script) for script in TOOLS]
+        with log.open("w") as stream, configure_logging("debug", stream) as sink:
+            async with running_daemon(config, tools, store=ForgetfulStore()) as daemon:
+                async with open_wire(daemon.url, token=doubles.TOKEN) as wire:
+                    await daemon.events.first_of(UpstreamStarted)
+                    names = [tool.spec.name for tool in tools]
+                    for n, name in enumerate([*names, "echo", "none", "box__echo", "box__line"]):
+                        said = {"text": SECRET, "line": '{"id": ID, "result": "' + SECRET}
+                        await wire.call(name, f"r{n}", arguments=said)
+                    await wire.call("echo", "typed", arguments={"text": [SECRET]})
+                    await wire.socket.send('{"op": "call_tool", "arguments": {"' + SECRET)
+                    service.script_next(
+                        answers(SECRET),
+                        fails(400, message=SECRET),
+                        fails(500, message=SECRET),
+                        streams_raw(b"data: {" + SECRET.encode() + b"\n\n"),
+                    )
+                    for n in range(4):
+                        prompt = {"prompt": f"{SECRET} {n}", "model": "m"}
+                        await wire.call("chat", f"c{n}", arguments=prompt, timeout_s=2)
+                for event in daemon.events.events:
+                    sink.emit(event)
+            gc.collect()
+    defects = daemon.events.of(CallFailedInside)
+    assert {defect.where for defect in defects} >= {"raises", "raises_elsewhere", "settling"}
+    assert len(daemon.events.of(CallSettled)) >= 10
+    written = log.read_text("utf-8")
+    events = {json.loads(line)["event"] for line in written.splitlines()}
+    assert events >= {"calls.accepted", "calls.settled", "calls.failed_inside", "library.asyncio"}
+    assert SECRET not in written
+
+
+async def test_a_line_about_a_defect_tells_whose_call_it_was(tmp_path: Path) -> None:
+    tools = [ScriptedTool("raises", raises)]
+    async with (
+        running_daemon(daemon_config(tmp_path), tools) as daemon,
+        open_wire(daemon.url, greet=False) as wire,
+    ):
+        ack = await wire.hello(token=doubles.TOKEN)
+        answer = await wire.call("raises", "mine", arguments={"text": "x"})
+    (defect,) = daemon.events.of(CallFailedInside)
+    assert answer["error"]["details"]["error_id"] == defect.error_id
+    assert defect.session_id == ack["session_id"]
+    assert (defect.request_id, defect.call_id) == ("mine", answer["meta"]["call_id"])

@@ -88,7 +88,8 @@ class AdmissionController(Gatekeeper):
         try:
             if not can_start:
                 self._check_room(session, place.scope, size_bytes)
-                check_patience(self._expected_waits_s(session, place.scope), patience_s)
+                waits_s = self._expected_waits_s(session, place.scope)
+                check_patience(waits_s, place.scope.likely_service_s, patience_s)
         except QueueFull:
             self._forget_if_idle(session)
             raise
@@ -365,10 +366,14 @@ class AdmissionController(Gatekeeper):
     def _return_permit(
         self, gate: ScopeGate, owner: str, granted_at: float, ending: Ending
     ) -> None:
-        service_s = self._clock.monotonic_s() - granted_at
-        gate.service_times.add(service_s)
+        sample: ServiceSample | None = None
+        if ending is not Ending.UNUSED:
+            service_s = self._clock.monotonic_s() - granted_at
+            gate.service_times.add(service_s)
+            if gate.pool is not None:
+                sample = ServiceSample(service_s, gate.pool.in_use, ending)
         if gate.pool is not None:
-            gate.pool.release(owner, ServiceSample(service_s, gate.pool.in_use, ending))
+            gate.pool.release(owner, sample)
 
     def _take_session_permit(self, session: SessionGate, owner: str) -> None:
         session.pool.acquire_nowait(owner)

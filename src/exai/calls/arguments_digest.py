@@ -12,14 +12,19 @@ import msgspec
 
 _encode = msgspec.json.Encoder(order="sorted").encode
 _EXACT_BELOW = 2**53
+_LEAVES = (str, int, bool, type(None))
+"""Types of values that are canonical as they are, and nearly all that calls are made of."""
 
 
 def size_bytes_of(value: Any) -> int:
     """Return how much memory a JSON value takes."""
     size_bytes = sys.getsizeof(value)
-    if isinstance(value, dict):
-        size_bytes += sum(map(sys.getsizeof, value)) + sum(map(size_bytes_of, value.values()))
-    elif isinstance(value, list):
+    if type(value) is dict:
+        for key, inner in value.items():
+            is_leaf = type(inner) in _LEAVES
+            size_bytes += sys.getsizeof(key)
+            size_bytes += sys.getsizeof(inner) if is_leaf else size_bytes_of(inner)
+    elif type(value) is list:
         size_bytes += sum(map(size_bytes_of, value))
     return size_bytes
 
@@ -36,7 +41,10 @@ def request_digest(tool_name: str, digest_of_arguments: bytes) -> bytes:
 
 def _canonical(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _canonical(inner) for key, inner in value.items()}
+        return {
+            key: inner if type(inner) in _LEAVES else _canonical(inner)
+            for key, inner in value.items()
+        }
     if isinstance(value, list):
         return [_canonical(inner) for inner in value]
     if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT_BELOW:

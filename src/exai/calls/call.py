@@ -5,12 +5,12 @@ on is the router's and the pipeline's concern.
 """
 
 import asyncio
-from functools import cached_property
 from typing import Any
 
 from exai.calls.arguments_digest import arguments_digest, request_digest, size_bytes_of
 from exai.core.clock import Clock
 from exai.core.errors import DeadlinePassed, ExaiError
+from exai.core.events import Whose
 from exai.core.outcomes import Outcome
 from exai.core.peer import Peer
 from exai.core.replies import CallAcked, CallMeta, CallProgressed
@@ -22,8 +22,8 @@ class Call:
     """A request on its way. Times named `_at` are monotonic.
 
     `request_id` is the client's, or minted. `known_as` is the id of the call whose key this
-    one follows, else its own: what is told of it is told of both. `run` is the execution
-    that it waits for.
+    one follows, else its own: what is told of it is told of both. `size_bytes` is about what
+    its arguments take. `task` is what moves it on, `run` the execution that it waits for.
     """
 
     def __init__(self, call_id: str, request: CallTool, request_id: str, peer: Peer) -> None:
@@ -31,6 +31,8 @@ class Call:
         self.request = request
         self.request_id = request_id
         self.peer = peer
+        self.whose = Whose(peer.session_id, request_id, call_id)
+        self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.spec: ToolSpec | None = None
         self.timeout_s = 0.0
@@ -46,26 +48,28 @@ class Call:
         self.follows_its_key = False
         self.early_joins = 0
         self.is_asked_about = False
-        self.moved = asyncio.Event()
+        self._moved: asyncio.Event | None = None
+        self._digest: bytes | None = None
+        self._arguments_digest: bytes | None = None
         self.withdrawn: ExaiError | None = None
         self.outcome: Outcome | None = None
         self.queue_s = 0.0
         self.run_s = 0.0
+        self.size_bytes = size_bytes_of(request.arguments)
 
-    @cached_property
+    @property
     def digest(self) -> bytes:
         """What identifies the name and the arguments that were asked for."""
-        return request_digest(self.request.name, self.arguments_digest)
+        if self._digest is None:
+            self._digest = request_digest(self.request.name, self.arguments_digest)
+        return self._digest
 
-    @cached_property
+    @property
     def arguments_digest(self) -> bytes:
         """What identifies the arguments."""
-        return arguments_digest(self.request.arguments)
-
-    @cached_property
-    def size_bytes(self) -> int:
-        """About how much memory the arguments take while the call waits."""
-        return size_bytes_of(self.request.arguments)
+        if self._arguments_digest is None:
+            self._arguments_digest = arguments_digest(self.request.arguments)
+        return self._arguments_digest
 
     @property
     def tool_name(self) -> str:
@@ -82,10 +86,17 @@ class Call:
         if self.withdrawn is not None:
             raise self.withdrawn
 
+    async def wait_moved(self) -> None:
+        """Wait until this call has come further."""
+        if self._moved is None:
+            self._moved = asyncio.Event()
+        await self._moved.wait()
+
     def pulse(self) -> None:
         """Wake whoever waits for this call to come further."""
-        self.moved.set()
-        self.moved.clear()
+        if self._moved is not None:
+            self._moved.set()
+            self._moved = None
 
     @property
     def is_idempotent(self) -> bool:

@@ -20,9 +20,12 @@ def call_key(
     peer, share = call.peer, spec.policy.share
     if call.request.cache == "off" or share == "none" or demand.conversation is not None:
         return None
-    if any(fnmatchcase(spec.name, pattern) for pattern in never_share):
+    if never_share and any(fnmatchcase(spec.name, pattern) for pattern in never_share):
         return None
-    within = {"session": peer.session_id, "principal": peer.principal.name, "all": ""}[share]
+    if share == "all":
+        within = ""
+    else:
+        within = peer.principal.name if share == "principal" else peer.session_id
     prefix = _length_prefixed(spec.name, spec.version, share, within)
     return hashlib.sha256(prefix + call.arguments_digest).digest()
 

@@ -14,7 +14,7 @@ import msgspec
 from exai.calls.call import Call
 from exai.calls.places import Place, Stand
 from exai.core.clock import Clock
-from exai.core.errors import NOTHING_DONE
+from exai.core.errors import NOTHING_DONE, DeadlinePassed
 from exai.core.outcomes import Completed, Outcome
 from exai.core.tool import Demand, LogLevel, Tool, ToolRun
 
@@ -47,6 +47,7 @@ class Flight(ToolRun):
         self.call_id = call.call_id
         # What its first caller led before may still hold permits.
         self.owner = call.call_id if first_attempt == 1 else f"{call.call_id}/anew"
+        self.whose = call.whose
         self.principal = call.peer.principal
         self.arguments = call.request.arguments
         self.traceparent = call.request.traceparent
@@ -67,14 +68,26 @@ class Flight(ToolRun):
     @property
     def deadline(self) -> float:
         """Return when nobody aboard waits any more, or the tool may take no longer."""
-        return min(self.ends_at, max((call.deadline for call in self.callers), default=0.0))
+        return min(self.ends_at, max([call.deadline for call in self.callers], default=0.0))
 
     def has_more_time(self) -> bool:
         """Tell whether a caller may wait for longer than the tool may take."""
         return any(call.deadline > self.ends_at for call in self.callers)
 
     def start(self) -> None:
-        """Begin to run: every permit is held."""
+        """Begin to run: every permit is held.
+
+        Raises `DeadlinePassed` where the wait has left too little time: to run until the
+        deadline would keep the permits from those who can still be served in time.
+        """
+        assert self.place is not None
+        if self.place.has_waited and not self.place.has_time(self.deadline):
+            raise DeadlinePassed(
+                "the call waited too long to end in time, and did not start",
+                retryable=True,
+                phase="queue",
+            )
+        self.place.begin()
         self.started_at = self._clock.monotonic_s()
         self.ends_at = self.started_at + self.limit_s
 

@@ -23,6 +23,8 @@ class Ending(Enum):
     """It was too much: a time-out, a 429, a 503."""
     IGNORED = auto()
     """Nothing: it was cancelled, or failed for reasons of its own."""
+    UNUSED = auto()
+    """Nothing, not even how long it takes: it did not begin."""
 
 
 class ServiceSample(msgspec.Struct, frozen=True):
@@ -34,16 +36,13 @@ class ServiceSample(msgspec.Struct, frozen=True):
 
 
 class Limit(ABC):
-    """A number of permits."""
+    """A number of permits: `permit_count`, at least one, is how many exist now."""
 
-    @property
+    permit_count: int
+
     @abstractmethod
-    def permit_count(self) -> int:
-        """Return how many permits exist now, at least one."""
-
     def observe(self, sample: ServiceSample) -> None:
-        """Learn from a permit that came back. A fixed limit has nothing to learn."""
-        return
+        """Learn from a permit that came back."""
 
 
 class FixedLimit(Limit):
@@ -52,12 +51,10 @@ class FixedLimit(Limit):
     def __init__(self, permit_count: int) -> None:
         if permit_count < 1:
             raise ValueError(f"a limit needs at least one permit, not {permit_count}")
-        self._permit_count = permit_count
+        self.permit_count = permit_count
 
-    @property
-    def permit_count(self) -> int:
-        """Return the configured number."""
-        return self._permit_count
+    def observe(self, sample: ServiceSample) -> None:
+        """Learn nothing: it stays as it is."""
 
 
 def ending_of(outcome: Outcome) -> Ending:

@@ -59,7 +59,7 @@ class PermitPool:
         """Give a free permit to `owner`. Asking twice, or for what is not free, is a defect."""
         if owner in self._owners:
             raise RuntimeError(f"{owner} holds a permit of {self.scope} already")
-        if not self.has_free:
+        if len(self._owners) >= self._limit.permit_count:
             raise RuntimeError(f"{self.scope} has no free permit")
         self._owners.add(owner)
 

@@ -87,12 +87,12 @@ class Pipeline:
         if flight.started_at is not None:
             self._limit_time(flight)
             flight.catch_up(call)
-            with self._defects.contained("starting"):
+            with self._defects.contained("starting", call.whose):
                 await self._ledger.start([call])
         if line := self._sharing.place_in_line(call):
             call.tell_progress(self._clock, message=line)
         if flight.task is None:
-            flight.task = asyncio.current_task()  # a task of its own would cost as much again
+            flight.task = call.task  # a task of its own would cost as much again
             await self._fly(flight)
 
     async def _fly(self, flight: Flight) -> None:
@@ -102,10 +102,12 @@ class Pipeline:
         try:
             with flight.place as place:
                 await place.permits()
+                name = flight.tool.spec.name
                 outcome = flight.conclude(
-                    await self._defects.outcome_of(self._execute(flight), flight.tool.spec.name)
+                    await self._defects.outcome_of(self._execute(flight), name, flight.whose)
                 )
-                place.ending = ending_of(outcome)
+                if flight.started_at is not None:
+                    place.ending = ending_of(outcome)
         finally:
             self._sharing.flying.discard(flight.owner)
         self._sharing.land(flight, outcome)
@@ -122,6 +124,7 @@ class Pipeline:
             usage, provider, model = facts.usage, facts.provider or "", facts.model or ""
             self._events.emit(
                 WorkEnded(
+                    *flight.whose,
                     flight.tool.spec.name,
                     provider,
                     model,
@@ -144,7 +147,7 @@ class Pipeline:
             elif call.is_accepted:
                 flight = self._sharing.flight_of(call)
                 flight.replace_text_of(late, call)
-                self._tasks.create_task(self._take_off(call, flight))
+                call.task = self._tasks.create_task(self._take_off(call, flight))
 
     async def _execute(self, flight: Flight) -> Completed:
         flight.start()
@@ -161,7 +164,7 @@ class Pipeline:
         outcome = flight.outcome
         assert outcome is not None
         if isinstance(outcome, Completed) and call.outcome is None:
-            with self._defects.contained("handing out"):
+            with self._defects.contained("handing out", call.whose):
                 outcome = await flight.tool.hand_out(
                     outcome, call.request.arguments, call.peer.principal, call.known_as
                 )

@@ -7,7 +7,6 @@ caller of a place. Bookkeeping of one thing each: what they mean together is dec
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections import Counter, OrderedDict
 from types import TracebackType
 from typing import Self
 
@@ -15,6 +14,8 @@ from exai.calls.limit import Ending, Limit
 from exai.calls.permits import PermitPool
 from exai.calls.service_times import ServiceTimes
 from exai.calls.waiting import FairRing, Line
+
+_LIKELY = 1.5
 
 
 class Gatekeeper(ABC):
@@ -65,11 +66,9 @@ class SessionGate:
     @property
     def is_idle(self) -> bool:
         """Tell whether nothing of this session waits or runs."""
-        return (
-            self.waiting_count == 0
-            and self.pool.is_idle
-            and not any(lane.leaves for lane in self.lanes.values())
-        )
+        if self.waiting_count or not self.pool.is_idle:
+            return False
+        return not self.lanes or not any(lane.leaves for lane in self.lanes.values())
 
 
 class Lane:
@@ -136,6 +135,11 @@ class ScopeGate:
         turns = own * self._startable.turns_in_round(session.principal.name)
         return min(turns, self.in_line_count + 1) * self.release_s(pool)
 
+    @property
+    def likely_service_s(self) -> float:
+        """Return how long most work takes here at the longest; 0 where that is not known."""
+        return _LIKELY * (self.service_times.mean_s or 0.0)
+
     def turn_s(self, session: SessionGate) -> float | None:
         """Return the mean time from one of a session's turns to its next; None: not known."""
         mean_s = self.service_times.mean_s
@@ -186,13 +190,13 @@ class Place:
         self.owner = owner
         self.scope = scope
         self.conversation = conversation
-        self.stands: OrderedDict[Stand, None] = OrderedDict()
-        self.sessions: Counter[SessionGate] = Counter()
+        self.stands: dict[Stand, None] = {}
+        self.sessions: dict[SessionGate, int] = {}
         self.charged: Stand | None = None
         self.granted_at = 0.0
-        self.ending = Ending.IGNORED
+        self.ending = Ending.UNUSED
         self._admission = admission
-        self._granted = asyncio.Event()
+        self._granted: asyncio.Future[None] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -209,7 +213,7 @@ class Place:
     def add(self, stand: Stand) -> None:
         """Let one more caller wait for this work."""
         self.stands[stand] = None
-        self.sessions[stand.session] += 1
+        self.sessions[stand.session] = self.sessions.get(stand.session, 0) + 1
 
     def remove(self, stand: Stand) -> None:
         """Let a caller wait no more."""
@@ -230,13 +234,29 @@ class Place:
 
     async def permits(self) -> None:
         """Wait until every permit is held."""
-        await self._granted.wait()
+        if not self.is_granted:
+            self._granted = asyncio.get_running_loop().create_future()
+            await self._granted
 
     def grant(self, stand: Stand, now: float) -> None:
         """Wake the work, whose permits are taken and charged to `stand`."""
         self.charged = stand
         self.granted_at = now
-        self._granted.set()
+        if self._granted is not None and not self._granted.done():
+            self._granted.set_result(None)
+
+    @property
+    def has_waited(self) -> bool:
+        """Tell whether the permits were not free at once."""
+        return self._granted is not None
+
+    def has_time(self, deadline: float) -> bool:
+        """Tell whether work that begins as soon as it may will probably end in time."""
+        return self.granted_at + self.scope.likely_service_s <= deadline
+
+    def begin(self) -> None:
+        """Take note that the work begins: how long it takes counts."""
+        self.ending = Ending.IGNORED
 
     def leaf(self, scope: str, owner: str) -> "Leaf":
         """Return a permit of `scope` for one request of this work, which runs."""

@@ -44,15 +44,20 @@ def check_room(
         )
 
 
-def check_patience(waits_s: Mapping[str, float], patience_s: float) -> None:
-    """Raise `QueueFull` where the longest of the expected waits, by what is full, is too long."""
+def check_patience(waits_s: Mapping[str, float], service_s: float, patience_s: float) -> None:
+    """Raise `QueueFull` where a call would probably not end in time.
+
+    That is where the longest of the expected waits, by what is full, leaves less than its
+    service takes.
+    """
     if not waits_s:
         return
     scope = max(waits_s, key=lambda name: waits_s[name])
-    if waits_s[scope] > patience_s:
+    expected_s = waits_s[scope] + service_s
+    if expected_s > patience_s:
         raise QueueFull(
-            f"{scope} is full: the wait would be about {waits_s[scope]:.3g} s, longer than "
-            f"the call's time-out of {patience_s:g} s",
+            f"{scope} is full: a wait of about {waits_s[scope]:.3g} s and the work itself would "
+            f"take about {expected_s:.3g} s, longer than the call's time-out of {patience_s:g} s",
             scope=scope,
-            retry_after_s=retry_after_s(waits_s[scope] - patience_s),
+            retry_after_s=retry_after_s(expected_s - patience_s),
         )

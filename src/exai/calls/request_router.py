@@ -6,6 +6,7 @@ goes on reading, and a connection's end does not end its calls.
 """
 
 import asyncio
+import itertools
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,7 @@ from exai.core.errors import (
     ExaiError,
     ServiceUnavailable,
 )
+from exai.core.events import Whose
 from exai.core.identity import Principal
 from exai.core.outcomes import Failed
 from exai.core.peer import Peer
@@ -72,6 +74,8 @@ class RequestRouter:
         self._defects = defects
         self._health = health
         self._is_draining = False
+        boot = secrets.token_hex(8)
+        self._call_ids = (f"{boot}-{number:x}" for number in itertools.count(1))
         self._handlers: dict[type[Request], Callable[[Peer, Any], None]] = {
             CallTool: self._call_tool,
             CancelTool: self._cancel_tool,
@@ -90,7 +94,7 @@ class RequestRouter:
         for call in self._in_flight.of_session(session_id):
             self._settling.end(call, CallCancelled("the session ended", **call.possible_effect()))
         await self._in_flight.wait_session_over(session_id)
-        with self._defects.contained("ending a session"):
+        with self._defects.contained("ending a session", Whose(session_id)):
             await self._ledger.end_session(session_id, principal)
 
     def has_calls(self, session_id: str) -> bool:
@@ -107,7 +111,7 @@ class RequestRouter:
 
     async def forget_sent(self, peer: Peer) -> None:
         """Let no result of a peer that came back count as sent: all are sent again."""
-        with self._defects.contained("resuming"):
+        with self._defects.contained("resuming", Whose(peer.session_id)):
             await self._ledger.forget_sent(peer.session_id)
 
     async def knows(self, peer: Peer, request_id: str) -> bool:
@@ -115,7 +119,9 @@ class RequestRouter:
         if self._in_flight.find(peer.session_id, request_id) is not None:
             return True
         known = await self._defects.outcome_of(
-            self._ledger.find(peer.session_id, request_id), "limiting the rate"
+            self._ledger.find(peer.session_id, request_id),
+            "limiting the rate",
+            Whose(peer.session_id, request_id),
         )
         return known is not None
 
@@ -124,7 +130,9 @@ class RequestRouter:
 
         Where that cannot be read, those that are under way.
         """
-        owed = await self._defects.outcome_of(self._ledger.owed(peer.session_id), "resuming")
+        owed = await self._defects.outcome_of(
+            self._ledger.owed(peer.session_id), "resuming", Whose(peer.session_id)
+        )
         if not isinstance(owed, Failed):
             return owed
         calls = self._in_flight.of_session(peer.session_id)
@@ -136,11 +144,14 @@ class RequestRouter:
 
     async def note_sent(self, peer: Peer, request_ids: list[str]) -> None:
         """Take note that results were written to a socket."""
-        with self._defects.contained("noting what was sent"):
+        with self._defects.contained("noting what was sent", Whose(peer.session_id)):
             await self._ledger.mark_sent(peer.session_id, request_ids)
 
-    async def drain(self, drain_s: float) -> None:
-        """Take no new calls, let running ones end within `drain_s`, then end the rest."""
+    async def drain(self, drain_s: float) -> int:
+        """Take no new calls, let running ones end within `drain_s`, then end the rest.
+
+        Returns how many these were.
+        """
         self._is_draining = True
         for call in self._in_flight:
             if call.started_at is None:
@@ -149,17 +160,20 @@ class RequestRouter:
             async with asyncio.timeout(drain_s):
                 await self._in_flight.wait_empty()
         except TimeoutError:
-            for call in self._in_flight:
+            late = list(self._in_flight)
+            for call in late:
                 self._settling.end(call, _interrupted(call))
             await self._in_flight.wait_empty()
+            return len(late)
+        return 0
 
     def _call_tool(self, peer: Peer, request: CallTool) -> None:
         request_id = request.request_id or f"exai-{secrets.token_hex(8)}"
         earlier = self._in_flight.find(peer.session_id, request_id)
         if earlier is None:
-            call = Call(secrets.token_hex(16), request, request_id, peer)
+            call = Call(next(self._call_ids), request, request_id, peer)
             self._in_flight.register(call)
-            self._tasks.create_task(self._arrive(call))
+            call.task = self._tasks.create_task(self._arrive(call))
         elif earlier.digest == request_digest(request.name, arguments_digest(request.arguments)):
             earlier.join()
         elif earlier.is_accepted:
@@ -169,13 +183,13 @@ class RequestRouter:
 
     async def _call_once_moved(self, peer: Peer, request: CallTool, earlier: Call) -> None:
         while not earlier.is_accepted and self._in_flight.has(earlier):
-            await earlier.moved.wait()
+            await earlier.wait_moved()
         if not peer.has_ended:
             self._call_tool(peer, request)
 
     async def _arrive(self, call: Call) -> None:
         """See a call aboard a flight, which will answer it; or answer it here and now."""
-        refusal = await self._defects.outcome_of(self._board(call), call.request.name)
+        refusal = await self._defects.outcome_of(self._board(call), call.request.name, call.whose)
         if refusal is not None:
             await self._settling.settle(call, refusal)
 
@@ -202,7 +216,7 @@ class RequestRouter:
             if earlier.is_accepted and earlier.outcome is None:
                 await self._pipeline.follow(call, earlier)
                 return True
-            await earlier.moved.wait()
+            await earlier.wait_moved()
         known = await self._ledger.find_by_key(call.peer.principal.name, idempotency_key)
         if known is None:
             return False
@@ -249,14 +263,15 @@ class RequestRouter:
         except ExaiError as error:
             peer.send(_refused(request_id, error))
         except Exception as error:  # noqa: BLE001 - a store may fail in its own ways
-            info = self._defects.report("get_result", error)
+            whose = Whose(peer.session_id, request_id)
+            info = self._defects.report("get_result", error, whose)
             peer.send(CallAnswered(request_id, Failed(info)))
 
     def _acknowledge(self, peer: Peer, request: Acknowledge) -> None:
         self._tasks.create_task(self._erase(peer, request.request_ids))
 
     async def _erase(self, peer: Peer, request_ids: list[str]) -> None:
-        with self._defects.contained("ack"):
+        with self._defects.contained("ack", Whose(peer.session_id)):
             await self._ledger.acknowledge(peer.session_id, request_ids)
 
     def _list_tools(self, peer: Peer, request: ListTools) -> None:

@@ -33,6 +33,8 @@ class ScopeTurns:
         Where the daemon has too few permits for all scopes that could start something, the
         principals take turns over all scopes: nobody gets more for waiting in many.
         """
+        if not self._waited_for:
+            return None
         leaves_only = not daemon.has_free
         rings = [
             (gate, ring)

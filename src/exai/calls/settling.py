@@ -63,13 +63,16 @@ class Settling:
 
     def limit_time(self, call: Call) -> None:
         """See to it that an accepted call ends at its deadline."""
-        loop = asyncio.get_running_loop()
-        call.timer = loop.call_at(call.deadline, lambda: self.end(call, call.expired()))
+        assert call.task is not None
+        call.timer = call.task.get_loop().call_at(call.deadline, self._end_late, call)
+
+    def _end_late(self, call: Call) -> None:
+        self.end(call, call.expired())
 
     async def _deliver(self, call: Call, outcome: Outcome) -> None:
         if call.is_accepted:
             # What cannot be stored is still told: the work is done, and its caller waits.
-            with self._defects.contained("settling"):
+            with self._defects.contained("settling", call.whose):
                 await self._ledger.settle(call)
         self._in_flight.unregister(call)
         self._answer(call, outcome)
@@ -79,17 +82,16 @@ class Settling:
         try:
             call.peer.send(CallAnswered(call.request_id, outcome, call.meta()))
         except Exception as error:  # noqa: BLE001 - an outcome that no frame can hold is a defect
-            info = self._defects.report("answering", error, **call.possible_effect())
+            info = self._defects.report("answering", error, call.whose, **call.possible_effect())
             call.peer.send(CallAnswered(call.request_id, Failed(info), call.meta()))
 
     def _emit(self, call: Call, outcome: Outcome) -> None:
         code = outcome.error.code.value if isinstance(outcome, Failed) else "ok"
-        who = (call.request_id, call.peer.session_id, call.peer.principal.name, call.tool_name)
+        peer = call.peer
+        who = call.call_id, call.request_id, peer.session_id, peer.principal.name, call.tool_name
         if call.is_accepted:
             shared = "cached" if call.is_cached else "joined" if call.is_joined else None
-            self._events.emit(
-                CallSettled(call.call_id, *who, code, call.queue_s, call.run_s, shared)
-            )
+            self._events.emit(CallSettled(*who, code, call.queue_s, call.run_s, shared))
         else:
             self._events.emit(CallRejected(*who, code, _scope_of(outcome)))
 

@@ -188,7 +188,7 @@ def status(
 ) -> None:
     """Print how the daemon fares: what runs and waits, its limits, its providers and servers.
 
-    It ends with 0 if the daemon is ready, with 8 if it starts or stops, and with 4 if none answers.
+    It ends with 0 if the daemon is ready, with 9 if it starts or stops, and with 4 if none answers.
     """
     from exai.cli.config_file import CommandLine
     from exai.cli.status_command import run_status
@@ -213,7 +213,7 @@ def doctor(
     """Look at everything that a daemon needs; say what is wrong, and what to do about it.
 
     It changes nothing, and works with a daemon and without one. Give it what `exai serve`
-    is given. It ends with 9 if it has found a problem.
+    is given. It ends with 10 if it has found a problem.
     """
     from exai.cli.config_file import CommandLine
     from exai.cli.doctor_command import run_doctor

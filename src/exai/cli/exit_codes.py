@@ -14,8 +14,9 @@ class ExitCode(IntEnum):
     UNAUTHORIZED = 5
     ALREADY_RUNNING = 6
     CANNOT_SERVE = 7
-    NOT_READY = 8
-    PROBLEM_FOUND = 9
+    DEFECT = 8
+    NOT_READY = 9
+    PROBLEM_FOUND = 10
     INTERRUPTED = 130
     TERMINATED = 143
 
@@ -29,6 +30,7 @@ MEANINGS: dict[ExitCode, str] = {
     ExitCode.UNAUTHORIZED: "the daemon refused the token",
     ExitCode.ALREADY_RUNNING: "another daemon uses this state directory",
     ExitCode.CANNOT_SERVE: "the daemon cannot use its ports or its state directory",
+    ExitCode.DEFECT: "a defect ended the daemon, or kept it from ending; its log has the details",
     ExitCode.NOT_READY: "the daemon answers, but is not ready: it starts, or it stops",
     ExitCode.PROBLEM_FOUND: "`exai doctor` has found a problem",
     ExitCode.INTERRUPTED: "ended by Ctrl-C (SIGINT)",

@@ -4,8 +4,11 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
+from typing import NoReturn
 
 import msgspec
 
@@ -22,15 +25,19 @@ from exai.cli.exit_codes import ExitCode
 from exai.cli.secret_references import SecretUnreadable
 from exai.cli.state_token import make_state_dir, make_state_token, token_path
 from exai.cli.terminal import complain, write
-from exai.core.config import Config, PrincipalConfig, Secret
-from exai.core.events import EventSink
+from exai.core.config import Config, PrincipalConfig, Secret, ServerConfig
+from exai.core.events import DaemonCutShort, DaemonFailed
+from exai.core.lifecycle import lone_cause, running
 from exai.core.token_store import RotationsUnreadable
-from exai.observe.logs import configure_logging
+from exai.observe.logs import LogSink, configure_logging
 from exai.stores.instance_lock import AlreadyRunning
 from exai.transports.server_certificate import CertificateUnusable
 from exai.ws_server import DaemonAddress, build_daemon
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_UNUSABLE = (SecretUnreadable, RotationsUnreadable, CertificateUnusable, OSError)
+_REFUSALS = (AlreadyRunning, *_UNUSABLE)
+_CHILDREN_END_WITHIN_S = 30.0
 _COLLECTOR_THRESHOLDS = (2000, 5, 50)
 
 
@@ -41,19 +48,19 @@ def run_serve(command_line: CommandLine) -> ExitCode:
         show_warnings(loaded.warnings)
         config = _with_token(loaded)
         with (
-            configure_logging(config.server.log_level) as events,
+            configure_logging(config.server.log_level, colors=_may_color()) as events,
+            _end_within(_time_to_end_s(config.server), events) as limit,
             asyncio.Runner(loop_factory=_loop_factory()) as runner,
         ):
-            runner.run(_serve(config, events, _whereabouts_of_token(loaded)))
+            return runner.run(_serve(config, events, limit, _whereabouts_of_token(loaded)))
     except ConfigProblems as wrong:
         return refuse_config(wrong)
     except AlreadyRunning as other:
         complain(str(other))
         return ExitCode.ALREADY_RUNNING
-    except (SecretUnreadable, RotationsUnreadable, CertificateUnusable, OSError) as error:
+    except _UNUSABLE as error:
         complain(f"cannot serve: {error}")
         return ExitCode.CANNOT_SERVE
-    return ExitCode.OK
 
 
 def calm_collector() -> None:
@@ -91,6 +98,10 @@ def _whereabouts_of_token(loaded: LoadedConfig) -> str:
     )
 
 
+def _may_color() -> bool:
+    return not process_environment().get("NO_COLOR")
+
+
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         import uvloop  # not there on every platform
@@ -99,37 +110,83 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _serve(config: Config, events: EventSink, token_whereabouts: str) -> None:
-    stop = asyncio.Event()
+async def _serve(
+    config: Config, events: LogSink, limit: threading.Timer, token_whereabouts: str
+) -> ExitCode:
+    stop, is_open = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in _STOP_SIGNALS:
-        loop.add_signal_handler(number, _stop_or_die, stop, number)
+        loop.add_signal_handler(number, _stop_or_die, stop, number, events)
 
     def tell_ready(address: DaemonAddress) -> None:
+        is_open.set()
         calm_collector()
-        try:
-            leave_address(
-                config.state_dir,
-                address.websocket_url,
-                address.http_url,
-                config.server.tls_certificate,
-            )
-            write(
-                f"exai {version('exai')} is ready: {address.websocket_url}, "
-                f"{address.http_url}; {token_whereabouts}\n"
-            )
-        except OSError as error:  # it serves all the same, whoever wanted to know
-            complain(f"warning: cannot say that the daemon is ready: {error}")
+        _tell_ready(config, address, token_whereabouts)
 
     try:
         daemon = build_daemon(config, environment=process_environment(), events=events)
-        await daemon.run(stop, tell_ready)
+        with lone_cause():
+            async with running(_limit_end(stop, limit)):
+                await daemon.run(stop, tell_ready)
+    except Exception as error:
+        if isinstance(error, _REFUSALS) and not is_open.is_set():
+            raise
+        events.emit(DaemonFailed(error))
+        return ExitCode.DEFECT
     finally:
         remove_address(config.state_dir)
+    return ExitCode.OK
 
 
-def _stop_or_die(stop: asyncio.Event, number: int) -> None:
+def _tell_ready(config: Config, address: DaemonAddress, token_whereabouts: str) -> None:
+    websocket_url, http_url = address
+    try:
+        leave_address(config.state_dir, websocket_url, http_url, config.server.tls_certificate)
+        write(
+            f"exai {version('exai')} is ready: {websocket_url}, {http_url}; {token_whereabouts}\n"
+        )
+    except OSError as error:  # it serves all the same, whoever wanted to know
+        complain(f"warning: cannot say that the daemon is ready: {error}")
+
+
+def _stop_or_die(stop: asyncio.Event, number: int, events: LogSink) -> None:
     """The first signal asks for a calm end; the second one does not wait for it."""
     if stop.is_set():
-        os._exit(128 + number)
+        _die(f"a second signal, {signal.Signals(number).name}", 128 + number, events)
     stop.set()
+
+
+async def _limit_end(stop: asyncio.Event, limit: threading.Timer) -> None:
+    """Let the time run from which on the daemon should be ending."""
+    await stop.wait()
+    limit.start()
+
+
+def _time_to_end_s(server: ServerConfig) -> float:
+    """Return how long an orderly end may take: the calls', the connections', the children's."""
+    return server.drain_s + 6 * server.close_timeout_s + _CHILDREN_END_WITHIN_S
+
+
+@contextmanager
+def _end_within(limit_s: float, events: LogSink) -> Iterator[threading.Timer]:
+    """Yield what ends the process in so long, once it is started, if the context is open still.
+
+    A thread, since what keeps a daemon from its end may hold its loop.
+    """
+    reason = f"it did not end within {limit_s:g} s"
+    limit = threading.Timer(limit_s, _die, [reason, ExitCode.DEFECT, events])
+    limit.daemon = True
+    try:
+        yield limit
+    finally:
+        limit.cancel()
+
+
+def _die(reason: str, status: int, events: LogSink) -> NoReturn:
+    """End here and now; the guard ends the children when it finds the daemon gone.
+
+    By an exit status, since the signal's own action would not end a container's first process.
+    """
+    events.emit(DaemonCutShort(reason))
+    events.close()
+    os._exit(status)

@@ -148,24 +148,33 @@ class _Reader:
         """Read until the peer has gone, or another connection speaks for the session."""
         session = self._attachment.session
         for turn in itertools.count(1):
-            message = await _decode(await self._channel.receive())
+            message = await self._receive()
             if turn % _FRAMES_PER_TURN == 0:
                 await asyncio.sleep(0)  # what has arrived already is received without waiting
-            refusal = await self._limit_rate(message)
+            wait_s = self._rates.take(session.principal.name, self._channel.remote_address)
+            refusal = await self._slow_down(message, wait_s) if wait_s else None
             if session.outbox is not self._attachment.outbox:
                 return
             self._take(message if refusal is None else refusal)
 
-    async def _limit_rate(self, message: Request | Reply) -> Reply | None:
+    async def _receive(self) -> Request | Reply:
+        """Receive and decode a frame; a large one in a thread, while only its connection waits."""
+        frame = await self._channel.receive()
+        if len(frame) > _DECODED_AT_ONCE_BYTES:
+            return await asyncio.to_thread(exai_v1.decode, frame)
+        return exai_v1.decode(frame)
+
+    async def _slow_down(self, message: Request | Reply, wait_s: float) -> Reply | None:
         """Refuse what may be refused where too much comes; of the rest read more slowly."""
         principal = self._attachment.session.principal.name
-        while wait_s := self._rates.take(principal, self._channel.remote_address):
+        while wait_s:
             if isinstance(message, _REFUSABLE) and not await self._is_known(message):
                 refusal_wait_s = self._rates.take_refusal(principal)
                 if not refusal_wait_s:
                     return _too_fast(message, wait_s)
                 wait_s = refusal_wait_s
             await asyncio.sleep(wait_s)
+            wait_s = self._rates.take(principal, self._channel.remote_address)
         return None
 
     async def _is_known(self, message: CallTool | ListTools | RotateToken) -> bool:
@@ -194,10 +203,3 @@ def _too_fast(message: CallTool | ListTools | RotateToken, wait_s: float) -> Rep
     if isinstance(message, CallTool) and message.request_id is not None:
         return CallAnswered(message.request_id, Failed(error))
     return RequestRefused(message.request_id, error)
-
-
-async def _decode(frame: bytes) -> Request | Reply:
-    """Decode a frame; a large one in a thread, while only its own connection waits."""
-    if len(frame) > _DECODED_AT_ONCE_BYTES:
-        return await asyncio.to_thread(exai_v1.decode, frame)
-    return exai_v1.decode(frame)

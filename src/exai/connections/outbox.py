@@ -21,7 +21,6 @@ OnSent = Callable[[list[str]], Awaitable[None]]
 _IN_STEP_BYTES = 65_536
 _MERGED_TEXT_LENGTH = 65_536
 _FRAME_BYTES = 200
-_NOTED_AT_ONCE = 20
 
 
 class _Waiting:
@@ -43,9 +42,11 @@ class _Waiting:
 
 
 class Outbox:
-    """Replies on their way to one channel: `put` and `finish` never wait, `run` sends.
+    """Replies on their way to one channel: `put` and `finish` never wait.
 
-    `on_sent` hears of every result that was written.
+    To a peer that keeps pace all is sent in the next turn of the event loop, what comes
+    together in one go; to any other `run` sends one after the other. `on_sent` hears of the
+    results that were written, some at a time.
     """
 
     def __init__(
@@ -55,11 +56,19 @@ class Outbox:
         max_bytes: int,
         patience_s: float,
         on_sent: OnSent | None = None,
+        noted_at_once: int = 1,
     ) -> None:
         self._encode = encode
         self._max_bytes = max_bytes
         self._patience_s = patience_s
         self._on_sent = on_sent
+        self._noted_at_once = noted_at_once
+        self._sent: list[str] = []
+        self._sent_bytes = 0
+        self._is_note_due = False
+        self._is_send_due = False
+        self._channel: Channel | None = None
+        self._loop = asyncio.get_running_loop()  # asked for each frame, it makes a system call
         self._waiting: deque[_Waiting] = deque()
         self._latest: dict[str, _Waiting] = {}
         self._waiting_bytes = 0
@@ -106,39 +115,39 @@ class Outbox:
         self.finish(farewell)
         self._drop_all()
         if self._patience is not None and not self._patience.expired():
-            self._patience.reschedule(asyncio.get_running_loop().time())
+            self._patience.reschedule(self._loop.time())
 
     async def run(self, channel: Channel) -> Close:
         """Send until finished or abandoned, or until the peer is too slow, and return why.
 
         Raises `ChannelClosed`.
         """
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(None) as self._patience:
-                self._look = loop.call_later(self._patience_s, self._look_at_peer)
-                return await self._send_all(channel, loop)
+                self._look = self._loop.call_later(self._patience_s, self._look_at_peer)
+                self._channel = channel
+                return await self._send_all(channel)
         except TimeoutError:
             return self._farewell or SLOW_CONSUMER
         finally:
             self._is_closed = True
-            self._patience = None
+            self._channel = self._patience = None
             self._look.cancel()
             self._drop_all()
 
-    async def _send_all(self, channel: Channel, loop: asyncio.AbstractEventLoop) -> Close:
+    async def _send_all(self, channel: Channel) -> Close:
         while True:
-            sent: list[str] = []
-            while self._waiting and len(sent) < _NOTED_AT_ONCE:
+            while self._waiting and not self._is_note_due:
                 waiting = self._take_next()
-                self._sending_since = loop.time()
+                self._sending_since = self._loop.time()
                 self._waiting_bytes -= waiting.size_bytes
                 await channel.send(waiting.frame)
                 self._has_room.set()
-                if waiting.result_of is not None:
-                    sent.append(waiting.result_of)
+                self._note_sent(waiting.result_of, waiting.frame)
             self._sending_since = None
-            if sent and self._on_sent is not None:
+            if self._is_note_due and self._on_sent is not None:
+                sent, self._sent = self._sent, []
+                self._sent_bytes, self._is_note_due = 0, False
                 await self._on_sent(sent)
             if self._farewell is not None and not self._waiting:
                 return self._farewell
@@ -151,13 +160,21 @@ class Outbox:
 
         One timer a connection: to set and forget one for each frame costs more than sending.
         """
-        loop = asyncio.get_running_loop()
-        now, since = loop.time(), self._sending_since
+        now, since = self._loop.time(), self._sending_since
         look_at = (now if since is None else since) + self._patience_s
         if look_at > now:
-            self._look = loop.call_at(look_at, self._look_at_peer)
+            self._look = self._loop.call_at(look_at, self._look_at_peer)
         elif self._patience is not None:
             self._patience.reschedule(now)
+
+    def _note_sent(self, result_of: str | None, frame: bytes) -> None:
+        if result_of is None or self._on_sent is None:
+            return
+        self._sent.append(result_of)
+        self._sent_bytes += len(frame)
+        if len(self._sent) >= self._noted_at_once or self._sent_bytes > _IN_STEP_BYTES:
+            self._is_note_due = True
+            self._has_news.set()
 
     def _take_next(self) -> _Waiting:
         waiting = self._waiting.popleft()
@@ -185,8 +202,31 @@ class Outbox:
 
     def _append(self, waiting: _Waiting) -> None:
         self._waiting.append(waiting)
-        self._has_news.set()
         self._add_bytes(waiting.size_bytes)
+        if not self._is_send_due:
+            self._is_send_due = True
+            self._loop.call_soon(self._send_at_once)
+
+    def _send_at_once(self) -> None:
+        """Send what waits, without waking `run`, where that needs no waiting."""
+        self._is_send_due = False
+        channel = self._channel
+        if channel is None or self._sending_since is not None or not channel.is_ready:
+            self._has_news.set()
+            return
+        frames: list[bytes] = []
+        left_bytes = _IN_STEP_BYTES
+        while self._waiting and left_bytes > 0 and not self._is_note_due:
+            waiting = self._take_next()
+            self._waiting_bytes -= waiting.size_bytes
+            left_bytes -= waiting.size_bytes
+            frames.append(waiting.frame)
+            self._note_sent(waiting.result_of, waiting.frame)
+        if frames:
+            channel.send_at_once(frames)
+            self._has_room.set()
+        if self._waiting:
+            self._has_news.set()
 
     def _add_bytes(self, size_bytes: int) -> None:
         """Count what waits beside the largest reply, which may be as large as it is."""

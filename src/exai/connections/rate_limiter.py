@@ -102,19 +102,19 @@ class RateLimiter:
     def take(self, principal: str, address: str) -> float:
         """Count one message and return 0; or return how long until it may come, uncounted."""
         now = self._clock.monotonic_s()
-        buckets = [
-            bucket
-            for bucket in (
-                self._principals.bucket(principal, now),
-                self._address_bucket(address, now),
-                self._daemon.bucket(_DAEMON, now),
-            )
-            if bucket is not None
-        ]
-        wait_s = max((bucket.wait_s(now) for bucket in buckets), default=0.0)
+        buckets = (
+            self._principals.bucket(principal, now),
+            self._address_bucket(address, now),
+            self._daemon.bucket(_DAEMON, now),
+        )
+        wait_s = 0.0
+        for bucket in buckets:
+            if bucket is not None:
+                wait_s = max(wait_s, bucket.wait_s(now))
         if not wait_s:
             for bucket in buckets:
-                bucket.take()
+                if bucket is not None:
+                    bucket.take()
         return wait_s
 
     def take_refusal(self, principal: str) -> float:

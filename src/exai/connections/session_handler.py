@@ -90,7 +90,7 @@ class SessionHandler:
         self._sessions: dict[str, Session] = {}
         self._detached: dict[str, dict[Session, None]] = {}
         self._retelling: set[Outbox] = set()
-        self._is_draining = False
+        self._going_away: Reply | None = None
         self._farewell: Close | None = None
         self._none_attached = asyncio.Event()
 
@@ -118,7 +118,7 @@ class SessionHandler:
         Raises `Refused` while draining, but for a session that has calls under way.
         """
         session = self._wanted(hello, principal)
-        if self._is_draining and not (session and self._calls.has_calls(session.session_id)):
+        if self._going_away and not (session and self._calls.has_calls(session.session_id)):
             raise Refused(close_codes.SERVICE_RESTART)
         if session is None or hello.resume is None:
             return self._open_fresh(hello, principal, remote_address)
@@ -133,6 +133,8 @@ class SessionHandler:
             self.detach(session, outbox, "the connection ended while it resumed")
             raise
         self._greet(session, outbox, hello.resume.resume_token, resumed=True, pending=pending)
+        if self._going_away:
+            session.send(self._going_away)
         self._events.emit(
             SessionResumed(session.session_id, principal.name, remote_address, len(pending))
         )
@@ -187,8 +189,8 @@ class SessionHandler:
                     self._expire(session)
 
     def drain(self, farewell: Reply) -> None:
-        """Open no more sessions, and tell the open ones."""
-        self._is_draining = True
+        """Open no more sessions, and tell the open ones, and those that come back."""
+        self._going_away = farewell
         for session in self:
             session.send(farewell)
 

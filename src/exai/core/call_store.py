@@ -39,7 +39,7 @@ class Settlement(msgspec.Struct, frozen=True):
     cached: bool = False
 
 
-class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
+class CallRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the ledger knows of one call.
 
     `arguments_digest` covers tool name and canonical arguments; `accepted_at`,

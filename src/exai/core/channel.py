@@ -1,6 +1,7 @@
 """The contract of a channel: one open two-way stream of messages, whatever carries it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 MAX_FIRST_MESSAGE_BYTES = 65_536
 """How long a message may be before the peer has said who it is."""
@@ -45,6 +46,15 @@ class Channel(ABC):
 
         Raises `ChannelClosed`.
         """
+
+    @property
+    @abstractmethod
+    def is_ready(self) -> bool:
+        """Tell whether the peer is there and reads as fast as it is written to."""
+
+    @abstractmethod
+    def send_at_once(self, messages: Sequence[bytes]) -> None:
+        """Send UTF-8 bytes, each as one text message, together; only while `is_ready`."""
 
     @abstractmethod
     async def close(self, code: int, reason: str) -> None:

@@ -24,10 +24,8 @@ class SystemClock(Clock):
     def __init__(self) -> None:
         self._offset_s = time.time() - time.monotonic()
 
+    monotonic_s = staticmethod(time.monotonic)
+
     def wall_s(self) -> float:
         """Return unix seconds."""
         return self._offset_s + time.monotonic()
-
-    def monotonic_s(self) -> float:
-        """Return `time.monotonic()`."""
-        return time.monotonic()

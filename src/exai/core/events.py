@@ -3,9 +3,17 @@
 An event holds names, sizes and durations: never arguments, outputs or secrets.
 """
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
+
+
+class Whose(NamedTuple):
+    """Whom a fact is about, as far as that is known."""
+
+    session_id: str | None = None
+    request_id: str | None = None
+    call_id: str | None = None
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -25,6 +33,7 @@ class CallAccepted(Event, frozen=True):
 class CallRejected(Event, frozen=True):
     """A call was refused before acceptance. `scope` is what was full, where something was."""
 
+    call_id: str
     request_id: str
     session_id: str
     principal: str
@@ -51,8 +60,11 @@ class CallSettled(Event, frozen=True):
 
 
 class WorkEnded(Event, frozen=True):
-    """One execution of a model tool has ended, for however many callers."""
+    """One execution of a model tool has ended, for however many callers: whose the first was."""
 
+    session_id: str | None
+    request_id: str | None
+    call_id: str | None
     tool: str
     provider: str
     model: str
@@ -66,6 +78,9 @@ class CallFailedInside(Event, frozen=True):
     error_id: str
     where: str
     exception: BaseException
+    session_id: str | None = None
+    request_id: str | None = None
+    call_id: str | None = None
 
 
 class SessionOpened(Event, frozen=True):
@@ -212,6 +227,49 @@ class ProviderDied(Event, frozen=True):
     """A local model process ended by itself."""
 
     provider: str
+    reason: str
+
+
+class DaemonOpened(Event, frozen=True):
+    """Both ports are open."""
+
+    version: str
+    pid: int
+    websocket_url: str
+    http_url: str
+    auth: str
+
+
+class DaemonReady(Event, frozen=True):
+    """The daemon takes traffic: every MCP server had its first start, or time enough for it."""
+
+    start_s: float
+
+
+class DaemonDraining(Event, frozen=True):
+    """The daemon takes nothing new, and finishes what runs within `drain_s`."""
+
+    drain_s: float
+    session_count: int
+    call_count: int
+
+
+class DaemonStopped(Event, frozen=True):
+    """The daemon has ended as it should, after so long; so many calls were cut off."""
+
+    stop_s: float
+    interrupted_count: int
+
+
+class DaemonFailed(Event, frozen=True):
+    """A defect has ended the daemon."""
+
+    exception: BaseException
+
+
+class DaemonCutShort(Event, frozen=True):
+    """The daemon ends at once, whatever it is at."""
+
     reason: str
 
 

@@ -20,4 +20,4 @@ class Principal(msgspec.Struct, frozen=True):
 
     def may_use(self, tool_name: str) -> bool:
         """Tell whether one of this principal's globs matches the tool's name."""
-        return any(fnmatchcase(tool_name, pattern) for pattern in self.tools)
+        return self.sees_everything or any(fnmatchcase(tool_name, glob) for glob in self.tools)

@@ -57,5 +57,5 @@ def text_block(text: str) -> Block:
 
 def text_of(outputs: list[Block]) -> str:
     """Join the text blocks of `outputs` with newlines."""
-    texts = (block.get("text") for block in outputs if block.get("type") == "text")
-    return "\n".join(text for text in texts if isinstance(text, str))
+    texts = [block.get("text") for block in outputs if block.get("type") == "text"]
+    return "\n".join([text for text in texts if isinstance(text, str)])

@@ -1,14 +1,14 @@
 """The log: one line per fact, on standard error, from events and from libraries alike.
 
 Knows which event has which name and how much it matters. Lines carry names, sizes and
-durations, as events do; a traceback stands only beside a defect. Hears, never acts.
+durations, as events do; `docs/logs.md` has them all. Hears, never acts.
 """
 
 import logging
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TextIO
+from typing import NamedTuple, TextIO
 
 import msgspec
 
@@ -16,7 +16,7 @@ from exai.core import events
 from exai.core.clock import Clock, SystemClock
 from exai.core.events import Event, EventSink
 from exai.observe.line_writer import LineWriter
-from exai.observe.log_lines import LogLine, Render, as_json, as_words
+from exai.observe.log_lines import LogLines
 
 
 class Fact(NamedTuple):
@@ -51,16 +51,21 @@ FACTS: Mapping[type[Event], Fact] = {
     events.ToolUnavailable: Fact("upstream.tool_unavailable", logging.WARNING),
     events.ProviderStarted: Fact("providers.started", logging.INFO),
     events.ProviderDied: Fact("providers.died", logging.WARNING),
+    events.DaemonOpened: Fact("daemon.opened", logging.INFO),
+    events.DaemonReady: Fact("daemon.ready", logging.INFO),
+    events.DaemonDraining: Fact("daemon.draining", logging.INFO),
+    events.DaemonStopped: Fact("daemon.stopped", logging.INFO),
+    events.DaemonFailed: Fact("daemon.failed", logging.CRITICAL),
+    events.DaemonCutShort: Fact("daemon.cut_short", logging.ERROR),
 }
 
 
 class LogSink(EventSink):
     """Turns events into lines; one below the level costs a look into a table."""
 
-    def __init__(self, writer: LineWriter, render: Render, level: int, clock: Clock) -> None:
+    def __init__(self, writer: LineWriter, lines: LogLines, level: int) -> None:
         self._writer = writer
-        self._render = render
-        self._clock = clock
+        self._lines = lines
         self._level = level
 
     def emit(self, event: Event) -> None:
@@ -69,61 +74,55 @@ class LogSink(EventSink):
         if fact.level < self._level:
             return
         fields = msgspec.structs.asdict(event)
-        exception = fields.pop("exception", None)
-        line = LogLine(self._clock.wall_s(), fact.level, fact.name, fields, exception)
-        self._writer.write(self._render(line))
+        if "exception" in fields:
+            fields["exc_info"] = fields.pop("exception")
+        self._writer.write(self._lines.line(fact.level, fact.name, **fields))
+
+    def close(self) -> None:
+        """Write what waits, for a bounded time."""
+        self._writer.close()
 
 
 class LibraryHandler(logging.Handler):
     """Writes what libraries have to say through `logging` into the same log."""
 
-    def __init__(self, writer: LineWriter, render: Render) -> None:
+    def __init__(self, writer: LineWriter, lines: LogLines) -> None:
         super().__init__(logging.WARNING)
+        self.setFormatter(lines.formatter())
         self._writer = writer
-        self._render = render
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record as one line."""
-        name = record.name.removeprefix("exai.")
-        event = name if name != record.name else f"library.{name}"
-        exception = record.exc_info[1] if record.exc_info else None
-        fields = {"message": _message_of(record)}
-        self._writer.write(
-            self._render(LogLine(record.created, record.levelno, event, fields, exception))
-        )
+        self._writer.write(self.format(record).encode())
 
 
 @contextmanager
 def configure_logging(
-    level: str = "info", stream: TextIO | None = None, clock: Clock | None = None
+    level: str = "info",
+    stream: TextIO | None = None,
+    clock: Clock | None = None,
+    *,
+    colors: bool = True,
 ) -> Iterator[LogSink]:
     """Write the process's log to a stream (standard error) while the context is open.
 
     JSON, or words where the stream is a terminal. `level` is a name of `logging`.
     """
-    target, time = stream or sys.stderr, clock or SystemClock()
-    render = as_words if target.isatty() else as_json
+    target = stream or sys.stderr
+    lines = LogLines(clock or SystemClock(), for_people=target.isatty(), colors=colors)
 
     def note_of_loss(count: int) -> bytes:
-        return render(
-            LogLine(time.wall_s(), logging.WARNING, "observe.lines_lost", {"count": count})
-        )
+        return lines.line(logging.WARNING, "observe.lines_lost", count=count)
 
     writer = LineWriter(target.fileno(), note_of_loss)
-    handler = LibraryHandler(writer, render)
+    handler = LibraryHandler(writer, lines)
     root = logging.getLogger()
     root.addHandler(handler)
     logging.captureWarnings(True)
+    sink = LogSink(writer, lines, logging.getLevelNamesMapping()[level.upper()])
     try:
-        yield LogSink(writer, render, logging.getLevelNamesMapping()[level.upper()], time)
+        yield sink
     finally:
         logging.captureWarnings(False)
         root.removeHandler(handler)
-        writer.close()
-
-
-def _message_of(record: logging.LogRecord) -> Any:
-    try:
-        return record.getMessage()
-    except (TypeError, ValueError, KeyError):  # the library's arguments do not fit its format
-        return record.msg
+        sink.close()

@@ -19,6 +19,7 @@ from exai.core.call_store import (
 from exai.core.outcomes import Completed
 
 _encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Settlement).decode
 _RECORDS_PER_TURN = 1000
 _UNSETTLED = (CallState.ACCEPTED, CallState.RUNNING)
 
@@ -26,6 +27,8 @@ _UNSETTLED = (CallState.ACCEPTED, CallState.RUNNING)
 class MemoryCallStore(CallStore):
     """`CallStore` over dictionaries; its methods hardly ever wait.
 
+    Settlements rest encoded: thousands of them, as objects, would be what the garbage
+    collector looks at most. A record says SETTLED and has its settlement in `_settlements`.
     `_settled_at`, `_erased_at` and `_keyed_at` (when a call with a key settled) are in the
     order of their times, so that expiry looks only at what expires. A tombstone stands in
     `_erased_at` if it has no key, else in `_keyed_at` alone.
@@ -35,6 +38,7 @@ class MemoryCallStore(CallStore):
 
     def __init__(self) -> None:
         self._records: dict[str, CallRecord] = {}
+        self._settlements: dict[str, bytes] = {}
         self._by_session: defaultdict[str, dict[str, str]] = defaultdict(dict)
         self._by_key: dict[tuple[str, str], str] = {}
         self._key_count: Counter[str] = Counter()
@@ -52,7 +56,7 @@ class MemoryCallStore(CallStore):
         if known_id is None and key is not None:
             known_id = self._by_key.get(key)
         if known_id is not None:
-            return self._records[known_id]
+            return self._whole(known_id)
         self._records[record.call_id] = record
         self._by_session[record.session_id][record.request_id] = record.call_id
         if key is not None:
@@ -75,12 +79,12 @@ class MemoryCallStore(CallStore):
         record = self._records.get(call_id)
         if record is None or record.state not in _UNSETTLED:
             return False
-        size_bytes = len(_encode(settlement))
+        encoded = self._settlements[call_id] = _encode(settlement)
+        size_bytes = len(encoded)
         self._records[call_id] = msgspec.structs.replace(
             record,
             state=CallState.SETTLED,
             settled_at=now,
-            settlement=settlement,
             succeeded=isinstance(settlement.outcome, Completed),
         )
         self._settled_at[call_id] = now
@@ -92,13 +96,14 @@ class MemoryCallStore(CallStore):
 
     async def find(self, session_id: str, request_id: str) -> CallRecord | None:
         """Return what is known of a session's request."""
-        call_id = self._by_session.get(session_id, {}).get(request_id)
-        return None if call_id is None else self._records[call_id]
+        of_session = self._by_session.get(session_id)
+        call_id = None if of_session is None else of_session.get(request_id)
+        return None if call_id is None else self._whole(call_id)
 
     async def find_by_key(self, principal: str, idempotency_key: str) -> CallRecord | None:
         """Return what is known of the request that a principal gave this key."""
         call_id = self._by_key.get((principal, idempotency_key))
-        return None if call_id is None else self._records[call_id]
+        return None if call_id is None else self._whole(call_id)
 
     async def key_count(self, principal: str) -> int:
         """Return how many keys of a principal are remembered."""
@@ -187,6 +192,13 @@ class MemoryCallStore(CallStore):
     async def close(self) -> None:
         """Nothing to flush."""
 
+    def _whole(self, call_id: str) -> CallRecord:
+        """Return a record with its settlement, if it has one."""
+        record, encoded = self._records[call_id], self._settlements.get(call_id)
+        if encoded is None:
+            return record
+        return msgspec.structs.replace(record, settlement=_decode(encoded))
+
     def _account_of(self, record: CallRecord) -> "_Kept":
         """Return where a record's result counts: in its session, or after that by its key."""
         of_session = self._by_session.get(record.session_id, {})
@@ -209,11 +221,10 @@ class MemoryCallStore(CallStore):
         self._records[call_id] = msgspec.structs.replace(
             record,
             state=CallState.ERASED,
-            settlement=None,
             erased_because=because,
             erased_at=now,
         )
-        del self._settled_at[call_id]
+        del self._settled_at[call_id], self._settlements[call_id]
         account = self._account_of(record)
         self._result_bytes -= account.forget(call_id)
         if record.idempotency_key is None:
@@ -223,6 +234,7 @@ class MemoryCallStore(CallStore):
 
     def _forget(self, call_id: str) -> None:
         record = self._records.pop(call_id)
+        self._settlements.pop(call_id, None)
         for times in (self._settled_at, self._erased_at, self._keyed_at):
             times.pop(call_id, None)
         self._result_bytes -= self._account_of(record).forget(call_id)

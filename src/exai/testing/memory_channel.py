@@ -6,6 +6,7 @@ knows no frames, pings or time-outs, since nothing here can be slow or lost by i
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from typing import NoReturn
 
 from exai.core.channel import MAX_FIRST_MESSAGE_BYTES, Channel, ChannelClosed
@@ -52,6 +53,14 @@ class _Lane:
             await self._change.wait()
         self._notify()
         return self._messages.popleft()
+
+    @property
+    def has_room(self) -> bool:
+        return len(self._messages) < self._room and self._end is None
+
+    def put_at_once(self, messages: Sequence[str]) -> None:
+        self._messages.extend(messages)
+        self._notify()
 
     def end(self, code: int, reason: str) -> None:
         if self._end is None:
@@ -105,6 +114,13 @@ class _MemoryChannel(_End, Channel):
 
     async def send(self, message: bytes) -> None:
         await self._outbox.put(message.decode())
+
+    @property
+    def is_ready(self) -> bool:
+        return self._outbox.has_room
+
+    def send_at_once(self, messages: Sequence[bytes]) -> None:
+        self._outbox.put_at_once([message.decode() for message in messages])
 
     async def _refuse(self, code: int, reason: str) -> NoReturn:
         await self.close(code, reason)

@@ -65,6 +65,8 @@ class ToolRegistry:
 
 def readings_of(name: str) -> list[str]:
     """Return the name itself, then what it means if it carries an old client's suffix."""
+    if not name.endswith(_OLD_SUFFIXES):
+        return [name]
     return [name, *(name.removesuffix(s) for s in _OLD_SUFFIXES if name.endswith(s))]
 
 

@@ -96,6 +96,19 @@ class WebsocketsConnection(ServerConnection):
             self._first_message_is_in = True
         super().process_event(event)
 
+    @property
+    def is_ready(self) -> bool:
+        """Tell whether the peer is there and reads as fast as it is written to."""
+        is_open = self.protocol.state is OPEN and not self.transport.is_closing()
+        return is_open and not self.paused
+
+    def send_at_once(self, messages: Sequence[bytes]) -> None:
+        """Send text messages by one write: the library would make a system call for each."""
+        for message in messages:
+            self.protocol.send_text(message)
+        self.protocol.writes = [b"".join(self.protocol.writes)]
+        self.send_data()
+
     def send_data(self) -> None:
         """Send; while the peer does not read, only the latest of the pongs that it is owed."""
         if self.paused:

@@ -45,6 +45,13 @@ class LibraryConnection(Protocol):
     async def send(self, message: bytes, *, text: bool) -> None:
         """Send UTF-8 bytes as a text message."""
 
+    @property
+    def is_ready(self) -> bool:
+        """Tell whether the peer is there and reads as fast as it is written to."""
+
+    def send_at_once(self, messages: Sequence[bytes]) -> None:
+        """Send UTF-8 bytes as text messages in one go, while `is_ready`."""
+
     async def finish(self, code: int, reason: str) -> None:
         """Send a close frame and wait for the end, however long it takes."""
 
@@ -97,6 +104,15 @@ class WebSocketChannel(Channel):
             await self._connection.send(message, text=True)
         except self._closed_exception as closed:
             raise _channel_closed(closed) from None
+
+    @property
+    def is_ready(self) -> bool:
+        """Tell whether nothing speaks against `send_at_once`."""
+        return self._connection.is_ready
+
+    def send_at_once(self, messages: Sequence[bytes]) -> None:
+        """Send UTF-8 bytes, each as one text message, together."""
+        self._connection.send_at_once(messages)
 
     async def close(self, code: int, reason: str) -> None:
         """Say why and close; whoever does not answer in time is dropped."""

@@ -75,8 +75,10 @@ class Requests(Protocol):
 class _Waiting:
     """A request without an answer yet."""
 
-    def __init__(self, on_progress: OnProgress | None) -> None:
-        self.answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+    def __init__(
+        self, answer: asyncio.Future[dict[str, Any]], on_progress: OnProgress | None
+    ) -> None:
+        self.answer = answer
         self.on_progress = on_progress
         self.was_written = False
 
@@ -107,6 +109,7 @@ class JsonRpcConnection(Requests):
         self._speech = speech
         self._max_result_bytes = max_result_bytes
         self._on_notification = on_notification
+        self._loop = asyncio.get_running_loop()
         self._ids = itertools.count(1)
         self._waiting: dict[int, _Waiting] = {}
 
@@ -148,15 +151,15 @@ class JsonRpcConnection(Requests):
         if on_progress is not None:
             meta = {**params.get("_meta", {}), "progressToken": request_id}
             params = {**params, "_meta": meta}
-        waiting = self._waiting[request_id] = _Waiting(on_progress)
+        waiting = self._waiting[request_id] = _Waiting(self._loop.create_future(), on_progress)
         try:
             line = _encode_message(method, params, id=request_id)
             waiting.was_written = await self._process.write_line(line)
-            await asyncio.wait([waiting.answer])
-            return waiting.answer.result()
+            return await waiting.answer
         except asyncio.CancelledError:
-            is_running = waiting.was_written and not waiting.answer.done()
+            is_running = waiting.was_written and waiting.answer.cancelled()
             if is_running and cancel_grace_s is not None:
+                waiting.answer = self._loop.create_future()
                 self.notify("notifications/cancelled", {"requestId": request_id})
                 await asyncio.wait([waiting.answer], timeout=cancel_grace_s)
             raise

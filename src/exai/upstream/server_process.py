@@ -14,6 +14,7 @@ from exai.upstream.speech import MAX_LINE_BYTES, Speech
 
 _CHUNK_BYTES = 65_536
 _LINES_A_TURN = 64
+_TOGETHER_BYTES = 32_768
 _FLOOD_PAUSE_S = 0.01
 _EXIT_WAIT_S = 0.25
 _STOP_GRACE_S = 2.0
@@ -32,7 +33,10 @@ class ServerProcess:
         self._process = process
         self._speech = speech
         self._splitter = LineSplitter(max_line_bytes)
+        self._loop = asyncio.get_running_loop()
         self._writing = asyncio.Lock()
+        self._unwritten: list[bytes] = []
+        self._unwritten_bytes = 0
         self._fault: str | None = None
 
     async def lines(self) -> AsyncIterator[bytearray | Overlong]:
@@ -108,10 +112,24 @@ class ServerProcess:
         await self._process.stop(_STOP_GRACE_S)
 
     def _write(self, line: bytes) -> bool:
+        """Write a line, together with what else comes in this turn of the event loop.
+
+        A write wakes the server, which costs us more than the write itself.
+        """
         if self._process.stdin.is_closing():
             return False
-        self._process.stdin.write(line + b"\n")
+        if not self._unwritten:
+            self._loop.call_soon(self._write_out)
+        self._unwritten.append(line)
+        self._unwritten_bytes += len(line)
+        if self._unwritten_bytes > _TOGETHER_BYTES:
+            self._write_out()
         return True
+
+    def _write_out(self) -> None:
+        lines, self._unwritten, self._unwritten_bytes = self._unwritten, [], 0
+        if lines and not self._process.stdin.is_closing():
+            self._process.stdin.write(b"\n".join([*lines, b""]))
 
     async def _exit_status(self) -> int | None:
         """Return the exit status; None where the process is not about to end."""
