@@ -93,6 +93,7 @@ async def test_a_daemon_that_is_well_is_told_so_for_people(shell: Shell, state_d
     assert lines[-1] == "0 problems, 0 warnings"
     assert f"ok  daemon           pid {process.pid} answers at {ready[2]}" in lines
     assert f"ok  token            the daemon takes the one from {state_dir}/token" in lines
+    assert any("descriptors      the daemon may open enough files" in line for line in lines)
     assert before == ["address.json", "daemon.lock", "token", HEALTH_FILE]
 
 

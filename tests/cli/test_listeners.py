@@ -1,13 +1,12 @@
 """Who listens on a port, as the system tells."""
 
 import os
-import resource
 import socket
 from pathlib import Path
 
 import pytest
 
-from exai.cli.checks.listeners import Listener, find_listener, open_files_limit
+from exai.cli.checks.listeners import Listener, find_listener
 
 
 def own_name() -> str:
@@ -47,8 +46,3 @@ def test_another_address_is_in_nobodys_way() -> None:
 def test_what_the_system_does_not_tell_is_left_out() -> None:
     assert str(Listener(user="www-data")) == "a process of www-data"
     assert str(Listener()) == "another process"
-
-
-def test_how_many_files_a_process_may_open() -> None:
-    assert open_files_limit(os.getpid()) == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    assert open_files_limit(2**22 + 1) is None

@@ -11,7 +11,7 @@ import msgspec
 from exai.cli.checks.daemon_checks import daemon, token
 from exai.cli.checks.evidence import Evidence, gather
 from exai.cli.checks.finding import Finding, Verdict, ok, problem, warning
-from exai.cli.checks.port_checks import certificate, descriptors, ports
+from exai.cli.checks.machine_checks import certificate, descriptors, ports
 from exai.cli.checks.provider_checks import providers
 from exai.cli.checks.server_checks import mcp_servers
 from exai.cli.checks.state_checks import address_file, health_file, state_directory

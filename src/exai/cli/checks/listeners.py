@@ -6,7 +6,6 @@ Reads `/proc` where there is one, which disturbs nobody; elsewhere it knocks.
 import ipaddress
 import os
 import pwd
-import re
 import socket
 import struct
 from collections.abc import Iterator
@@ -108,13 +107,3 @@ def _is_answered(family: int, address: str, port: int) -> bool:
     with socket.socket(family, socket.SOCK_STREAM) as knocking:
         knocking.settimeout(_KNOCK_S)
         return knocking.connect_ex((address, port)) == 0
-
-
-def open_files_limit(pid: int) -> int | None:
-    """Return how many descriptors a process may have open, where the system tells."""
-    try:
-        limits = Path(f"/proc/{pid}/limits").read_text()
-    except OSError:
-        return None
-    found = re.search(r"^Max open files +(\d+)", limits, re.M)
-    return int(found[1]) if found else None

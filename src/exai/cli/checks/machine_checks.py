@@ -1,11 +1,13 @@
 """Checks of what a daemon needs of its machine: ports, descriptors and its certificate."""
 
+import re
 import resource
 from collections.abc import Iterator
+from pathlib import Path
 
 from exai.cli.checks.evidence import Evidence
 from exai.cli.checks.finding import Finding, ok, problem, warning
-from exai.cli.checks.listeners import find_listener, open_files_limit
+from exai.cli.checks.listeners import find_listener
 from exai.core.events import Event, EventSink
 from exai.transports.server_certificate import CertificateUnusable, ServerCertificate
 
@@ -59,7 +61,7 @@ class _NobodyListens(EventSink):
 def descriptors(evidence: Evidence) -> Iterator[Finding]:
     """May the daemon open as many files as it has connections to take?"""
     config, pid = evidence.loaded.config, evidence.pid
-    of_daemon = open_files_limit(pid) if pid is not None else None
+    of_daemon = _open_files_limit(pid) if pid is not None else None
     limit = of_daemon or resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     whose = "the daemon" if of_daemon else "a process started here"
     servers = len(config.upstreams) * _DESCRIPTORS_A_SERVER
@@ -73,3 +75,13 @@ def descriptors(evidence: Evidence) -> Iterator[Finding]:
         )
     else:
         yield ok("descriptors", f"{whose} may open enough files for {needed} at once")
+
+
+def _open_files_limit(pid: int) -> int | None:
+    """Return how many descriptors a process may have open, where the system tells."""
+    try:
+        limits = Path(f"/proc/{pid}/limits").read_text()
+    except OSError:
+        return None
+    found = re.search(r"^Max open files +(\d+)", limits, re.M)
+    return int(found[1]) if found else None
