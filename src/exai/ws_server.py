@@ -14,8 +14,15 @@ from exai.calls.call_path import CallPath
 from exai.connections.reception import Reception
 from exai.core.call_store import CallStore
 from exai.core.clock import Clock, SystemClock
-from exai.core.config import Config
-from exai.core.events import DaemonDraining, DaemonOpened, DaemonReady, DaemonStopped, EventSink
+from exai.core.config import OPEN_ACCESS, Config
+from exai.core.events import (
+    AccessOpened,
+    DaemonDraining,
+    DaemonOpened,
+    DaemonReady,
+    DaemonStopped,
+    EventSink,
+)
 from exai.core.identity import Principal
 from exai.core.lifecycle import PatientTaskGroup, lone_cause, running
 from exai.core.replies import GoingAway, ToolsChanged
@@ -25,6 +32,7 @@ from exai.observe.health_monitor import HealthMonitor
 from exai.observe.health_report import (
     HealthPart,
     HealthReport,
+    facts_of,
     for_those_who_see_everything,
 )
 from exai.observe.metrics import Counted, Fanout, Metrics
@@ -41,7 +49,7 @@ from exai.tools.chat import ChatTool
 from exai.tools.list_models import ListModelsTool
 from exai.tools.registry import ToolRegistry
 from exai.tools.upstream_tools import UpstreamTools
-from exai.transports.health_routes import Readiness, health_routes
+from exai.transports.health_routes import health_routes
 from exai.transports.http_app import HttpServer
 from exai.transports.server_certificate import ServerCertificate
 from exai.transports.websocket import WebSocketServer
@@ -171,6 +179,8 @@ class Daemon:
         self._events.emit(
             DaemonOpened(SERVER.version, os.getpid(), *address, self._config.auth.mode)
         )
+        if self._config.auth.mode == "none":
+            self._events.emit(AccessOpened(OPEN_ACCESS))
         on_ready(address)
 
     def _address(self) -> DaemonAddress:
@@ -181,9 +191,12 @@ class Daemon:
             f"ws{s}://{shown}:{self._websocket.port}/", f"http{s}://{shown}:{self._http.port}/"
         )
 
-    def _readiness(self) -> Readiness:
-        states = {server.upstream: server.state.value for server in self._upstreams.statistics()}
-        return Readiness(self._status == _OK, {"daemon": self._status, **states})
+    def _blocked_by(self) -> dict[str, str]:
+        """Return the parts that keep the daemon from being ready, each with its state."""
+        if self._status == _OK:
+            return {}
+        waits_for = self._upstreams.awaiting_first_start() if self._status == _STARTING else []
+        return {"daemon": self._status} | {upstream_scope(n): _STARTING for n in waits_for}
 
     def _scope_limits(self) -> dict[str, int]:
         providers = self._providers.capacities().items()
@@ -238,14 +251,11 @@ class Daemon:
         )
 
     def _build_health(self) -> HealthReport:
-        facts = {
-            "version": SERVER.version,
-            "host": self._config.server.host,
-            "auth": self._config.auth.mode,
-            "global_capacity": self._config.limits.global_max_inflight,
-        }
         parts: dict[str, HealthPart] = {
+            "blocked_by": lambda _: self._blocked_by(),
             "port": lambda _: self._websocket.port,
+            "http_port": lambda _: self._http.port,
+            "connections": lambda _: self._reception.connections.count,
             "sessions": lambda _: len(self._sessions),
             "detached_sessions": lambda _: self._sessions.detached_count,
             "global_inflight": lambda _: len(self._calls.admission.owners()),
@@ -257,12 +267,15 @@ class Daemon:
                 lambda: self._monitor.permit_audit.leaked
             ),
             "result_cache": lambda _: self._calls.result_cache.statistics(),
+            "durable": lambda _: self._store.durable,
             "store": lambda _: self._store.statistics(),
             "conversations": lambda _: self._conversations.statistics(),
-            "models": lambda _: self._providers.models(),
+            "default_model": lambda _: self._providers.find_default(),
+            "providers": for_those_who_see_everything(self._providers.statistics),
             "upstreams": for_those_who_see_everything(self._upstreams.statistics),
             "unavailable_tools": for_those_who_see_everything(self._upstream_tools.unavailable),
         }
+        facts = facts_of(self._config, SERVER.version)
         return HealthReport(self._clock, facts, lambda: self._status, parts)
 
     def _build_monitor(self) -> HealthMonitor:
@@ -322,7 +335,7 @@ class Daemon:
     def _build_http(self) -> HttpServer:
         routes = health_routes(
             status=lambda: self._status,
-            readiness=self._readiness,
+            blocked_by=self._blocked_by,
             health=self._health.report,
             metrics=self._metrics_page,
             authenticate=self._tokens.authenticate,

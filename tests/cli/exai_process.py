@@ -2,12 +2,17 @@
 
 import asyncio
 import os
+import re
 import sys
 from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 PATIENCE_S = 30.0
+READY = re.compile(r"exai \S+ is ready: (wss?://\S+), (https?://\S+); (.*)\n")
+ANY_PORTS = ("--port", "0", "--http-port", "0")
 
 
 class Ended(NamedTuple):
@@ -55,3 +60,21 @@ async def ended(process: Process, stdin: str = "") -> Ended:
             process.kill()
             await process.wait()
     return Ended(process.returncode, (out or b"").decode(), (err or b"").decode())
+
+
+@asynccontextmanager
+async def serving(shell: Shell, *arguments: str) -> AsyncIterator[tuple[Process, re.Match[str]]]:
+    """Run a daemon on free ports; yield its process and the line that says it is ready."""
+    process = await shell.start("serve", *ANY_PORTS, *arguments)
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(PATIENCE_S):
+            line = (await process.stdout.readline()).decode()
+        ready = READY.fullmatch(line)
+        if ready is None:
+            raise AssertionError(line + str(await ended(process)))
+        yield process, ready
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

@@ -7,9 +7,8 @@ import pty
 import re
 import signal
 import socket
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from asyncio.subprocess import PIPE
+from collections.abc import Awaitable
 from pathlib import Path
 
 import pytest
@@ -20,10 +19,7 @@ from exai.cli.exit_codes import ExitCode
 from exai.client.answers import CallResult
 from exai.client.daemon_client import DaemonClient
 from exai.client.errors import ConnectionLost
-from tests.cli.exai_process import PATIENCE_S, Shell, ended
-
-READY = re.compile(r"exai \S+ is ready: (wss?://\S+), (https?://\S+); (.*)\n")
-ANY_PORTS = ("--port", "0", "--http-port", "0")
+from tests.cli.exai_process import ANY_PORTS, PATIENCE_S, Shell, ended, serving
 
 
 @pytest.fixture
@@ -31,24 +27,6 @@ def shell(home: Path) -> Shell:
     shell = Shell(home)
     shell.environ["EXAI_LOCAL_ENABLED"] = "false"
     return shell
-
-
-@asynccontextmanager
-async def serving(shell: Shell, *arguments: str) -> AsyncIterator[tuple[Process, re.Match[str]]]:
-    """Run a daemon on free ports; yield its process and the line that says it is ready."""
-    process = await shell.start("serve", *ANY_PORTS, *arguments)
-    try:
-        assert process.stdout is not None
-        async with asyncio.timeout(PATIENCE_S):
-            line = (await process.stdout.readline()).decode()
-        ready = READY.fullmatch(line)
-        if ready is None:
-            raise AssertionError(line + str(await ended(process)))
-        yield process, ready
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
 
 
 async def answers(ready: re.Match[str], state_dir: Path) -> bool:

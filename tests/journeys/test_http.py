@@ -8,7 +8,8 @@ import httpx2
 import msgspec
 import pytest
 
-from exai.core.config import LimitsConfig, ServerConfig, UpstreamConfig
+from exai.core.config import AuthConfig, LimitsConfig, ServerConfig, UpstreamConfig
+from exai.core.events import AccessOpened
 from exai.testing.running_daemon import (
     TOKEN,
     RecordedEvents,
@@ -34,8 +35,13 @@ async def test_a_daemon_is_ready_once_its_servers_had_their_first_start(tmp_path
     config = daemon_config(tmp_path, upstreams={"dead": dead})
     async with running_daemon(config) as daemon, asyncio.timeout(20):
         while (answer := await get(daemon, "/readyz")).status_code != 200:
-            assert answer.json()["parts"]["daemon"] == "starting"
-        assert answer.json()["parts"]["dead"] in ("backing_off", "starting", "gave_up")
+            blocked_by = answer.json()["blocked_by"]
+            assert blocked_by["daemon"] == "starting"
+            assert blocked_by.get("upstream:dead", "starting") == "starting"
+        assert answer.json() == {"status": "ok", "blocked_by": {}}
+        (server,) = (await get(daemon, "/health", TOKEN)).json()["upstreams"]
+        assert server["state"] != "ready"
+        assert "exited with status 3" in server["last_end"]
 
 
 async def test_a_silent_server_delays_readiness_only_so_long_and_work_not_at_all(
@@ -45,10 +51,11 @@ async def test_a_silent_server_delays_readiness_only_so_long_and_work_not_at_all
     config = daemon_config(tmp_path, server=server, upstreams={"mute": MUTE})
     async with running_daemon(config) as daemon, open_wire(daemon.url, token=TOKEN) as wire:
         assert (await wire.call("echo", arguments={"text": "x"}))["ok"]
+        waits = (await get(daemon, "/readyz")).json()
+        assert waits["blocked_by"] == {"daemon": "starting", "upstream:mute": "starting"}
         async with asyncio.timeout(20):
-            while (answer := await get(daemon, "/readyz")).status_code != 200:
+            while (await get(daemon, "/readyz")).status_code != 200:
                 pass
-        assert answer.json()["parts"] == {"daemon": "ok", "mute": "starting"}
 
 
 async def test_health_is_told_whole_only_to_those_with_a_token(tmp_path: Path) -> None:
@@ -66,6 +73,27 @@ async def test_health_is_told_whole_only_to_those_with_a_token(tmp_path: Path) -
     } <= over_http.keys()  # fmt: skip
     assert f":{over_http['port']}/" in daemon.url
     assert over_http["sessions"] == 1
+
+
+async def test_health_names_limits_providers_and_open_access(tmp_path: Path) -> None:
+    config = daemon_config(tmp_path, auth=AuthConfig(mode="none"), principals={})
+    async with running_daemon(config) as daemon, open_wire(daemon.url):
+        health = (await get(daemon, "/health")).json()
+        (warned,) = daemon.events.of(AccessOpened)
+    assert health["warnings"] == [warned.warning]
+    assert (health["connections"], health["max_connections"]) == (1, 1000)
+    assert health["limits"]["session_max_inflight"] == 8
+    assert f":{health['http_port']}/" in daemon.address.http_url
+    providers = {provider["provider"]: provider for provider in health["providers"]}
+    assert [name for name, one in providers.items() if one["is_local"]] == ["local"]
+    assert not any(one["is_configured"] for one in providers.values())
+    assert "KIMI_API_KEY" in providers["kimi"]["missing"]
+
+
+async def test_a_daemon_that_takes_one_connection_still_tells_how_it_fares(tmp_path: Path) -> None:
+    config = daemon_config(tmp_path, server=ServerConfig(max_connections=1))
+    async with running_daemon(config) as daemon, open_wire(daemon.url, token=TOKEN):
+        assert (await get(daemon, "/health", TOKEN)).json()["connections"] == 1
 
 
 async def test_load_is_not_ill_health(tmp_path: Path) -> None:
@@ -97,7 +125,7 @@ async def test_a_draining_daemon_is_alive_and_not_ready(tmp_path: Path) -> None:
         assert (await get(daemon, "/livez")).status_code == 200
         answer = await get(daemon, "/readyz")
         assert answer.status_code == 503
-        assert answer.json()["parts"]["daemon"] == "draining"
+        assert answer.json()["blocked_by"] == {"daemon": "draining"}
         gates.open()
         assert (await wire.result())["ok"]
 

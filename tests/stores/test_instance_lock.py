@@ -1,14 +1,17 @@
 """One daemon per state directory, whatever way the last one ended."""
 
+import fcntl
+import os
 import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from exai.stores.instance_lock import AlreadyRunning, InstanceLock
+from exai.stores.instance_lock import AlreadyRunning, Holder, InstanceLock, find_holder
 
 HOLDER = """
 import sys, signal
@@ -55,3 +58,27 @@ def test_a_killed_holder_leaves_no_lock_behind(tmp_path: Path) -> None:
         holder.wait(timeout=10)
     with InstanceLock(tmp_path):
         pass
+
+
+def test_who_holds_the_lock_is_seen_without_taking_it(tmp_path: Path) -> None:
+    assert find_holder(tmp_path / "nowhere") is None
+    assert not (tmp_path / "nowhere").exists()
+    (tmp_path / "file").write_text("")
+    assert find_holder(tmp_path / "file") is None
+    with InstanceLock(tmp_path):
+        assert find_holder(tmp_path) == Holder(os.getpid())
+        (tmp_path / "daemon.lock").write_text("")
+        assert find_holder(tmp_path) == Holder(None)
+    assert find_holder(tmp_path) is None
+
+
+def test_a_start_outwaits_somebody_who_only_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with InstanceLock(tmp_path):
+        pass
+    with (tmp_path / "daemon.lock").open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        monkeypatch.setattr(time, "sleep", lambda _: fcntl.flock(looking, fcntl.LOCK_UN))
+        with InstanceLock(tmp_path):
+            assert find_holder(tmp_path) == Holder(os.getpid())

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from exai.core.config import ServerConfig
 from exai.core.identity import Principal
-from exai.transports.health_routes import Readiness, health_routes
+from exai.transports.health_routes import health_routes
 from exai.transports.http_app import HttpServer
 
 PICTURE: dict[str, Any] = {"status": "ok", "sessions": 3}
@@ -28,7 +28,8 @@ PRINCIPALS = {TOKEN: Principal("default"), "narrow": Principal("narrow", tools=(
 class Part:
     """What the routes ask."""
 
-    is_ready = True
+    def __init__(self) -> None:
+        self.blocked_by: dict[str, str] = {}
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ async def client(part: Part) -> AsyncIterator[httpx2.AsyncClient]:
     config = ServerConfig(http_port=0, allowed_hosts=("box.lan",), allowed_origins=("http://ui",))
     routes = health_routes(
         status=lambda: "ok",
-        readiness=lambda: Readiness(part.is_ready, {"upstreams": "starting: box"}),
+        blocked_by=lambda: part.blocked_by,
         health=lambda principal: PICTURE,
         metrics=metrics,
         authenticate=lambda token: PRINCIPALS.get(token or ""),
@@ -64,12 +65,15 @@ async def test_livez_answers_without_a_token(client: httpx2.AsyncClient) -> None
     assert "server" not in answer.headers
 
 
-async def test_readyz_names_the_parts(client: httpx2.AsyncClient, part: Part) -> None:
-    assert (await client.get("/readyz")).status_code == 200
-    part.is_ready = False
+async def test_readyz_names_the_parts_that_are_not_ready(
+    client: httpx2.AsyncClient, part: Part
+) -> None:
+    ready = await client.get("/readyz")
+    assert (ready.status_code, ready.json()) == (200, {"status": "ok", "blocked_by": {}})
+    part.blocked_by = {"upstream:box": "starting"}
     answer = await client.get("/readyz")
     assert answer.status_code == 503
-    assert answer.json() == {"status": "not ready", "parts": {"upstreams": "starting: box"}}
+    assert answer.json() == {"status": "not ready", "blocked_by": part.blocked_by}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from exai.core.config import ServerConfig
 from exai.testing.raw_peer import raw_peer
 from exai.transports import http_app
-from exai.transports.health_routes import Readiness, health_routes
+from exai.transports.health_routes import health_routes
 from exai.transports.http_app import HttpServer
 
 
@@ -49,7 +49,7 @@ async def nothing() -> bytes:
 async def test_more_connections_than_the_configured_number_are_refused() -> None:
     routes = health_routes(
         status=lambda: "ok",
-        readiness=lambda: Readiness(True, {}),
+        blocked_by=dict,
         health=lambda principal: {},
         metrics=nothing,
         authenticate=lambda token: None,

@@ -56,6 +56,12 @@ Url = Annotated[
     str | None,
     typer.Option(metavar="URL", help="The daemon's ws:// address.", show_default=False),
 ]
+HttpUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--url", metavar="URL", help="The address of the daemon's HTTP port.", show_default=False
+    ),
+]
 As = Annotated[
     str | None,
     typer.Option("--as", metavar="NAME", help="Call as this principal.", show_default=False),
@@ -165,6 +171,55 @@ def tools(
 
     command_line = CommandLine(config=config, state_dir=state_dir)
     raise typer.Exit(run_tools(command_line, url, as_, as_json=output == "json"))
+
+
+@app.command(
+    epilog="\b\nExamples:\n"
+    "  exai status\n"
+    "  exai status -o json | jq .loop_lag\n"
+    "  until exai status > /dev/null 2>&1; do sleep 1; done"
+)
+def status(
+    output: Output = "text",
+    url: HttpUrl = None,
+    as_: As = None,
+    config: ConfigFile = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Print how the daemon fares: what runs and waits, its limits, its providers and servers.
+
+    It ends with 0 if the daemon is ready, with 9 if it starts or stops, and with 4 if none answers.
+    """
+    from exai.cli.config_file import CommandLine
+    from exai.cli.status_command import run_status
+
+    command_line = CommandLine(config=config, state_dir=state_dir)
+    raise typer.Exit(run_status(command_line, url, as_, as_json=output == "json"))
+
+
+@app.command(
+    epilog="\b\nExamples:\n"
+    "  exai doctor\n"
+    "  exai doctor --config exai.toml --mcp-config mcp.json\n"
+    "  exai doctor -o json | jq '.findings[] | select(.verdict == \"problem\")'"
+)
+def doctor(
+    output: Output = "text",
+    as_: As = None,
+    config: ConfigFile = None,
+    mcp_config: McpConfig = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Look at everything that a daemon needs; say what is wrong, and what to do about it.
+
+    It changes nothing, and works with a daemon and without one. Give it what `exai serve`
+    is given. It ends with 10 if it has found a problem.
+    """
+    from exai.cli.config_file import CommandLine
+    from exai.cli.doctor_command import run_doctor
+
+    command_line = CommandLine(config=config, mcp_config=mcp_config, state_dir=state_dir)
+    raise typer.Exit(run_doctor(command_line, as_, as_json=output == "json"))
 
 
 @app.command(

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from urllib.parse import urlsplit
 
 from exai.core.addresses import canonical_host, is_loopback
-from exai.core.config import Config, is_glob
+from exai.core.config import OPEN_ACCESS, Config, is_glob
 from exai.core.tokens import TOKEN_MIN_LENGTH
 
 _PRINCIPAL_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
@@ -36,7 +36,7 @@ def problems_of(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
 def warnings_of(config: Config) -> Iterator[str]:
     """Say what works, but may not be meant."""
     if config.auth.mode == "none":
-        yield "auth.mode = none: every program on this machine may call every tool"
+        yield OPEN_ACCESS
         if config.principals:
             names = ", ".join(config.principals)
             yield f"auth.mode = none: nobody is asked for the token of {names}"
@@ -44,6 +44,16 @@ def warnings_of(config: Config) -> Iterator[str]:
     for name, principal in config.principals.items():
         if principal.admin:
             yield f"principals.{name}.admin has no effect in this version"
+
+
+def is_http_url(text: str) -> bool:
+    """Tell whether this is the address of something that is reached by HTTP."""
+    try:
+        url = urlsplit(text)
+        is_whole = url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
+    except ValueError:
+        return False
+    return is_whole and text.isprintable() and " " not in text
 
 
 def _tokens(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
@@ -80,7 +90,7 @@ def _providers(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
             yield f"the provider name {name!r} is not 1 to 32 of a-z, 0-9 and -"
         if name == "local":
             yield "providers.local: the name belongs to the model on this machine; see [local]"
-        if not _is_http_url(provider.base_url):
+        if not is_http_url(provider.base_url):
             yield f"providers.{name}.base_url: expected an http:// or https:// address"
 
 
@@ -99,14 +109,6 @@ def _is_served(model: str, config: Config) -> bool:
     known = [config.local.model_name, *(m for p in config.providers.values() for m in p.models)]
     prefix = model.partition("/")[0]
     return any(fnmatchcase(model, one) for one in known) or prefix in {*config.providers, "local"}
-
-
-def _is_http_url(text: str) -> bool:
-    try:
-        url = urlsplit(text)
-        return url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
-    except ValueError:
-        return False
 
 
 def _upstreams(config: Config, sources: Mapping[str, str]) -> Iterator[str]:

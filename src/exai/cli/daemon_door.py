@@ -2,16 +2,21 @@
 
 import ssl
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 import msgspec
 
 from exai.cli.address_file import find_address, reachable
+from exai.cli.config_checks import is_http_url
 from exai.cli.config_file import DEFAULT, LoadedConfig
 from exai.cli.environment import TOKEN_VARIABLE
 from exai.cli.secret_references import SecretUnreadable
 from exai.cli.state_token import find_state_token, token_path
 from exai.core.addresses import canonical_host, is_loopback
+
+_PortKey = Literal["port", "http_port"]
+"""Which of the daemon's ports, by its key under `[server]`."""
 
 
 class Door(msgspec.Struct, frozen=True):
@@ -51,10 +56,21 @@ class NoDoor(Exception):
 
 
 def find_door(loaded: LoadedConfig, url: str | None, principal: str | None) -> Door:
-    """Return the way to the daemon. Raises `NoDoor`."""
+    """Return the way to the daemon's WebSocket. Raises `NoDoor`."""
+    return _find(loaded, url, principal, "port")
+
+
+def find_http_door(loaded: LoadedConfig, url: str | None, principal: str | None) -> Door:
+    """Return the way to the daemon's HTTP port. Raises `NoDoor`."""
+    if url is not None and not is_http_url(url):
+        raise NoDoor(f"--url: expected an http:// or https:// address, got {url!r}")
+    return _find(loaded, url, principal, "http_port")
+
+
+def _find(loaded: LoadedConfig, url: str | None, principal: str | None, port: _PortKey) -> Door:
     if url is not None:
         return _door_at(loaded, url, principal)
-    url, certificate = _own_daemon(loaded)
+    url, certificate = _own_daemon(loaded, port)
     return msgspec.structs.replace(_door_at(loaded, url, principal), certificate=certificate)
 
 
@@ -90,15 +106,18 @@ def _door_of_state_dir(loaded: LoadedConfig, url: str) -> Door:
     return Door(url, token, str(place), loaded.config.state_dir)
 
 
-def _own_daemon(loaded: LoadedConfig) -> tuple[str, Path | None]:
+def _own_daemon(loaded: LoadedConfig, port_key: _PortKey) -> tuple[str, Path | None]:
     """Return the address of this machine's daemon, and its certificate if it has one."""
     server = loaded.config.server
-    is_given = any(loaded.source_of(f"server.{key}") != DEFAULT for key in ("host", "port"))
-    if not (is_given and server.port) and (address := find_address(loaded.config.state_dir)):
-        return address.websocket_url, address.certificate
+    port = server.port if port_key == "port" else server.http_port
+    is_given = any(loaded.source_of(f"server.{key}") != DEFAULT for key in ("host", port_key))
+    if not (is_given and port) and (address := find_address(loaded.config.state_dir)):
+        left = address.websocket_url if port_key == "port" else address.http_url
+        return left, address.certificate
     host = f"[{server.host}]" if ":" in server.host else server.host
-    scheme = "wss" if server.tls_certificate else "ws"
-    return reachable(f"{scheme}://{host}:{server.port}/"), server.tls_certificate
+    scheme = "ws" if port_key == "port" else "http"
+    s = "s" if server.tls_certificate else ""
+    return reachable(f"{scheme}{s}://{host}:{port}/"), server.tls_certificate
 
 
 def _first_of(chain: str) -> str:

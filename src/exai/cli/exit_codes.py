@@ -15,6 +15,8 @@ class ExitCode(IntEnum):
     ALREADY_RUNNING = 6
     CANNOT_SERVE = 7
     DEFECT = 8
+    NOT_READY = 9
+    PROBLEM_FOUND = 10
     INTERRUPTED = 130
     TERMINATED = 143
 
@@ -29,6 +31,8 @@ MEANINGS: dict[ExitCode, str] = {
     ExitCode.ALREADY_RUNNING: "another daemon uses this state directory",
     ExitCode.CANNOT_SERVE: "the daemon cannot use its ports or its state directory",
     ExitCode.DEFECT: "a defect ended the daemon, or kept it from ending; its log has the details",
+    ExitCode.NOT_READY: "the daemon answers, but is not ready: it starts, or it stops",
+    ExitCode.PROBLEM_FOUND: "`exai doctor` has found a problem",
     ExitCode.INTERRUPTED: "ended by Ctrl-C (SIGINT)",
     ExitCode.TERMINATED: "ended by SIGTERM; a daemon that had time to stop ends with 0",
 }

@@ -33,6 +33,11 @@ class ConnectionManager:
         self._by_address: Counter[str] = Counter()
         self._by_principal: Counter[str] = Counter()
 
+    @property
+    def count(self) -> int:
+        """How many connections there are, those that have not said hello included."""
+        return len(self._channels)
+
     @contextmanager
     def admit(self, channel: Channel) -> Iterator[None]:
         """Count a connection while the context is open; raises `Refused`."""

@@ -44,6 +44,12 @@ class Reception:
         self.tokens = AuthTokenManager(
             config.auth, config.principals, RotatedTokensFile(config.state_dir), clock
         )
+        self.connections = ConnectionManager(
+            server.max_connections,
+            server.max_connections_per_address,
+            {name: p.max_connections for name, p in config.principals.items()},
+            server.trusted_proxies,
+        )
         self.sessions = SessionHandler(
             greeting_of(server_name, server, config.limits, durable=durable),
             ResilientWebSocketManager(self._make_outbox),
@@ -55,12 +61,7 @@ class Reception:
         )
         self.serve = partial(
             serve_connection,
-            connection_manager=ConnectionManager(
-                server.max_connections,
-                server.max_connections_per_address,
-                {name: p.max_connections for name, p in config.principals.items()},
-                server.trusted_proxies,
-            ),
+            connection_manager=self.connections,
             session_manager=self.sessions,
             auth_token_manager=self.tokens,
             message_handler=router.handle_message,

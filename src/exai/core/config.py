@@ -85,6 +85,10 @@ class AuthConfig(Section, frozen=True, kw_only=True):
     mode: Literal["token", "none"] = "token"
 
 
+OPEN_ACCESS = "auth.mode = none: every program on this machine may call every tool"
+"""What is said wherever people look at a daemon that asks for no token."""
+
+
 class PrincipalConfig(Section, frozen=True, kw_only=True):
     """A named identity and its token."""
 

@@ -162,6 +162,12 @@ class CertificateLoaded(Event, frozen=True):
     certificate: str
 
 
+class AccessOpened(Event, frozen=True):
+    """The daemon asks nobody for a token; `warning` says what that means."""
+
+    warning: str
+
+
 class CertificateRefused(Event, frozen=True):
     """A changed certificate cannot be used; the one before goes on to be shown."""
 

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from exai.core.clock import Clock
+from exai.core.config import OPEN_ACCESS, Config
 from exai.core.identity import Principal
 
 HealthPart = Callable[[Principal], Any]
@@ -49,6 +50,20 @@ class HealthReport:
             "resident_bytes": _resident_bytes(),
             **{name: msgspec.to_builtins(part(principal)) for name, part in self._parts.items()},
         }
+
+
+def facts_of(config: Config, version: str) -> dict[str, Any]:
+    """Return what does not change while the daemon lives: how it was set up, and its limits."""
+    is_open = config.auth.mode == "none"
+    return {
+        "version": version,
+        "host": config.server.host,
+        "auth": config.auth.mode,
+        "warnings": [OPEN_ACCESS] if is_open else [],
+        "global_capacity": config.limits.global_max_inflight,
+        "max_connections": config.server.max_connections,
+        "limits": msgspec.to_builtins(config.limits),
+    }
 
 
 def _resident_bytes() -> int:

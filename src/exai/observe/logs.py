@@ -39,6 +39,7 @@ FACTS: Mapping[type[Event], Fact] = {
     events.TokenRotationFailed: Fact("connections.token_rotation_failed", logging.WARNING),
     events.SessionEnded: Fact("connections.session_ended", logging.INFO),
     events.ConnectionRefused: Fact("connections.refused", logging.WARNING),
+    events.AccessOpened: Fact("connections.access_opened", logging.WARNING),
     events.PermitLeaked: Fact("calls.permit_leaked", logging.ERROR),
     events.MonitorFailed: Fact("observe.monitor_failed", logging.ERROR),
     events.CertificateLoaded: Fact("transports.certificate_loaded", logging.INFO),

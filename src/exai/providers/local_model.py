@@ -68,7 +68,7 @@ class LocalModel(Provider):
         self._guard = guard
         self._tasks = tasks
         self._model_path = config.model_path or _shipped_model_path()
-        self.missing = self._find_missing()
+        self.missing = missing_of_model(config)
         self._api_key = Secret(secrets.token_urlsafe(24))
         self._starting = asyncio.Lock()
         self._process: ModelProcess | None = None
@@ -137,16 +137,17 @@ class LocalModel(Provider):
     def _report_death(self, reason: str) -> None:
         self._events.emit(ProviderDied(self.name, reason))
 
-    def _find_missing(self) -> str | None:
-        """Say what keeps the model from working, and what to do about it."""
-        path = self._config.model_path
-        if not self._config.enabled:
-            return f"the local model is switched off (enabled under [local]); {_OTHER_WAYS}"
-        if path is not None and not path.is_file():
-            return f"the local model's file is not there: {path} (model_path under [local])"
-        if find_spec("xllamacpp") is None or self._model_path is None:
-            return f"the local model is not installed; {_INSTALL}; {_OTHER_WAYS}"
-        return None
+
+def missing_of_model(config: LocalModelConfig) -> str | None:
+    """Say what keeps the model from working, and what to do about it."""
+    path = config.model_path
+    if not config.enabled:
+        return f"the local model is switched off (enabled under [local]); {_OTHER_WAYS}"
+    if path is not None and not path.is_file():
+        return f"the local model's file is not there: {path} (model_path under [local])"
+    if find_spec("xllamacpp") is None or (path or _shipped_model_path()) is None:
+        return f"the local model is not installed; {_INSTALL}; {_OTHER_WAYS}"
+    return None
 
 
 def _shipped_model_path() -> Path | None:

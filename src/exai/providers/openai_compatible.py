@@ -29,7 +29,7 @@ class OpenAICompatible(Provider):
         self.max_inflight = config.max_inflight
         self.context_tokens = config.context_tokens
         self.models = config.models
-        self.missing = _missing_key(name) if config.key_required and not config.api_key else None
+        self.missing = missing_key(name, config)
         self._config = config
         self._sdk = sdk
         self._retries = RetryPolicy(config.max_attempts)
@@ -48,8 +48,10 @@ class OpenAICompatible(Provider):
         return await ask_until_answered(ask, run, self._retries, self._pause)
 
 
-def _missing_key(name: str) -> str:
-    """Say where the key of a service is to be set."""
+def missing_key(name: str, config: ProviderConfig) -> str | None:
+    """Say where the key of a service is to be set; None where it has one or needs none."""
+    if config.api_key or not config.key_required:
+        return None
     section = f"api_key under [providers.{name}]"
     variable = _KEY_VARIABLES.get(name)
     return f"{name} has no key: set {f'{variable} or {section}' if variable else section}"

@@ -37,6 +37,16 @@ class ListedModel(msgspec.Struct, frozen=True):
     is_default: bool
 
 
+class ProviderStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """What a provider offers; `missing` says why it does not work, and what to do about it."""
+
+    provider: str
+    is_local: bool
+    is_configured: bool
+    models: tuple[str, ...]
+    missing: str | None
+
+
 class ProviderRegistry:
     """All providers by name, the local model last.
 
@@ -101,16 +111,36 @@ class ProviderRegistry:
 
     def models(self) -> list[ListedModel]:
         """Return every name and glob that leads to a provider."""
-        default = self._find_default()
+        default = self.find_default()
         return [
             ListedModel(model, p.name, p.missing is None, model == default)
             for p in self._providers.values()
             for model in p.models
         ]
 
+    def statistics(self) -> list[ProviderStatistics]:
+        """Return what is known of each provider without asking it."""
+        return [
+            ProviderStatistics(
+                provider=p.name,
+                is_local=p is self._local,
+                is_configured=p.missing is None,
+                models=p.models,
+                missing=p.missing,
+            )
+            for p in self._providers.values()
+        ]
+
     def capacities(self) -> dict[str, int]:
         """Return how many requests each provider takes at once."""
         return {p.name: p.max_inflight for p in self._providers.values()}
+
+    def find_default(self) -> str | None:
+        """Return the configured default, else the first plain name that works."""
+        if self._default_model:
+            return self._default_model
+        ready = (p for p in self._providers.values() if p.missing is None)
+        return next((name for p in ready for name in _plain_names(p.models)), None)
 
     def _find(self, name: str) -> tuple[Provider, str] | None:
         exact = [p for p in self._providers.values() if name in _plain_names(p.models)]
@@ -124,15 +154,8 @@ class ProviderRegistry:
             return named, rest
         return None
 
-    def _find_default(self) -> str | None:
-        """Return the configured default, else the first plain name that works."""
-        if self._default_model:
-            return self._default_model
-        ready = (p for p in self._providers.values() if p.missing is None)
-        return next((name for p in ready for name in _plain_names(p.models)), None)
-
     def _require_default(self) -> str:
-        name = self._find_default()
+        name = self.find_default()
         if name is None:
             raise NotConfigured(self._local.missing or "no model is configured")
         return name

@@ -19,23 +19,17 @@ _METRICS_TYPE = "text/plain; version=0.0.4"
 _encode = msgspec.json.Encoder().encode
 
 
-class Readiness(msgspec.Struct, frozen=True):
-    """Whether the daemon may take traffic, and the state of each part that it waits for."""
-
-    is_ready: bool
-    parts: dict[str, str]
-
-
 def health_routes(
     *,
     status: Callable[[], str],
-    readiness: Callable[[], Readiness],
+    blocked_by: Callable[[], dict[str, str]],
     health: Callable[[Principal], dict[str, Any]],
     metrics: Callable[[], Awaitable[bytes]],
     authenticate: Callable[[str | None], Principal | None],
 ) -> list[BaseRoute]:
     """Return `/livez`, `/readyz`, `/health` and `/metrics`.
 
+    `blocked_by` names the parts that keep the daemon from taking traffic, with the state of each.
     `authenticate` judges the bearer token of a request, or its absence; without a principal
     only `status` is told, and to whom something is hidden no metrics. Load is not ill health:
     `/health` is 200 whenever the daemon can answer.
@@ -45,9 +39,9 @@ def health_routes(
         return _json({"status": "ok"})
 
     async def readyz(request: Request) -> Response:
-        now = readiness()
-        body = {"status": "ok" if now.is_ready else "not ready", "parts": now.parts}
-        return _json(body, 200 if now.is_ready else 503)
+        parts = blocked_by()
+        body = {"status": "not ready" if parts else "ok", "blocked_by": parts}
+        return _json(body, 503 if parts else 200)
 
     async def whole_health(request: Request) -> Response:
         principal = authenticate(bearer_token_of(request.headers.items()))

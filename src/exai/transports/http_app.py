@@ -87,7 +87,7 @@ class HttpServer:
             self._app,
             backlog=BACKLOG,
             http=_PatientProtocol,
-            limit_concurrency=self._config.max_connections,
+            limit_concurrency=self._config.max_connections + 1,  # uvicorn refuses the last one
             ws="none",
             lifespan="off",
             interface="asgi3",

@@ -104,6 +104,7 @@ class JsonRpcConnection(Requests):
         on_notification: OnNotification,
     ) -> None:
         self.is_over = False
+        self._end = "has ended"
         self._process = process
         self._speech = speech
         self._max_result_bytes = max_result_bytes
@@ -125,10 +126,10 @@ class JsonRpcConnection(Requests):
             else:
                 await self._take_line(line)
         self.is_over = True
-        end = await self._process.describe_end()
+        self._end = await self._process.describe_end()
         for waiting in self._waiting.values():
-            waiting.fail(ServerLost(end, was_written=waiting.was_written))
-        return end
+            waiting.fail(ServerLost(self._end, was_written=waiting.was_written))
+        return self._end
 
     async def request(
         self,
@@ -145,7 +146,7 @@ class JsonRpcConnection(Requests):
         `ResultTooLarge`.
         """
         if self.is_over:
-            raise ServerLost("has ended", was_written=False)
+            raise ServerLost(self._end, was_written=False)
         request_id = next(self._ids)
         if on_progress is not None:
             meta = {**params.get("_meta", {}), "progressToken": request_id}

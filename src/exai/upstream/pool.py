@@ -75,6 +75,10 @@ class UpstreamPool:
                 for server in self.servers.values():
                     await server.wait_first_start()
 
+    def awaiting_first_start(self) -> list[str]:
+        """Return the servers whose first start has neither succeeded nor failed."""
+        return [name for name, server in self.servers.items() if not server.had_first_start]
+
     def statistics(self) -> list[UpstreamStatistics]:
         """Return how each server fares."""
         return [server.statistics() for server in self.servers.values()]

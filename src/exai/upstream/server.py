@@ -94,6 +94,11 @@ class UpstreamServer:
         """What the running server calls its version; empty where it does not say."""
         return self._life.terms.server_version if self._life else ""
 
+    @property
+    def had_first_start(self) -> bool:
+        """Whether the first start has succeeded or failed."""
+        return self._first_start_over.is_set()
+
     async def run(self) -> None:
         """Live one life after the other until cancelled."""
         policy, short_lives = self._around.restart, 0
