@@ -7,8 +7,9 @@ import asyncio
 import os
 from collections.abc import Callable, Mapping, Set
 from importlib.metadata import version
-from ssl import SSLContext
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from starlette.routing import BaseRoute
 
 from exai.calls.call_path import CallPath
 from exai.connections.reception import Reception
@@ -23,20 +24,11 @@ from exai.core.events import (
     DaemonStopped,
     EventSink,
 )
-from exai.core.identity import Principal
 from exai.core.lifecycle import PatientTaskGroup, lone_cause, running
 from exai.core.replies import GoingAway, ToolsChanged
-from exai.core.tool import provider_scope, upstream_scope
-from exai.observe.health_file import HEALTH_FILE, HealthFile
-from exai.observe.health_monitor import HealthMonitor
-from exai.observe.health_report import (
-    HealthPart,
-    HealthReport,
-    facts_of,
-    for_those_who_see_everything,
-)
-from exai.observe.metrics import Counted, Fanout, Metrics
-from exai.observe.permit_audit import PermitAudit
+from exai.core.tool import upstream_scope
+from exai.observe.metrics import Fanout, Metrics
+from exai.observe.observation import Observation, Observed
 from exai.processes.process_guard import ProcessGuard
 from exai.protocols import close_codes
 from exai.protocols.hello import PROTOCOL, ServerName
@@ -44,21 +36,18 @@ from exai.providers.registry import ProviderRegistry
 from exai.stores.instance_lock import InstanceLock
 from exai.stores.memory_conversations import MemoryConversationStore
 from exai.stores.memory_store import MemoryCallStore
-from exai.tools.built_in import EchoTool, VersionTool
-from exai.tools.chat import ChatTool
-from exai.tools.list_models import ListModelsTool
+from exai.tools.built_in import VersionTool
+from exai.tools.own_tools import own_tools
 from exai.tools.registry import ToolRegistry
 from exai.tools.upstream_tools import UpstreamTools
 from exai.transports.health_routes import health_routes
 from exai.transports.http_app import HttpServer
-from exai.transports.server_certificate import ServerCertificate
+from exai.transports.server_certificate import certificate_of
 from exai.transports.websocket import WebSocketServer
 from exai.upstream.pool import UpstreamPool
 
 SERVER = ServerName("exai", version("exai"))
 _RECONNECT_AFTER_S = 2.0
-_FACTS_BYTES = 4096
-_OPERATOR = Principal("operator")
 _STARTING, _OK, _DRAINING = "starting", "ok", "draining"
 
 
@@ -95,13 +84,13 @@ class Daemon:
         self._store = store
         self._conversations = MemoryConversationStore()
         self._calls = self._build_call_path()
-        self._health = self._build_health()
-        self._monitor = self._build_monitor()
         self._reception = self._build_reception()
         self._sessions, self._tokens = self._reception.sessions, self._reception.tokens
-        self._certificate = self._build_certificate()
-        self._websocket = WebSocketServer(config.server, self._reception.serve, self._tls())
-        self._http = self._build_http()
+        self._observation = self._build_observation()
+        self._certificate = certificate_of(config.server, self._events)
+        tls = None if self._certificate is None else self._certificate.context
+        self._websocket = WebSocketServer(config.server, self._reception.serve, tls)
+        self._http = HttpServer(config.server, self._build_routes(), tls)
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[DaemonAddress], object]) -> None:
         """Open, tell where, serve until `stop` is set, drain, close.
@@ -131,7 +120,7 @@ class Daemon:
             ):
                 self._tell_opened(on_ready)
                 over = asyncio.Event()
-                self._monitor.start_monitoring_tasks(over, self._tasks)
+                self._observation.monitor.start_monitoring_tasks(over, self._tasks)
                 try:
                     await stop.wait()
                 finally:
@@ -198,29 +187,17 @@ class Daemon:
         waits_for = self._upstreams.awaiting_first_start() if self._status == _STARTING else []
         return {"daemon": self._status} | {upstream_scope(n): _STARTING for n in waits_for}
 
-    def _scope_limits(self) -> dict[str, int]:
-        providers = self._providers.capacities().items()
-        upstreams = self._upstreams.servers.items()
-        return {provider_scope(name): count for name, count in providers} | {
-            upstream_scope(name): server.config.max_inflight for name, server in upstreams
-        }
-
     def _offer_own_tools(self) -> None:
         self.tools.on_change(self._tell_tools_changed)
-        self.tools.replace(
-            SERVER.name,
-            [
-                EchoTool(),
-                VersionTool(SERVER.name, SERVER.version, PROTOCOL),
-                ListModelsTool(self._providers),
-                ChatTool(
-                    self._providers,
-                    self._conversations,
-                    self._config.conversations,
-                    self._clock,
-                ),
-            ],
+        version_tool = VersionTool(SERVER.name, SERVER.version, PROTOCOL)
+        tools = own_tools(
+            version_tool,
+            self._providers,
+            self._conversations,
+            self._config.conversations,
+            self._clock,
         )
+        self.tools.replace(SERVER.name, tools)
 
     def _tell_tools_changed(self, names: Set[str]) -> None:
         for session in self._sessions:
@@ -247,74 +224,42 @@ class Daemon:
             events=self._events,
             guard=self._guard,
             tasks=self._tasks,
-            max_reply_bytes=_longest_reply_bytes(self._config.limits.max_result_bytes),
+            max_result_bytes=self._config.limits.max_result_bytes,
         )
 
-    def _build_health(self) -> HealthReport:
-        parts: dict[str, HealthPart] = {
-            "blocked_by": lambda _: self._blocked_by(),
-            "port": lambda _: self._websocket.port,
-            "http_port": lambda _: self._http.port,
-            "connections": lambda _: self._reception.connections.count,
-            "sessions": lambda _: len(self._sessions),
-            "detached_sessions": lambda _: self._sessions.detached_count,
-            "global_inflight": lambda _: len(self._calls.admission.owners()),
-            "tool_count": lambda principal: len(self.tools.visible_to(principal)),
-            "pools": lambda _: self._calls.admission.statistics().pools,
-            "waiting_count": lambda _: self._calls.admission.statistics().waiting_count,
-            "loop_lag": lambda _: self._monitor.loop_lag.statistics(),
-            "leaked_permits": for_those_who_see_everything(
-                lambda: self._monitor.permit_audit.leaked
-            ),
-            "result_cache": lambda _: self._calls.result_cache.statistics(),
-            "durable": lambda _: self._store.durable,
-            "store": lambda _: self._store.statistics(),
-            "conversations": lambda _: self._conversations.statistics(),
-            "default_model": lambda _: self._providers.find_default(),
-            "providers": for_those_who_see_everything(self._providers.statistics),
-            "upstreams": for_those_who_see_everything(self._upstreams.statistics),
-            "unavailable_tools": for_those_who_see_everything(self._upstream_tools.unavailable),
-        }
-        facts = facts_of(self._config, SERVER.version)
-        return HealthReport(self._clock, facts, lambda: self._status, parts)
-
-    def _build_monitor(self) -> HealthMonitor:
-        path = self._config.state_dir / HEALTH_FILE
-        return HealthMonitor(
-            HealthFile(path, lambda: self._health.report(_OPERATOR)),
-            self._config.server.health_file_interval_s,
-            PermitAudit(self._calls.orphaned_permits, self._events),
-            self._clock,
-            self._events,
+    def _build_observation(self) -> Observation:
+        observed = Observed(
+            config=self._config,
+            version=SERVER.version,
+            status=lambda: self._status,
+            blocked_by=self._blocked_by,
+            ports=lambda: (self._websocket.port, self._http.port),
+            calls=self._calls,
+            reception=self._reception,
+            tools=self.tools,
+            store=self._store,
+            conversations=self._conversations,
+            providers=self._providers,
+            upstreams=self._upstreams,
+            upstream_tools=self._upstream_tools,
         )
+        return Observation(observed, self._metrics, self._clock, self._events)
 
     def _build_call_path(self) -> CallPath:
+        ttl_s = self._config.conversations.ttl_s
         return CallPath(
             self._config.limits,
-            self._scope_limits(),
+            self._providers.scope_limits() | self._upstreams.scope_limits(),
             tools=self.tools,
             never_share=self._config.tools.never_share,
             store=self._store,
             tasks=self._tasks,
             clock=self._clock,
             events=self._events,
-            health=lambda principal: self._health.report(principal),
+            health=lambda principal: self._observation.health.report(principal),
             progress_interval_s=self._config.server.progress_interval_s,
-            sweeps=[self._expire_conversations],
+            sweeps=[lambda: self._conversations.expire(self._clock.wall_s(), ttl_s)],
         )
-
-    async def _expire_conversations(self) -> None:
-        ttl_s = self._config.conversations.ttl_s
-        await self._conversations.expire(self._clock.wall_s(), ttl_s)
-
-    def _build_certificate(self) -> ServerCertificate | None:
-        server = self._config.server
-        if server.tls_certificate is None:
-            return None
-        return ServerCertificate(server.tls_certificate, server.tls_key, self._events)
-
-    def _tls(self) -> SSLContext | None:
-        return None if self._certificate is None else self._certificate.context
 
     def _build_reception(self) -> Reception:
         return Reception(
@@ -327,31 +272,14 @@ class Daemon:
             events=self._events,
         )
 
-    async def _metrics_page(self) -> bytes:
-        return await asyncio.to_thread(
-            _write_metrics_page, self._metrics.counted(), self._health.report(_OPERATOR)
-        )
-
-    def _build_http(self) -> HttpServer:
-        routes = health_routes(
+    def _build_routes(self) -> list[BaseRoute]:
+        return health_routes(
             status=lambda: self._status,
             blocked_by=self._blocked_by,
-            health=self._health.report,
-            metrics=self._metrics_page,
+            health=self._observation.health.report,
+            metrics=self._observation.metrics_page,
             authenticate=self._tokens.authenticate,
         )
-        return HttpServer(self._config.server, routes, self._tls())
-
-
-def _write_metrics_page(counted: Counted, report: dict[str, Any]) -> bytes:
-    from exai.observe.metrics_page import metrics_page  # 40 ms, which only a scrape pays for
-
-    return metrics_page(counted, report)
-
-
-def _longest_reply_bytes(max_result_bytes: int) -> int:
-    """Return how long a model's text may be, so that a result has room for what is said of it."""
-    return max_result_bytes - min(_FACTS_BYTES, max_result_bytes // 2)
 
 
 def build_daemon(

@@ -50,7 +50,7 @@ def registry(
         events=Heard(),
         guard=ProcessGuard(),
         tasks=asyncio.TaskGroup(),
-        max_reply_bytes=1000,
+        max_result_bytes=2000,
     )
 
 
@@ -157,9 +157,10 @@ def test_every_name_is_listed_with_its_state() -> None:
     ]
 
 
-def test_capacities_name_every_provider() -> None:
+def test_scope_limits_name_every_provider() -> None:
     providers = registry(KNOWN_PROVIDERS, LocalModelConfig(max_inflight=2))
-    assert providers.capacities() == {"kimi": 6, "glm": 4, "local": 2}
+    limits = {"provider:kimi": 6, "provider:glm": 4, "provider:local": 2}
+    assert providers.scope_limits() == limits
 
 
 async def test_two_registries_of_one_process_share_nothing() -> None:
@@ -181,7 +182,7 @@ async def test_closing_stops_the_local_model_without_calling_it_dead(
 ) -> None:
     heard = Heard()
     providers = ProviderRegistry(
-        {}, LocalModelConfig(), events=heard, guard=guard, tasks=tasks, max_reply_bytes=1000
+        {}, LocalModelConfig(), events=heard, guard=guard, tasks=tasks, max_result_bytes=2000
     )
     provider, model = providers.resolve(None)
     async with asyncio.timeout(40):

@@ -50,7 +50,7 @@ async def chat(service: ScriptedProvider) -> AsyncIterator[ChatTool]:
             events=Deaf(),
             guard=guard,
             tasks=tasks,
-            max_reply_bytes=100_000,
+            max_result_bytes=100_000,
         )
         yield ChatTool(providers, MemoryConversationStore(), ConversationsConfig(), SystemClock())
         await providers.close()

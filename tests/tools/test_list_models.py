@@ -31,7 +31,7 @@ def list_models() -> ListModelsTool:
             events=Deaf(),
             guard=ProcessGuard(),
             tasks=asyncio.TaskGroup(),
-            max_reply_bytes=1000,
+            max_result_bytes=1000,
         )
     )
 

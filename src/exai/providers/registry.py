@@ -15,6 +15,7 @@ import msgspec
 from exai.core.config import LocalModelConfig, ProviderConfig, is_glob
 from exai.core.errors import ArgumentsInvalid, NotConfigured
 from exai.core.events import EventSink
+from exai.core.tool import provider_scope
 from exai.processes.process_guard import ProcessGuard
 from exai.providers.local_model import LocalModel
 from exai.providers.openai_compatible import OpenAICompatible
@@ -26,6 +27,7 @@ AUTO = "auto"
 
 _SHOWN_LENGTH = 64
 _SHOWN_COUNT = 12
+_FACTS_BYTES = 4096
 
 
 class ListedModel(msgspec.Struct, frozen=True):
@@ -62,9 +64,9 @@ class ProviderRegistry:
         events: EventSink,
         guard: ProcessGuard,
         tasks: asyncio.TaskGroup,
-        max_reply_bytes: int,
+        max_result_bytes: int,
     ) -> None:
-        self._sdk = OpenAISdk(max_reply_bytes)
+        self._sdk = OpenAISdk(_longest_reply_bytes(max_result_bytes))
         self._local = LocalModel(local, self._sdk, events, guard=guard, tasks=tasks)
         services = [OpenAICompatible(name, one, self._sdk) for name, one in providers.items()]
         self._providers: dict[str, Provider] = {p.name: p for p in (*services, self._local)}
@@ -131,9 +133,9 @@ class ProviderRegistry:
             for p in self._providers.values()
         ]
 
-    def capacities(self) -> dict[str, int]:
-        """Return how many requests each provider takes at once."""
-        return {p.name: p.max_inflight for p in self._providers.values()}
+    def scope_limits(self) -> dict[str, int]:
+        """Return how many requests each provider takes at once, by its scope."""
+        return {provider_scope(p.name): p.max_inflight for p in self._providers.values()}
 
     def find_default(self) -> str | None:
         """Return the configured default, else the first plain name that works."""
@@ -174,3 +176,8 @@ def _plain_names(models: tuple[str, ...]) -> list[str]:
 
 def _covers(pattern: str, name: str) -> bool:
     return is_glob(pattern) and fnmatchcase(name, pattern)
+
+
+def _longest_reply_bytes(max_result_bytes: int) -> int:
+    """Return how long a model's text may be, so that a result has room for what is said of it."""
+    return max_result_bytes - min(_FACTS_BYTES, max_result_bytes // 2)

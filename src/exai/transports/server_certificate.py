@@ -10,6 +10,7 @@ import ssl
 from pathlib import Path
 from typing import NoReturn
 
+from exai.core.config import ServerConfig
 from exai.core.events import CertificateLoaded, CertificateRefused, EventSink
 
 _FAULTS = {
@@ -63,6 +64,13 @@ class ServerCertificate:
     def _use_latest(self, handshake: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
         assert self._latest is not None
         handshake.context = self._latest
+
+
+def certificate_of(server: ServerConfig, events: EventSink) -> ServerCertificate | None:
+    """Return the configured certificate, if one is."""
+    if server.tls_certificate is None:
+        return None
+    return ServerCertificate(server.tls_certificate, server.tls_key, events)
 
 
 def _state_of(path: Path) -> object:

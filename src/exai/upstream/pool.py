@@ -12,6 +12,7 @@ from typing import Self
 from exai.core.clock import Clock
 from exai.core.config import LimitsConfig, UpstreamConfig
 from exai.core.events import EventSink
+from exai.core.tool import upstream_scope
 from exai.processes.process_guard import ProcessGuard
 from exai.upstream.handshake import Handshake
 from exai.upstream.restart_policy import RestartPolicy
@@ -74,6 +75,13 @@ class UpstreamPool:
             async with asyncio.timeout(timeout_s):
                 for server in self.servers.values():
                     await server.wait_first_start()
+
+    def scope_limits(self) -> dict[str, int]:
+        """Return how many calls each server takes at once, by its scope."""
+        return {
+            upstream_scope(name): server.config.max_inflight
+            for name, server in self.servers.items()
+        }
 
     def awaiting_first_start(self) -> list[str]:
         """Return the servers whose first start has neither succeeded nor failed."""
