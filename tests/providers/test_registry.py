@@ -214,7 +214,7 @@ async def main():
             events=None,
             guard=None,
             tasks=None,
-            max_reply_bytes=1,
+            max_result_bytes=1,
         )
         await providers.open()
         print("openai" in sys.modules or "httpx2" in sys.modules)
