@@ -406,6 +406,17 @@ async def test_the_servers_death_ends_the_wait_after_cancelling() -> None:
         assert call.cancelled()
 
 
+async def test_an_answer_in_the_turn_of_the_cancelling_ends_the_wait() -> None:
+    class Leaving(Run):
+        def report(self, *args: Any, **kwargs: Any) -> None:
+            call.cancel()
+
+    async with running(scripted(), cancel_grace_s=BOUND_S) as srv, asyncio.TaskGroup() as tasks:
+        call = tasks.create_task(srv.call("progress_and_end", Leaving()))
+        await asyncio.wait([call], timeout=2)
+        assert call.cancelled()
+
+
 async def test_a_late_answer_is_not_taken_for_anothers() -> None:
     async with running(scripted(), cancel_grace_s=0.01) as srv, asyncio.TaskGroup() as tasks:
         call = tasks.create_task(srv.call("wait", when_cancelled_s=0.1))

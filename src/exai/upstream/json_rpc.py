@@ -81,12 +81,15 @@ class _Waiting:
         self.answer = answer
         self.on_progress = on_progress
         self.was_written = False
+        self.is_over = False
 
     def succeed(self, result: dict[str, Any]) -> None:
+        self.is_over = True
         if not self.answer.done():
             self.answer.set_result(result)
 
     def fail(self, error: Exception) -> None:
+        self.is_over = True
         if not self.answer.done():
             self.answer.set_exception(error)
             self.answer.exception()  # seen, even if nobody waits any more
@@ -157,7 +160,8 @@ class JsonRpcConnection(Requests):
             waiting.was_written = await self._process.write_line(line)
             return await waiting.answer
         except asyncio.CancelledError:
-            is_running = waiting.was_written and waiting.answer.cancelled()
+            # The answer may have come since, and found a future that was cancelled with us.
+            is_running = waiting.was_written and not waiting.is_over
             if is_running and cancel_grace_s is not None:
                 waiting.answer = self._loop.create_future()
                 self.notify("notifications/cancelled", {"requestId": request_id})

@@ -141,6 +141,13 @@ def do_progress(request_id: Any, arguments: dict[str, Any]) -> None:
     send(method="notifications/progress", params={"progressToken": token, "progress": 99})
 
 
+def do_progress_and_end(request_id: Any, arguments: dict[str, Any]) -> None:
+    """Report and answer in one write, so that both are read in one turn."""
+    report = {"method": "notifications/progress", "params": arguments["_progress"]}
+    result = {"id": request_id, "result": {"content": []}}
+    write("\n".join(json.dumps({"jsonrpc": "2.0", **message}) for message in (report, result)))
+
+
 def do_flood(request_id: Any, arguments: dict[str, Any]) -> None:
     stream = {"stderr": sys.stderr, "stdout": sys.stdout}[arguments["stream"]]
     for _ in range(arguments["count"]):
@@ -216,6 +223,9 @@ def take(message: dict[str, Any]) -> None:
         arguments = {**params["arguments"]}
         if params["name"] == "progress":
             arguments["_token"] = params["_meta"]["progressToken"]
+        if params["name"] == "progress_and_end":
+            token = params["_meta"]["progressToken"]
+            arguments["_progress"] = {"progressToken": token, "progress": 1}
         globals()["do_" + params["name"]](message["id"], arguments)
     elif method == "notifications/cancelled":
         cancelled(params)
