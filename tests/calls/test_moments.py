@@ -121,7 +121,7 @@ def test_work_that_waited_begins_only_if_it_would_probably_end_in_time(
             now.run_turns()
         now.say(one, CallTool("one", "first", {}))
         now.run_turns()
-        now.say(other, CallTool("one", "waits", {"n": -1}, timeout_s=5.5))
+        now.say(other, CallTool("one", "waits", {"n": -1}, timeout_s=4.9))
         now.run_turns()
         now.loop.now += waited_s
         finish(now)

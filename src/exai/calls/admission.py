@@ -89,7 +89,7 @@ class AdmissionController(Gatekeeper):
             if not can_start:
                 self._check_room(session, place.scope, size_bytes)
                 waits_s = self._expected_waits_s(session, place.scope)
-                check_patience(waits_s, place.scope.likely_service_s, patience_s)
+                check_patience(waits_s, place.scope.expected_service_s, patience_s)
         except QueueFull:
             self._forget_if_idle(session)
             raise

@@ -15,8 +15,6 @@ from exai.calls.permits import PermitPool
 from exai.calls.service_times import ServiceTimes
 from exai.calls.waiting import FairRing, Line
 
-_LIKELY = 1.5
-
 
 class Gatekeeper(ABC):
     """Who grants permits, and takes them back."""
@@ -136,9 +134,9 @@ class ScopeGate:
         return min(turns, self.in_line_count + 1) * self.release_s(pool)
 
     @property
-    def likely_service_s(self) -> float:
-        """Return how long most work takes here at the longest; 0 where that is not known."""
-        return _LIKELY * (self.service_times.mean_s or 0.0)
+    def expected_service_s(self) -> float:
+        """Return how long work takes here; 0 where that is not known."""
+        return self.service_times.mean_s or 0.0
 
     def turn_s(self, session: SessionGate) -> float | None:
         """Return the mean time from one of a session's turns to its next; None: not known."""
@@ -252,7 +250,7 @@ class Place:
 
     def has_time(self, deadline: float) -> bool:
         """Tell whether work that begins as soon as it may will probably end in time."""
-        return self.granted_at + self.scope.likely_service_s <= deadline
+        return self.granted_at + self.scope.expected_service_s <= deadline
 
     def begin(self) -> None:
         """Take note that the work begins: how long it takes counts."""

@@ -7,6 +7,8 @@ from exai.calls.service_times import retry_after_s
 from exai.core.config import LimitsConfig
 from exai.core.errors import QueueFull
 
+_MARGIN = 1.2
+
 
 def check_room(
     limits: LimitsConfig,
@@ -48,16 +50,17 @@ def check_patience(waits_s: Mapping[str, float], service_s: float, patience_s: f
     """Raise `QueueFull` where a call would probably not end in time.
 
     That is where the longest of the expected waits, by what is full, leaves less than its
-    service takes.
+    service takes. The longer a wait, the less exactly it can be foretold: hence the margin,
+    without which a crowd would be let in whose every call comes to its turn just too late.
     """
     if not waits_s:
         return
     scope = max(waits_s, key=lambda name: waits_s[name])
-    expected_s = waits_s[scope] + service_s
+    expected_s = _MARGIN * waits_s[scope] + service_s
     if expected_s > patience_s:
         raise QueueFull(
-            f"{scope} is full: a wait of about {waits_s[scope]:.3g} s and the work itself would "
-            f"take about {expected_s:.3g} s, longer than the call's time-out of {patience_s:g} s",
+            f"{scope} is full: a wait of about {waits_s[scope]:.3g} s and work of about "
+            f"{service_s:.3g} s would hardly end within the call's time-out of {patience_s:g} s",
             scope=scope,
             retry_after_s=retry_after_s(expected_s - patience_s),
         )
