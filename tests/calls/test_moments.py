@@ -139,6 +139,19 @@ def test_work_that_waited_begins_only_if_it_would_probably_end_in_time(
         finish(now)
 
 
+def test_the_same_request_by_its_key_is_not_done_anew() -> None:
+    with world(seed=None) as now:
+        callers = [Caller("a", f"a{n}") for n in range(2)]
+        for caller in callers:  # the tool may take 5 s
+            now.say(caller, CallTool("short", "r", {}, idempotency_key="k"))
+            now.run_turns()
+            now.loop.now += 3.0
+        now.run_turns()
+        for caller in callers:
+            assert error_of(caller, "r") == (ErrorCode.TIMEOUT, {"phase": "run"})
+        assert len(now.executions) == 1
+
+
 def test_who_cannot_wait_for_the_work_to_be_done_anew_is_refused() -> None:
     with world(seed=None) as now:
         one, two = Caller("a", "a1"), Caller("b", "b1")

@@ -150,9 +150,13 @@ class Flight(ToolRun):
             self._leaf_holders.discard(holder)
 
     def may_repeat_for(self, call: Call) -> bool:
-        """Tell whether a caller of this flight, which is late, may have the work done again."""
+        """Tell whether a caller of this flight, which is late, may have the work done again.
+
+        A call that follows its key may not: it is the same request as one that had it done.
+        """
         has_time = not call.is_accepted or call.deadline > self._clock.monotonic_s()
-        return has_time and not call.has_flown_anew and self.tool.spec.policy.idempotent
+        was_done = call.has_flown_anew or call.follows_its_key
+        return has_time and not was_done and self.tool.spec.policy.idempotent
 
     def successor(self, call: Call, key: bytes | None) -> "Flight":
         """Return a flight of the same work, whose first caller is `call`."""
