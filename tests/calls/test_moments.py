@@ -139,6 +139,26 @@ def test_work_that_waited_begins_only_if_it_would_probably_end_in_time(
         finish(now)
 
 
+def test_quick_work_is_not_taken_for_as_slow_as_what_it_waits_for() -> None:
+    with world(seed=None) as now:
+        callers, quick = [Caller("a", f"a{n}") for n in range(3)], Caller("b", "b1")
+        for number in range(5):
+            now.say(callers[0], CallTool("write", f"measured-{number}", {"n": number}))
+            now.run_turns()
+            now.loop.now += 10.0
+            finish(now)
+            now.run_turns()
+        for number, caller in enumerate(callers):
+            now.say(caller, CallTool("write", "slow", {"n": 10 + number}))
+        now.say(quick, CallTool("read", "r", {}, timeout_s=12.0))
+        now.run_turns()
+        assert "r" in quick.acks
+        for _ in range(2):
+            finish(now)
+            now.run_turns()
+        assert isinstance(quick.answers["r"][0].outcome, Completed)
+
+
 def test_the_same_request_by_its_key_is_not_done_anew() -> None:
     with world(seed=None) as now:
         callers = [Caller("a", f"a{n}") for n in range(2)]

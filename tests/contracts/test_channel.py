@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 import pytest
+import uvloop
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
@@ -247,6 +248,38 @@ async def test_send_waits_for_a_slow_peer_and_goes_on_when_it_reads(ends: Ends) 
         for _ in range(512):
             assert await peer.receive() == PIECE
     assert sent_count == 512
+
+
+async def test_messages_of_all_sizes_reach_a_slow_peer_whole(ends: Ends) -> None:
+    await send_all_sizes_to_a_slow_peer(ends)
+
+
+@pytest.mark.parametrize("library", ["picows", "websockets"])
+def test_so_they_do_on_uvloop(library: str) -> None:
+    async def run() -> None:
+        async with over_socket(library) as ends:
+            await send_all_sizes_to_a_slow_peer(ends)
+
+    uvloop.run(run())
+
+
+async def send_all_sizes_to_a_slow_peer(ends: Ends) -> None:
+    channel, peer = ends
+    messages = [b"%d " % n + b"x" * (200, 60_000, 300)[n % 3] for n in range(900)]
+
+    async def send_all() -> None:
+        for message in messages:
+            if channel.is_ready:
+                channel.send_at_once([message])
+            else:
+                await channel.send(message)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(send_all())
+        while channel.is_ready:  # noqa: ASYNC110 - nobody tells of it
+            await asyncio.sleep(0)
+        for message in messages:
+            assert await peer.receive() == message
 
 
 async def test_abort_frees_a_sender_whose_peer_never_reads(ends: Ends) -> None:

@@ -73,13 +73,14 @@ class AdmissionController(Gatekeeper):
         session_id: str,
         demand: Demand,
         size_bytes: int = 0,
+        service_s: float = 0.0,
         patience_s: float = float("inf"),
     ) -> tuple[Place, Stand]:
         """Take a place for one caller, with its permits if they are free; never waits.
 
         Raises `QueueFull` where the session, the principal or the daemon has too many
-        waiting, and where the wait would probably outlast `patience_s`; a session with
-        nothing waiting always finds room.
+        waiting, and where the wait and the work, which takes about `service_s`, would
+        probably outlast `patience_s`; a session with nothing waiting always finds room.
         """
         session = self._session(principal, session_id)
         place = Place(self, owner, self.gate(demand.scope or NO_SCOPE), demand.conversation)
@@ -89,7 +90,7 @@ class AdmissionController(Gatekeeper):
             if not can_start:
                 self._check_room(session, place.scope, size_bytes)
                 waits_s = self._expected_waits_s(session, place.scope)
-                check_patience(waits_s, place.scope.expected_service_s, patience_s)
+                check_patience(waits_s, service_s, patience_s)
         except QueueFull:
             self._forget_if_idle(session)
             raise

@@ -44,6 +44,7 @@ class Flight(ToolRun):
         self.key = key
         self.limit_s = limit_s
         self.ends_at = float("inf")
+        self.expected_service_s = 0.0
         self.call_id = call.call_id
         # What its first caller led before may still hold permits.
         self.owner = call.call_id if first_attempt == 1 else f"{call.call_id}/anew"
@@ -81,7 +82,8 @@ class Flight(ToolRun):
         deadline would keep the permits from those who can still be served in time.
         """
         assert self.place is not None
-        if self.place.has_waited and not self.place.has_time(self.deadline):
+        ends_at = self.place.granted_at + self.expected_service_s
+        if self.place.has_waited and ends_at > self.deadline:
             raise DeadlinePassed(
                 "the call waited too long to end in time, and did not start",
                 retryable=True,

@@ -37,6 +37,10 @@ class Ledger:
         """Return the record of a session's request."""
         return await self._store.find(session_id, request_id)
 
+    async def knows(self, session_id: str, request_id: str) -> bool:
+        """Tell whether there is a record of a session's request."""
+        return await self._store.knows(session_id, request_id)
+
     async def find_by_key(self, principal: str, idempotency_key: str) -> CallRecord | None:
         """Return the record of a principal's request under its idempotency key."""
         return await self._store.find_by_key(principal, idempotency_key)

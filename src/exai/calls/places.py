@@ -133,11 +133,6 @@ class ScopeGate:
         turns = own * self._startable.turns_in_round(session.principal.name)
         return min(turns, self.in_line_count + 1) * self.release_s(pool)
 
-    @property
-    def expected_service_s(self) -> float:
-        """Return how long work takes here; 0 where that is not known."""
-        return self.service_times.mean_s or 0.0
-
     def turn_s(self, session: SessionGate) -> float | None:
         """Return the mean time from one of a session's turns to its next; None: not known."""
         mean_s = self.service_times.mean_s
@@ -248,10 +243,6 @@ class Place:
         """Tell whether the permits were not free at once."""
         return self._granted is not None
 
-    def has_time(self, deadline: float) -> bool:
-        """Tell whether work that begins as soon as it may will probably end in time."""
-        return self.granted_at + self.scope.expected_service_s <= deadline
-
     def begin(self) -> None:
         """Take note that the work begins: how long it takes counts."""
         self.ending = Ending.IGNORED
@@ -287,7 +278,7 @@ class Leaf:
         try:
             await self._granted.wait()
         except asyncio.CancelledError:
-            self._admission.give_up_leaf(self, Ending.IGNORED)
+            self._admission.give_up_leaf(self, Ending.UNUSED)
             raise
 
     async def __aexit__(

@@ -119,11 +119,11 @@ class RequestRouter:
         if self._in_flight.find(peer.session_id, request_id) is not None:
             return True
         known = await self._defects.outcome_of(
-            self._ledger.find(peer.session_id, request_id),
+            self._ledger.knows(peer.session_id, request_id),
             "limiting the rate",
             Whose(peer.session_id, request_id),
         )
-        return known is not None
+        return known is not False
 
     async def owed_to(self, peer: Peer) -> list[str]:
         """Return a session's requests that are accepted and not acknowledged, oldest first.

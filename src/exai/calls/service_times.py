@@ -8,6 +8,7 @@ _FEWEST_SAMPLES = 5
 _UNKNOWN_RETRY_S = 1.0
 _SOONEST_RETRY_S = 0.1
 _JITTER = 0.2
+_MAX_TOOLS = 2000
 
 
 class ServiceTimes:
@@ -29,6 +30,27 @@ class ServiceTimes:
             self._sum_s -= self._samples_s[0]
         self._samples_s.append(service_s)
         self._sum_s += service_s
+
+
+class WorkTimes:
+    """How long the work of each tool takes that brings an outcome, as lately measured."""
+
+    def __init__(self) -> None:
+        self._of_tool: dict[str, ServiceTimes] = {}
+
+    def expected_s(self, tool_name: str) -> float:
+        """Return the mean; 0 where too little is known."""
+        times = self._of_tool.get(tool_name)
+        return 0.0 if times is None else times.mean_s or 0.0
+
+    def add(self, tool_name: str, work_s: float) -> None:
+        """Take a sample in."""
+        times = self._of_tool.get(tool_name)
+        if times is None:
+            if len(self._of_tool) >= _MAX_TOOLS:
+                del self._of_tool[next(iter(self._of_tool))]
+            times = self._of_tool[tool_name] = ServiceTimes()
+        times.add(work_s)
 
 
 def retry_after_s(expected_s: float | None) -> float:

@@ -11,6 +11,7 @@ from exai.calls.call import Call
 from exai.calls.call_key import Epochs, call_key
 from exai.calls.flight import Flight
 from exai.calls.result_cache import ResultCache
+from exai.calls.service_times import WorkTimes
 from exai.core.clock import Clock
 from exai.core.errors import DeadlinePassed, ExaiError, QueueFull
 from exai.core.outcomes import Completed, Outcome
@@ -36,6 +37,7 @@ class SingleFlight:
         self._epochs = epochs
         self._clock = clock
         self._never_share = never_share
+        self._work_times = WorkTimes()
         self._joinable: dict[bytes, Flight] = {}
         self._aboard: dict[Call, Flight] = {}
         self.flying: set[str] = set()
@@ -91,12 +93,14 @@ class SingleFlight:
         From now on it is the one that equal calls join. Raises `QueueFull`.
         """
         peer = call.peer
+        flight.expected_service_s = self._work_times.expected_s(flight.tool.spec.name)
         flight.place, flight.callers[call] = self._admission.reserve(
             flight.owner,
             principal=peer.principal.name,
             session_id=peer.session_id,
             demand=flight.demand,
             size_bytes=call.size_bytes,
+            service_s=flight.expected_service_s,
             patience_s=call.timeout_s,
         )
         if flight.key is not None:
@@ -144,6 +148,9 @@ class SingleFlight:
     def land(self, flight: Flight, outcome: Outcome) -> None:
         """Give a flight its outcome: from now on nobody joins it; a success may be kept."""
         flight.outcome = outcome
+        if flight.started_at is not None:
+            work_s = self._clock.monotonic_s() - flight.started_at
+            self._work_times.add(flight.tool.spec.name, work_s)
         ttl_s = flight.tool.spec.policy.cache_ttl_s
         if flight.key is not None and ttl_s and isinstance(outcome, Completed):
             assert flight.epoch is not None

@@ -149,11 +149,12 @@ class Outbox:
                 sent, self._sent = self._sent, []
                 self._sent_bytes, self._is_note_due = 0, False
                 await self._on_sent(sent)
-            if self._farewell is not None and not self._waiting:
+            if self._waiting or self._is_note_due:
+                continue
+            if self._farewell is not None:
                 return self._farewell
-            if not self._waiting:
-                self._has_news.clear()
-                await self._has_news.wait()
+            self._has_news.clear()
+            await self._has_news.wait()
 
     def _look_at_peer(self) -> None:
         """End a send that waits for its peer for too long; else look again when one may.
@@ -208,23 +209,27 @@ class Outbox:
             self._loop.call_soon(self._send_at_once)
 
     def _send_at_once(self) -> None:
-        """Send what waits, without waking `run`, where that needs no waiting."""
+        """Send what waits, without waking `run`, where that needs no waiting.
+
+        A large frame is left to `run`, which waits until the peer has read it.
+        """
         self._is_send_due = False
         channel = self._channel
         if channel is None or self._sending_since is not None or not channel.is_ready:
             self._has_news.set()
             return
-        frames: list[bytes] = []
+        taken: list[_Waiting] = []
         left_bytes = _IN_STEP_BYTES
-        while self._waiting and left_bytes > 0 and not self._is_note_due:
+        while self._waiting and self._waiting[0].size_bytes <= left_bytes:
             waiting = self._take_next()
             self._waiting_bytes -= waiting.size_bytes
             left_bytes -= waiting.size_bytes
-            frames.append(waiting.frame)
-            self._note_sent(waiting.result_of, waiting.frame)
-        if frames:
-            channel.send_at_once(frames)
+            taken.append(waiting)
+        if taken:
+            channel.send_at_once([waiting.frame for waiting in taken])
             self._has_room.set()
+            for waiting in taken:
+                self._note_sent(waiting.result_of, waiting.frame)
         if self._waiting:
             self._has_news.set()
 

@@ -115,6 +115,10 @@ class CallStore(ABC):
         """Return what is known of a session's request."""
 
     @abstractmethod
+    async def knows(self, session_id: str, request_id: str) -> bool:
+        """Tell whether anything is known of a session's request."""
+
+    @abstractmethod
     async def find_by_key(self, principal: str, idempotency_key: str) -> CallRecord | None:
         """Return what is known of the request that a principal gave this key, in any session."""
 

@@ -21,6 +21,7 @@ from exai.core.outcomes import Completed
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Settlement).decode
 _RECORDS_PER_TURN = 1000
+_DECODED_AT_ONCE_BYTES = 65_536
 _UNSETTLED = (CallState.ACCEPTED, CallState.RUNNING)
 
 
@@ -56,7 +57,7 @@ class MemoryCallStore(CallStore):
         if known_id is None and key is not None:
             known_id = self._by_key.get(key)
         if known_id is not None:
-            return self._whole(known_id)
+            return await self._whole(known_id)
         self._records[record.call_id] = record
         self._by_session[record.session_id][record.request_id] = record.call_id
         if key is not None:
@@ -98,12 +99,16 @@ class MemoryCallStore(CallStore):
         """Return what is known of a session's request."""
         of_session = self._by_session.get(session_id)
         call_id = None if of_session is None else of_session.get(request_id)
-        return None if call_id is None else self._whole(call_id)
+        return None if call_id is None else await self._whole(call_id)
+
+    async def knows(self, session_id: str, request_id: str) -> bool:
+        """Tell whether anything is known of a session's request."""
+        return request_id in self._by_session.get(session_id, {})
 
     async def find_by_key(self, principal: str, idempotency_key: str) -> CallRecord | None:
         """Return what is known of the request that a principal gave this key."""
         call_id = self._by_key.get((principal, idempotency_key))
-        return None if call_id is None else self._whole(call_id)
+        return None if call_id is None else await self._whole(call_id)
 
     async def key_count(self, principal: str) -> int:
         """Return how many keys of a principal are remembered."""
@@ -192,12 +197,16 @@ class MemoryCallStore(CallStore):
     async def close(self) -> None:
         """Nothing to flush."""
 
-    def _whole(self, call_id: str) -> CallRecord:
-        """Return a record with its settlement, if it has one."""
+    async def _whole(self, call_id: str) -> CallRecord:
+        """Return a record with its settlement, if it has one; a large one is read in a thread."""
         record, encoded = self._records[call_id], self._settlements.get(call_id)
         if encoded is None:
             return record
-        return msgspec.structs.replace(record, settlement=_decode(encoded))
+        if len(encoded) > _DECODED_AT_ONCE_BYTES:
+            settlement = await asyncio.to_thread(_decode, encoded)
+        else:
+            settlement = _decode(encoded)
+        return msgspec.structs.replace(record, settlement=settlement)
 
     def _account_of(self, record: CallRecord) -> "_Kept":
         """Return where a record's result counts: in its session, or after that by its key."""

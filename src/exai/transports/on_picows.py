@@ -28,7 +28,6 @@ from exai.transports.websocket_channel import ENTRY_ALLOWANCE_BYTES, POLITE_CODE
 _CLOSE = picows.WSMsgType.CLOSE
 _PING = picows.WSMsgType.PING
 _PONG = picows.WSMsgType.PONG
-_TEXT = picows.WSMsgType.TEXT
 _NEVER_SENT = (picows.WSCloseCode.NO_INFO, picows.WSCloseCode.ABNORMAL_CLOSURE)
 _LAST_CLOSE_CODE = 4999
 _PROTOCOL_ERROR = 1002
@@ -139,6 +138,7 @@ class PicowsConnection(ServerConnection):
         self._waiting_count = 0
         self._owed_pong: bytes | None = None
         self._may_write = True
+        self._writable: asyncio.Future[None] | None = None
         self._end_of_patience: asyncio.TimerHandle | None = None
 
     def on_ws_connected(self, transport: picows.WSTransport) -> None:
@@ -188,11 +188,25 @@ class PicowsConnection(ServerConnection):
 
     def send_at_once(self, messages: Sequence[bytes]) -> None:
         """Send text messages by one write: the library would make a system call for each."""
-        if len(messages) == 1:
-            self._wire.send(_TEXT, messages[0])
-        else:
-            frames = [part for message in messages for part in (_head_of(message), message)]
-            self._wire.underlying_transport.write(b"".join(frames))
+        frames = [part for message in messages for part in (_head_of(message), message)]
+        self._wire.underlying_transport.write(b"".join(frames))
+
+    async def send_text(self, message: bytes) -> None:
+        """Send UTF-8 bytes as a text message; wait until the peer has read what waits.
+
+        Instead of `send`, which hands uvloop a view of the library's own buffer as the head of
+        a large frame, and writes the next head into it while a slow peer waits for the first.
+        """
+        await self._wait_may_write()
+        self.send_at_once([message])
+        await self._wait_may_write()
+
+    async def _wait_may_write(self) -> None:
+        while not (self._may_write or self._wire.is_disconnected):
+            self._writable = asyncio.get_running_loop().create_future()
+            await self._writable
+        if self._wire.is_close_frame_sent or self._wire.is_disconnected:
+            await self.send(b"", text=True)  # which raises once the connection has ended
 
     def pause_writing(self) -> None:
         """Note that the peer does not read as fast as it is written to."""
@@ -203,6 +217,7 @@ class PicowsConnection(ServerConnection):
         """Say what was held back."""
         self._may_write = True
         super().resume_writing()
+        self._wake_writer()
         if self._owed_pong is not None:
             self._wire.send_pong(self._owed_pong)
             self._owed_pong = None
@@ -212,6 +227,7 @@ class PicowsConnection(ServerConnection):
         if self._end_of_patience is not None:
             self._end_of_patience.cancel()
         super().on_ws_disconnected(transport)
+        self._wake_writer()
 
     def lift_entry_limit(self) -> None:
         """Read on: the peer was let in."""
@@ -230,6 +246,10 @@ class PicowsConnection(ServerConnection):
     def abort(self) -> None:
         """Drop the connection at once."""
         self._wire.disconnect(graceful=False)
+
+    def _wake_writer(self) -> None:
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
 
     def _allow_next_message(self) -> None:
         """Let a whole message come."""

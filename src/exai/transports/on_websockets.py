@@ -96,6 +96,10 @@ class WebsocketsConnection(ServerConnection):
             self._first_message_is_in = True
         super().process_event(event)
 
+    async def send_text(self, message: bytes) -> None:
+        """Send UTF-8 bytes as a text message; wait until the peer has read what waits."""
+        await self.send(message, text=True)
+
     @property
     def is_ready(self) -> bool:
         """Tell whether the peer is there and reads as fast as it is written to."""

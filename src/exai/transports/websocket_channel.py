@@ -42,8 +42,8 @@ class LibraryConnection(Protocol):
     async def recv(self) -> str | bytes:
         """Wait for the next message: text as `str`, binary as `bytes`."""
 
-    async def send(self, message: bytes, *, text: bool) -> None:
-        """Send UTF-8 bytes as a text message."""
+    async def send_text(self, message: bytes) -> None:
+        """Send UTF-8 bytes as a text message; wait while the peer reads too slowly."""
 
     @property
     def is_ready(self) -> bool:
@@ -101,7 +101,7 @@ class WebSocketChannel(Channel):
     async def send(self, message: bytes) -> None:
         """Send UTF-8 bytes as one text message; raises `ChannelClosed`."""
         try:
-            await self._connection.send(message, text=True)
+            await self._connection.send_text(message)
         except self._closed_exception as closed:
             raise _channel_closed(closed) from None
 

@@ -50,7 +50,7 @@ class BrokenAnswer(Exception):
 class ServerLost(Exception):
     """The server ended before it answered; `str()` says how.
 
-    `was_written` tells whether it may have got the request.
+    `was_written` tells whether it may have got the request, or was about to.
     """
 
     def __init__(self, reason: str, *, was_written: bool) -> None:

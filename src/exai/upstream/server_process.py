@@ -56,8 +56,8 @@ class ServerProcess:
     async def write_line(self, line: bytes) -> bool:
         """Write a line once there is room. False: the server cannot get it any more.
 
-        Only one line at a time is on its way, so that nothing piles up before a server that
-        does not read.
+        No more than one write of lines is on its way, and a line, so that nothing piles up
+        before a server that does not read.
         """
         async with self._writing:
             try:

@@ -83,5 +83,7 @@ def _open_files_limit(pid: int) -> int | None:
         limits = Path(f"/proc/{pid}/limits").read_text()
     except OSError:
         return None
-    found = re.search(r"^Max open files +(\d+)", limits, re.M)
-    return int(found[1]) if found else None
+    found = re.search(r"^Max open files +(\d+|unlimited)", limits, re.M)
+    if found is None:
+        return None
+    return resource.RLIM_INFINITY if found[1] == "unlimited" else int(found[1])
