@@ -15,9 +15,6 @@ from bench.scenarios.overload import CAPACITY_PER_S
 ROOT = Path(__file__).parent.parent
 PATIENCE_S = 50
 
-if sys.platform != "linux":
-    pytest.skip("reads /proc and pins processes", allow_module_level=True)
-
 
 def test_a_percentile_is_the_smallest_value_that_so_many_do_not_exceed() -> None:
     hundred = [float(n) for n in range(1, 101)]
