@@ -1,6 +1,7 @@
 """Every ledger keeps the same promises. A twin is one more line in `STORES`."""
 
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -9,15 +10,21 @@ from exai.core.call_store import CallRecord, CallState, CallStore, SessionBounds
 from exai.core.errors import ToolFailed
 from exai.core.outcomes import Completed, Failed, text_block
 from exai.stores.memory_store import MemoryCallStore
+from exai.stores.sqlite_database import SqliteDatabase
+from exai.stores.sqlite_file import open_database
+from exai.stores.sqlite_store import SqliteCallStore
 
-STORES: dict[str, Callable[[], CallStore]] = {"memory": MemoryCallStore}
+STORES: dict[str, Callable[[Path], CallStore]] = {
+    "memory": lambda _: MemoryCallStore(),
+    "sqlite": lambda directory: SqliteCallStore(SqliteDatabase(open_database(directory))),
+}
 ANSWER = Settlement(Completed([text_block("forty-two")]), queue_s=0.25, run_s=1.5)
 OTHER_ANSWER = Settlement(Completed([text_block("forty-three")]), queue_s=0.0, run_s=0.0)
 
 
 @pytest.fixture(params=list(STORES.values()), ids=list(STORES))
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[CallStore]:
-    opened: CallStore = request.param()
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[CallStore]:
+    opened: CallStore = request.param(tmp_path)
     yield opened
     await opened.close()
 

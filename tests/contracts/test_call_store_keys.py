@@ -1,6 +1,8 @@
 """What every ledger promises for idempotency keys, and under any sequence of events."""
 
 import asyncio
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -198,10 +200,16 @@ STEPS = st.one_of(
 @settings(max_examples=150)
 @given(st.lists(STEPS, max_size=40))
 def test_any_sequence_of_events_does_as_a_plain_list_would(make: Any, steps: list[Any]) -> None:
-    asyncio.run(compare(make(), NaiveStore(), steps))
+    with TemporaryDirectory() as directory:
+        asyncio.run(compare(make(Path(directory)), NaiveStore(), steps))
 
 
 async def compare(store: CallStore, naive: NaiveStore, steps: list[Any]) -> None:
+    await take(steps, store, naive)
+    await store.close()
+
+
+async def take(steps: list[Any], store: CallStore, naive: NaiveStore) -> None:
     now = 1000.0
     for n, (what, *how) in enumerate(steps):
         if what == "accept":

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -16,15 +18,21 @@ from exai.core.conversation_store import (
     Turn,
 )
 from exai.stores.memory_conversations import MemoryConversationStore
+from exai.stores.sqlite_conversations import SqliteConversationStore
+from exai.stores.sqlite_database import SqliteDatabase
+from exai.stores.sqlite_file import open_database
 
-STORES: dict[str, Callable[[], ConversationStore]] = {"memory": MemoryConversationStore}
+STORES: dict[str, Callable[[Path], ConversationStore]] = {
+    "memory": lambda _: MemoryConversationStore(),
+    "sqlite": lambda directory: SqliteConversationStore(SqliteDatabase(open_database(directory))),
+}
 ROOMY = ConversationBounds(max_bytes=10_000, principal_max_count=100, principal_max_bytes=10**6)
 TTL_S = 100.0
 
 
 @pytest.fixture(params=list(STORES.values()), ids=list(STORES))
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[ConversationStore]:
-    opened: ConversationStore = request.param()
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ConversationStore]:
+    opened: ConversationStore = request.param(tmp_path)
     yield opened
     await opened.close()
 
@@ -164,10 +172,16 @@ TIGHT = ConversationBounds(max_bytes=60, principal_max_count=2, principal_max_by
 @settings(max_examples=150)
 @given(st.lists(STEPS, max_size=40))
 def test_any_sequence_of_events_does_as_a_plain_list_would(make: Any, steps: list[Any]) -> None:
-    asyncio.run(compare(make(), NaiveStore(), steps))
+    with TemporaryDirectory() as directory:
+        asyncio.run(compare(make(Path(directory)), NaiveStore(), steps))
 
 
 async def compare(store: ConversationStore, naive: NaiveStore, steps: list[Any]) -> None:
+    await take(steps, store, naive)
+    await store.close()
+
+
+async def take(steps: list[Any], store: ConversationStore, naive: NaiveStore) -> None:
     now = 1000.0
     for n, (what, *how) in enumerate(steps):
         now += 1.0
