@@ -217,6 +217,20 @@ async def test_what_a_session_is_owed_is_what_was_accepted_and_is_not_erased(
     assert (await store.usage("s-unknown")).result_count == 0
 
 
+async def test_what_has_not_settled_is_listed_over_all_sessions(store: CallStore) -> None:
+    for n in range(4):
+        await store.accept(record(f"c{n}", session_id=f"s{n % 2}", idempotency_key=f"k{n}"))
+    await store.start("c2", "boot", 1)
+    await store.settle("c1", ANSWER, now=1001.0)
+    await store.end_session("s0")
+    left = [(known.call_id, known.state, known.owner) for known in await store.unsettled()]
+    assert left == [
+        ("c0", CallState.ACCEPTED, ""),
+        ("c2", CallState.RUNNING, "boot"),
+        ("c3", CallState.ACCEPTED, ""),
+    ]
+
+
 async def test_what_has_not_settled_never_expires(store: CallStore) -> None:
     await store.accept(record())
     assert await store.expire(now=1e12, result_ttl_s=1.0, idempotency_ttl_s=86_400.0) == 0

@@ -64,6 +64,7 @@ _KEPT_BYTES = "SELECT kept_bytes FROM principal_usage WHERE principal = ?"
 _OWED = """
     SELECT request_id FROM calls WHERE session_id = ? AND erased_at IS NULL ORDER BY number
 """
+_UNSETTLED = f"{_SELECT} WHERE settled_at IS NULL AND erased_at IS NULL ORDER BY number"
 _USAGE = "SELECT result_count, result_bytes FROM session_usage WHERE session_id = ?"
 _SENT_USAGE = """
     SELECT sent_count, sent_bytes, tombstone_count FROM session_usage WHERE session_id = ?
@@ -122,7 +123,8 @@ _FORGET_OF_SESSION = f"""
 
 
 class SqliteCallStore(CallStore):
-    """`CallStore` over a database that it shares; each method is one short transaction.
+    """`CallStore` over a database that it shares; each method is one short transaction, or
+    several where thousands of calls change, so that those of others go on in between.
 
     Which results were sent is stored like the rest, though a restart makes no use of it:
     every connection has ended, and whoever resumes is sent all again (`forget_sent`).
@@ -188,6 +190,12 @@ class SqliteCallStore(CallStore):
             lambda connection: [name for (name,) in connection.execute(_OWED, (session_id,))]
         )
 
+    async def unsettled(self) -> list[CallRecord]:
+        """Look through all calls that are not erased."""
+        return await self._database.submit(
+            lambda connection: [_record_in(row) for row in connection.execute(_UNSETTLED)]
+        )
+
     async def usage(self, session_id: str) -> SessionUsage:
         """Return how many results a session has, and how large they are together."""
         return await self._database.submit(
@@ -221,18 +229,21 @@ class SqliteCallStore(CallStore):
         return await self._database.submit(trim)
 
     async def expire(self, now: float, result_ttl_s: float, idempotency_ttl_s: float) -> int:
-        """Erase old results, forget old tombstones; the calls of others go on in between."""
+        """Erase old results, forget old tombstones."""
         horizon, because = now - result_ttl_s, "expired"
         key_horizon = now - max(idempotency_ttl_s, result_ttl_s)
-        await self._change_in_turns(_FORGET_ERASED_UNTIL, horizon)
-        erased_count = await self._change_in_turns(_ERASE_SETTLED_UNTIL, because, now, horizon)
-        await self._change_in_turns(_FORGET_KEYS_UNTIL, key_horizon)
+        _, erased_count, _ = await self._change_in_turns(
+            (_FORGET_ERASED_UNTIL, (horizon,)),
+            (_ERASE_SETTLED_UNTIL, (because, now, horizon)),
+            (_FORGET_KEYS_UNTIL, (key_horizon,)),
+        )
         return erased_count
 
     async def end_session(self, session_id: str) -> None:
         """Forget a session's records, but for those with an idempotency key."""
-        await self._change_in_turns(_LEAVE_SESSION, session_id)
-        await self._change_in_turns(_FORGET_OF_SESSION, session_id)
+        await self._change_in_turns(
+            (_LEAVE_SESSION, (session_id,)), (_FORGET_OF_SESSION, (session_id,))
+        )
 
     def statistics(self) -> StoreStatistics:
         """Return the numbers now."""
@@ -254,13 +265,20 @@ class SqliteCallStore(CallStore):
             lambda connection: max(0, connection.executemany(statement, values).rowcount)
         )
 
-    async def _change_in_turns(self, statement: str, *values: object) -> int:
-        """Carry out a statement until it finds fewer calls than it may change at once."""
-        total_count = changed_count = await self._change(statement, *values)
-        while changed_count == _CALLS_PER_TURN:
-            changed_count = await self._change(statement, *values)
-            total_count += changed_count
-        return total_count
+    async def _change_in_turns(self, *statements: tuple[str, tuple[object, ...]]) -> list[int]:
+        """Carry out statements until each finds fewer calls than it may change at once.
+
+        Returns how many calls each has changed.
+        """
+
+        def change(connection: sqlite3.Connection) -> list[int]:
+            return [connection.execute(*statement).rowcount for statement in statements]
+
+        totals = counts = await self._database.submit(change)
+        while max(counts) == _CALLS_PER_TURN:
+            counts = await self._database.submit(change)
+            totals = [total + count for total, count in zip(totals, counts, strict=True)]
+        return totals
 
 
 def _accept(connection: sqlite3.Connection, record: CallRecord) -> CallRecord | None:
@@ -321,15 +339,17 @@ def _counts(connection: sqlite3.Connection, question: str, name: str) -> tuple[i
 def _trim(
     connection: sqlite3.Connection, session_id: str, bounds: SessionBounds, now: float
 ) -> int:
-    sent_count, sent_bytes, _ = _counts(connection, _SENT_USAGE, session_id)
-    erased_count = _erase_leading(
-        connection,
-        connection.execute(_OLDEST_SENT, (session_id,)),
-        sent_count - bounds.max_results,
-        sent_bytes - bounds.max_result_bytes,
-        now,
-    )
-    *_, tombstone_count = _counts(connection, _SENT_USAGE, session_id)
+    sent_count, sent_bytes, tombstone_count = _counts(connection, _SENT_USAGE, session_id)
+    erased_count = 0
+    if sent_count > bounds.max_results or sent_bytes > bounds.max_result_bytes:
+        erased_count = _erase_leading(
+            connection,
+            connection.execute(_OLDEST_SENT, (session_id,)),
+            sent_count - bounds.max_results,
+            sent_bytes - bounds.max_result_bytes,
+            now,
+        )
+        *_, tombstone_count = _counts(connection, _SENT_USAGE, session_id)
     if tombstone_count > bounds.max_tombstones:
         excess_count = tombstone_count - bounds.max_tombstones
         connection.execute(_FORGET_OLDEST_ERASED, (session_id, excess_count))
