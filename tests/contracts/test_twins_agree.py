@@ -12,7 +12,7 @@ import pytest
 from exai.core.call_store import CallRecord, CallStore, SessionBounds, Settlement
 from exai.core.conversation_store import Conversation, ConversationBounds, ConversationStore, Turn
 from exai.core.errors import ToolFailed
-from exai.core.outcomes import Completed, Failed, text_block
+from exai.core.outcomes import Completed, Failed, Outcome, text_block
 from exai.stores.memory_conversations import MemoryConversationStore
 from exai.stores.memory_store import MemoryCallStore
 from exai.stores.sqlite_conversations import SqliteConversationStore
@@ -77,9 +77,9 @@ class Calls:
 
     def _settle(self) -> Step:
         call_id, now, text = self._call(), self._now, "é" * self._chance.randrange(200)
-        done = Completed([text_block(text)])
-        failed = Failed(ToolFailed("no").describe())
-        settlement = Settlement(self._chance.choice([done, done, failed]), 0.25, 1.5)
+        done, failed = Completed([text_block(text)]), Failed(ToolFailed("no").describe())
+        outcomes: list[Outcome] = [done, done, failed]
+        settlement = Settlement(self._chance.choice(outcomes), 0.25, 1.5)
         return lambda store: store.settle(call_id, settlement, now)
 
     def _acknowledge(self) -> Step:

@@ -11,6 +11,9 @@ had begun may be taken for work that had not, and be done twice. `full` waits fo
 at every commit, which closes that gap and costs each group of writes one `fsync`. Daemons
 die, are killed and updated every day and machines seldom lose power, so `normal` is the
 default; who pays more for a call done twice than for milliseconds takes `full`.
+
+What is deleted is overwritten in the database (`secure_delete`). The log may hold it for
+a while longer: until it is used again from its beginning, or the database is closed.
 """
 
 import os
@@ -30,8 +33,7 @@ _APPLICATION_ID = 0x45584149  # "EXAI"
 _OLDEST_SQLITE = (3, 37)  # STRICT tables
 _BUSY_TIMEOUT_MS = 5000  # whoever looks at the file beside us lets go of it in this time
 _CACHE_KIB = 16_384
-_LOG_BYTES = 67_108_864
-"""How much of the write-ahead log's file is kept once it has been used up."""
+_LOG_BYTES = 16_777_216  # what its file is cut to, once all of the log is in the database
 
 
 class DatabaseUnusable(Exception):
@@ -76,11 +78,14 @@ def _checked_version(path: Path, newest: int) -> int:
     """Return the version of a sound database of ours, without a write to it."""
     if path.stat().st_size == 0:
         return 0
-    # A connection that may write would move the log into the file when it is closed.
-    with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as connection:
+    # A connection that may write would move the log into the file when it is closed, and one
+    # that knows of no log leaves an empty one.
+    has_log = path.with_name(f"{FILE_NAME}-wal").exists()
+    address = f"file:{quote(str(path))}?{'mode=ro' if has_log else 'immutable=1'}"
+    with closing(sqlite3.connect(address, uri=True)) as connection:
         (fault,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if fault != "ok":
-            raise sqlite3.DatabaseError(fault)
+            raise sqlite3.DatabaseError(fault.splitlines()[-1])
         (owner,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         is_empty = connection.execute("SELECT 1 FROM sqlite_schema").fetchone() is None
