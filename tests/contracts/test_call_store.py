@@ -159,6 +159,19 @@ async def test_results_expire_and_their_tombstones_are_forgotten(store: CallStor
     assert store.statistics().record_count == 1
 
 
+async def test_what_expired_together_is_forgotten_in_the_order_in_which_it_settled(
+    store: CallStore,
+) -> None:
+    for n in (0, 1):
+        await store.accept(record(f"c{n}"))
+    for n in (1, 0):
+        await store.settle(f"c{n}", ANSWER, now=1000.0 - n)
+    assert await store.expire(now=2000.0, result_ttl_s=600.0, idempotency_ttl_s=86_400.0) == 2
+    await store.trim("s1", SessionBounds(9, 10_000, max_tombstones=1), now=2001.0)
+    assert await store.find("s1", "r-c1") is None
+    assert await store.find("s1", "r-c0") is not None
+
+
 async def test_a_sessions_oldest_results_make_room(store: CallStore) -> None:
     for n in range(4):
         await store.accept(record(f"c{n}"))

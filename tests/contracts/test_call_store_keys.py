@@ -86,6 +86,16 @@ async def test_what_only_keys_keep_is_bounded_oldest_first(store: CallStore) -> 
     assert store.statistics().result_bytes == 3 * size_bytes
 
 
+async def test_whose_session_ended_first_makes_room_first(store: CallStore) -> None:
+    for n in range(2):
+        await settled(store, f"c{n}", session_id=f"s{n}", idempotency_key=f"k{n}")
+    for n in (1, 0):
+        await store.end_session(f"s{n}")
+    assert await store.trim_keyed("alice", store.statistics().result_bytes - 1, now=1001.0) == 1
+    assert (await found(store, key="k1")).state is CallState.ERASED
+    assert (await found(store, key="k0")).state is CallState.SETTLED
+
+
 async def test_tombstones_with_a_key_neither_count_nor_go(store: CallStore) -> None:
     for n in range(6):
         await settled(store, f"c{n}", idempotency_key=f"k{n}" if n < 3 else None)

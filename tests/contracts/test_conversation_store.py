@@ -106,6 +106,13 @@ async def test_a_conversation_expires_after_its_last_turn(store: ConversationSto
     assert await store.append("ann", "a", turn(3), ROOMY) is False
 
 
+async def test_hundreds_of_conversations_expire(store: ConversationStore) -> None:
+    for n in range(250):
+        await store.begin(talk(f"t{n}", principal=f"p{n % 10}"), ROOMY)
+    assert await store.expire(1e9, TTL_S) == 250
+    assert store.statistics().conversation_count == 0
+
+
 async def test_bytes_are_counted_whatever_the_text(store: ConversationStore) -> None:
     odd = Turn("c1", "é", "half of a pair: \ud83d", 1000.0)
     await store.begin(Conversation("t", "ann", (odd,)), ROOMY)

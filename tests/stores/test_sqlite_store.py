@@ -63,6 +63,20 @@ async def test_no_question_about_conversations_looks_at_all(tmp_path: Path) -> N
     await store.close()
 
 
+async def test_nothing_is_kept_of_who_has_nothing_any_more(tmp_path: Path) -> None:
+    connection = open_database(tmp_path)
+    store = SqliteCallStore(SqliteDatabase(connection))
+    for n in range(2):
+        await store.accept(record(f"c{n}", idempotency_key="k" if n else None))
+        await store.settle(f"c{n}", ANSWER, now=1000.0)
+    await store.mark_sent("s1", ["r-c0", "r-c1"])
+    await store.end_session("s1")
+    await store.expire(1e9, 1.0, 1.0)
+    for table in ("calls", "settlements", "session_usage", "principal_usage"):
+        assert connection.execute(f"SELECT * FROM {table}").fetchall() == [], table
+    await store.close()
+
+
 def open_and_listen(directory: Path) -> tuple[sqlite3.Connection, list[str]]:
     """Open a database; return it with the list of what will be asked of it."""
     asked: list[str] = []

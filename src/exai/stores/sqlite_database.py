@@ -2,8 +2,8 @@
 
 Operations are carried out in the order in which they were given, reads among writes: who
 asks sees whatever was asked for before, as in memory. A second connection for reads would
-not see what is given but not yet committed, and would gain little: a commit does not wait
-for the disk, unless it is told to.
+not see what is given but not yet committed, and would gain little: with `synchronous`
+normal a commit hardly ever waits for the disk.
 
 All operations that wait are one transaction: while it is committed the next ones gather,
 so that many calls pay for one commit together. Nobody is told of what is not committed.
