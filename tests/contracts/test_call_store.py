@@ -1,6 +1,7 @@
 """Every ledger keeps the same promises. A twin is one more line in `STORES`."""
 
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -9,15 +10,21 @@ from exai.core.call_store import CallRecord, CallState, CallStore, SessionBounds
 from exai.core.errors import ToolFailed
 from exai.core.outcomes import Completed, Failed, text_block
 from exai.stores.memory_store import MemoryCallStore
+from exai.stores.sqlite_database import SqliteDatabase
+from exai.stores.sqlite_file import open_database
+from exai.stores.sqlite_store import SqliteCallStore
 
-STORES: dict[str, Callable[[], CallStore]] = {"memory": MemoryCallStore}
+STORES: dict[str, Callable[[Path], CallStore]] = {
+    "memory": lambda _: MemoryCallStore(),
+    "sqlite": lambda directory: SqliteCallStore(SqliteDatabase(open_database(directory))),
+}
 ANSWER = Settlement(Completed([text_block("forty-two")]), queue_s=0.25, run_s=1.5)
 OTHER_ANSWER = Settlement(Completed([text_block("forty-three")]), queue_s=0.0, run_s=0.0)
 
 
 @pytest.fixture(params=list(STORES.values()), ids=list(STORES))
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[CallStore]:
-    opened: CallStore = request.param()
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[CallStore]:
+    opened: CallStore = request.param(tmp_path)
     yield opened
     await opened.close()
 
@@ -152,6 +159,19 @@ async def test_results_expire_and_their_tombstones_are_forgotten(store: CallStor
     assert store.statistics().record_count == 1
 
 
+async def test_what_expired_together_is_forgotten_in_the_order_in_which_it_settled(
+    store: CallStore,
+) -> None:
+    for n in (0, 1):
+        await store.accept(record(f"c{n}"))
+    for n in (1, 0):
+        await store.settle(f"c{n}", ANSWER, now=1000.0 - n)
+    assert await store.expire(now=2000.0, result_ttl_s=600.0, idempotency_ttl_s=86_400.0) == 2
+    await store.trim("s1", SessionBounds(9, 10_000, max_tombstones=1), now=2001.0)
+    assert await store.find("s1", "r-c1") is None
+    assert await store.find("s1", "r-c0") is not None
+
+
 async def test_a_sessions_oldest_results_make_room(store: CallStore) -> None:
     for n in range(4):
         await store.accept(record(f"c{n}"))
@@ -208,6 +228,20 @@ async def test_what_a_session_is_owed_is_what_was_accepted_and_is_not_erased(
     assert usage.result_count == 1
     assert usage.result_bytes == store.statistics().result_bytes
     assert (await store.usage("s-unknown")).result_count == 0
+
+
+async def test_what_has_not_settled_is_listed_over_all_sessions(store: CallStore) -> None:
+    for n in range(4):
+        await store.accept(record(f"c{n}", session_id=f"s{n % 2}", idempotency_key=f"k{n}"))
+    await store.start("c2", "boot", 1)
+    await store.settle("c1", ANSWER, now=1001.0)
+    await store.end_session("s0")
+    left = [(known.call_id, known.state, known.owner) for known in await store.unsettled()]
+    assert left == [
+        ("c0", CallState.ACCEPTED, ""),
+        ("c2", CallState.RUNNING, "boot"),
+        ("c3", CallState.ACCEPTED, ""),
+    ]
 
 
 async def test_what_has_not_settled_never_expires(store: CallStore) -> None:

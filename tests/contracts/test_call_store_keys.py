@@ -1,6 +1,8 @@
 """What every ledger promises for idempotency keys, and under any sequence of events."""
 
 import asyncio
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -82,6 +84,16 @@ async def test_what_only_keys_keep_is_bounded_oldest_first(store: CallStore) -> 
     assert (await found(store, key="k1")).state is CallState.SETTLED
     assert (await store.find("s9", "r-c9")) is not None
     assert store.statistics().result_bytes == 3 * size_bytes
+
+
+async def test_whose_session_ended_first_makes_room_first(store: CallStore) -> None:
+    for n in range(2):
+        await settled(store, f"c{n}", session_id=f"s{n}", idempotency_key=f"k{n}")
+    for n in (1, 0):
+        await store.end_session(f"s{n}")
+    assert await store.trim_keyed("alice", store.statistics().result_bytes - 1, now=1001.0) == 1
+    assert (await found(store, key="k1")).state is CallState.ERASED
+    assert (await found(store, key="k0")).state is CallState.SETTLED
 
 
 async def test_tombstones_with_a_key_neither_count_nor_go(store: CallStore) -> None:
@@ -198,10 +210,16 @@ STEPS = st.one_of(
 @settings(max_examples=150)
 @given(st.lists(STEPS, max_size=40))
 def test_any_sequence_of_events_does_as_a_plain_list_would(make: Any, steps: list[Any]) -> None:
-    asyncio.run(compare(make(), NaiveStore(), steps))
+    with TemporaryDirectory() as directory:
+        asyncio.run(compare(make(Path(directory)), NaiveStore(), steps))
 
 
 async def compare(store: CallStore, naive: NaiveStore, steps: list[Any]) -> None:
+    await take(steps, store, naive)
+    await store.close()
+
+
+async def take(steps: list[Any], store: CallStore, naive: NaiveStore) -> None:
     now = 1000.0
     for n, (what, *how) in enumerate(steps):
         if what == "accept":

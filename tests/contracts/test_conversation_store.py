@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -16,15 +18,21 @@ from exai.core.conversation_store import (
     Turn,
 )
 from exai.stores.memory_conversations import MemoryConversationStore
+from exai.stores.sqlite_conversations import SqliteConversationStore
+from exai.stores.sqlite_database import SqliteDatabase
+from exai.stores.sqlite_file import open_database
 
-STORES: dict[str, Callable[[], ConversationStore]] = {"memory": MemoryConversationStore}
+STORES: dict[str, Callable[[Path], ConversationStore]] = {
+    "memory": lambda _: MemoryConversationStore(),
+    "sqlite": lambda directory: SqliteConversationStore(SqliteDatabase(open_database(directory))),
+}
 ROOMY = ConversationBounds(max_bytes=10_000, principal_max_count=100, principal_max_bytes=10**6)
 TTL_S = 100.0
 
 
 @pytest.fixture(params=list(STORES.values()), ids=list(STORES))
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[ConversationStore]:
-    opened: ConversationStore = request.param()
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ConversationStore]:
+    opened: ConversationStore = request.param(tmp_path)
     yield opened
     await opened.close()
 
@@ -98,6 +106,13 @@ async def test_a_conversation_expires_after_its_last_turn(store: ConversationSto
     assert await store.append("ann", "a", turn(3), ROOMY) is False
 
 
+async def test_hundreds_of_conversations_expire(store: ConversationStore) -> None:
+    for n in range(250):
+        await store.begin(talk(f"t{n}", principal=f"p{n % 10}"), ROOMY)
+    assert await store.expire(1e9, TTL_S) == 250
+    assert store.statistics().conversation_count == 0
+
+
 async def test_bytes_are_counted_whatever_the_text(store: ConversationStore) -> None:
     odd = Turn("c1", "é", "half of a pair: \ud83d", 1000.0)
     await store.begin(Conversation("t", "ann", (odd,)), ROOMY)
@@ -164,10 +179,16 @@ TIGHT = ConversationBounds(max_bytes=60, principal_max_count=2, principal_max_by
 @settings(max_examples=150)
 @given(st.lists(STEPS, max_size=40))
 def test_any_sequence_of_events_does_as_a_plain_list_would(make: Any, steps: list[Any]) -> None:
-    asyncio.run(compare(make(), NaiveStore(), steps))
+    with TemporaryDirectory() as directory:
+        asyncio.run(compare(make(Path(directory)), NaiveStore(), steps))
 
 
 async def compare(store: ConversationStore, naive: NaiveStore, steps: list[Any]) -> None:
+    await take(steps, store, naive)
+    await store.close()
+
+
+async def take(steps: list[Any], store: ConversationStore, naive: NaiveStore) -> None:
     now = 1000.0
     for n, (what, *how) in enumerate(steps):
         now += 1.0

@@ -135,6 +135,13 @@ class CallStore(ABC):
         """Return a session's requests whose answer is to come or not erased, oldest first."""
 
     @abstractmethod
+    async def unsettled(self) -> list[CallRecord]:
+        """Return all calls that were accepted and have not settled, oldest first.
+
+        A daemon asks once, when it begins: these are what its predecessor left behind.
+        """
+
+    @abstractmethod
     async def usage(self, session_id: str) -> SessionUsage:
         """Return how much is kept for a session."""
 

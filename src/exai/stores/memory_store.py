@@ -132,6 +132,10 @@ class MemoryCallStore(CallStore):
             if self._records[call_id].state is not CallState.ERASED
         ]
 
+    async def unsettled(self) -> list[CallRecord]:
+        """Look through all records."""
+        return [record for record in self._records.values() if record.state in _UNSETTLED]
+
     async def usage(self, session_id: str) -> SessionUsage:
         """Return how many results a session has, and how large they are together."""
         kept = self._of_session.get(session_id, _Kept())

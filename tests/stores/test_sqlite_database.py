@@ -1,0 +1,197 @@
+"""What is asked for at once is committed together, and one who fails fails alone."""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from exai.core.errors import ServiceUnavailable
+from exai.stores.sqlite_database import Operation, SqliteDatabase
+from exai.stores.sqlite_file import open_database
+
+
+@pytest.fixture
+def connection(tmp_path: Path) -> sqlite3.Connection:
+    return open_with_cities(tmp_path)
+
+
+@asynccontextmanager
+async def opened(connection: sqlite3.Connection, **bounds: int) -> AsyncIterator[SqliteDatabase]:
+    database = SqliteDatabase(connection, **bounds)
+    yield database
+    await database.close()
+
+
+@asynccontextmanager
+async def held_up(database: SqliteDatabase) -> AsyncIterator[None]:
+    """Keep the thread busy, so that all that is asked for within waits together."""
+    is_busy, go_on = threading.Event(), threading.Event()
+
+    def wait(_: sqlite3.Connection) -> None:
+        is_busy.set()
+        go_on.wait(10)
+
+    waiting = database.submit(wait)
+    await asyncio.to_thread(is_busy.wait, 10)
+    yield
+    go_on.set()
+    await waiting
+
+
+def build(name: str, map_bytes: int = 0) -> Operation[int]:
+    """Return an operation that adds a city, and says how many there are then."""
+
+    def add(connection: sqlite3.Connection) -> int:
+        connection.execute("INSERT INTO cities VALUES (?, zeroblob(?))", (name, map_bytes))
+        (count,) = connection.execute("SELECT count(*) FROM cities").fetchone()
+        return int(count)
+
+    return add
+
+
+def names(connection: sqlite3.Connection) -> list[str]:
+    return [name for (name,) in connection.execute("SELECT name FROM cities ORDER BY rowid")]
+
+
+async def test_what_waits_together_is_one_transaction_in_order(
+    connection: sqlite3.Connection,
+) -> None:
+    statements: list[str] = []
+    async with opened(connection) as database:
+        async with held_up(database):
+            connection.set_trace_callback(statements.append)
+            built = [database.submit(build(f"c{n}")) for n in range(50)]
+        assert await asyncio.gather(*built) == list(range(1, 51))
+        connection.set_trace_callback(None)
+    assert statements.count("COMMIT") == 2, "of what held it up, and of all else"
+
+
+async def test_who_asks_sees_what_was_asked_for_before(connection: sqlite3.Connection) -> None:
+    async with opened(connection) as database:
+        building = database.submit(build("Ur"))
+        assert await database.submit(names) == ["Ur"]
+        assert await building == 1
+
+
+async def test_one_that_fails_fails_alone(connection: sqlite3.Connection) -> None:
+    def burn(connection: sqlite3.Connection) -> None:
+        connection.execute("DELETE FROM cities")
+        raise ZeroDivisionError
+
+    async with opened(connection) as database:
+        await database.submit(build("Ur"))
+        async with held_up(database):
+            asked = [database.submit(each) for each in (build("Uruk"), burn, build("Ur"), names)]
+        uruk, burnt, second_ur, found = await asyncio.gather(*asked, return_exceptions=True)
+    assert (uruk, found) == (2, ["Ur", "Uruk"])
+    assert isinstance(burnt, ZeroDivisionError)
+    assert isinstance(second_ur, ServiceUnavailable)
+    assert "UNIQUE" in str(second_ur)
+    assert isinstance(second_ur.__cause__, sqlite3.IntegrityError)
+
+
+async def test_nobody_is_told_of_what_is_undone(connection: sqlite3.Connection) -> None:
+    """One that succeeded beside one that failed is carried out again, and counted once."""
+    async with opened(connection) as database:
+        async with held_up(database):
+            building = database.submit(build("Ur"))
+            failing = database.submit(lambda connection: connection.execute("DROP TABLE towns"))
+        assert await building == 1
+        with pytest.raises(ServiceUnavailable, match="no such table"):
+            await failing
+        assert await database.submit(names) == ["Ur"]
+
+
+async def test_a_full_disk_refuses_what_needs_room_and_does_the_rest(
+    connection: sqlite3.Connection,
+) -> None:
+    async with opened(connection) as database:
+        await database.submit(build("Ur", map_bytes=100_000))
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+        async with held_up(database):
+            asked = [
+                database.submit(each)
+                for each in (build("Eridu"), build("Kish", map_bytes=1_000_000), names)
+            ]
+        small, large, found = await asyncio.gather(*asked, return_exceptions=True)
+        assert (small, found) == (2, ["Ur", "Eridu"])
+        assert isinstance(large, ServiceUnavailable)
+        assert "full" in str(large)
+        await database.submit(lambda connection: connection.execute("DELETE FROM cities"))
+        assert await database.submit(build("Nippur", map_bytes=50_000)) == 1
+        connection.execute("PRAGMA max_page_count = 10000")
+        assert await database.submit(build("Kish", map_bytes=1_000_000)) == 2
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+async def test_what_was_asked_for_happens_whoever_still_waits(
+    connection: sqlite3.Connection,
+) -> None:
+    async with opened(connection) as database:
+        async with held_up(database):
+            impatient = database.submit(build("Ur"))
+            patient = database.submit(build("Uruk"))
+            impatient.cancel()
+        assert await patient == 2
+        assert impatient.cancelled()
+
+
+async def test_what_waits_is_bounded_in_number(connection: sqlite3.Connection) -> None:
+    async with opened(connection, max_waiting=3) as database:
+        async with held_up(database):
+            built = [database.submit(build(name)) for name in ("Ur", "Uruk")]
+            with pytest.raises(ServiceUnavailable, match="cannot keep up: 3 operations"):
+                database.submit(build("Kish"))
+        assert await asyncio.gather(*built) == [1, 2]
+        assert await database.submit(build("Kish")) == 3
+
+
+async def test_what_waits_is_bounded_in_bytes_but_never_too_small_for_one(
+    connection: sqlite3.Connection,
+) -> None:
+    async with opened(connection, max_waiting_bytes=10) as database:
+        async with held_up(database):
+            built = [database.submit(build("Ur"), 10), database.submit(build("Uruk"))]
+            with pytest.raises(ServiceUnavailable, match="of 10 bytes wait"):
+                database.submit(build("Kish"), 1)
+        assert await asyncio.gather(*built) == [1, 2]
+        assert await database.submit(build("Kish"), 1000) == 3
+
+
+async def test_closing_does_what_waits_and_takes_nothing_more(tmp_path: Path) -> None:
+    async with opened(open_with_cities(tmp_path)) as database:
+        built = [database.submit(build(f"c{n}")) for n in range(50)]
+        await asyncio.gather(database.close(), database.close())
+        assert await asyncio.gather(*built) == list(range(1, 51))
+        with pytest.raises(ServiceUnavailable, match="closed"):
+            database.submit(names)
+    connection = open_database(tmp_path)
+    assert len(names(connection)) == 50
+    connection.close()
+
+
+def test_a_loop_that_ends_without_closing_loses_nothing(tmp_path: Path) -> None:
+    database = SqliteDatabase(open_with_cities(tmp_path))
+    go_on = threading.Event()
+
+    async def leave() -> None:
+        database.submit(lambda _: go_on.wait(10))
+        database.submit(build("Ur"))
+
+    asyncio.run(leave())
+    go_on.set()
+    asyncio.run(database.close())
+    connection = open_database(tmp_path)
+    assert names(connection) == ["Ur"]
+    connection.close()
+
+
+def open_with_cities(directory: Path) -> sqlite3.Connection:
+    connection = open_database(directory)
+    connection.execute("CREATE TABLE cities (name TEXT UNIQUE, map BLOB)")
+    return connection
