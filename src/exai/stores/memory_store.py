@@ -15,8 +15,8 @@ from exai.core.call_store import (
     SessionUsage,
     Settlement,
     StoreStatistics,
+    summary_of,
 )
-from exai.core.outcomes import Completed
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Settlement).decode
@@ -65,13 +65,18 @@ class MemoryCallStore(CallStore):
             self._key_count[record.principal] += 1
         return None
 
-    async def start(self, call_id: str, owner: str, attempt: int) -> bool:
+    async def start(self, call_id: str, owner: str, attempt: int, now: float) -> bool:
         """Mark a call as running."""
         record = self._records.get(call_id)
         if record is None or record.state not in _UNSETTLED or record.attempt >= attempt:
             return False
         self._records[call_id] = msgspec.structs.replace(
-            record, state=CallState.RUNNING, owner=owner, attempt=attempt
+            record,
+            state=CallState.RUNNING,
+            owner=owner,
+            attempt=attempt,
+            started_at=now,
+            request=record.request if record.idempotent and attempt == 1 else None,
         )
         return True
 
@@ -85,8 +90,9 @@ class MemoryCallStore(CallStore):
         self._records[call_id] = msgspec.structs.replace(
             record,
             state=CallState.SETTLED,
+            request=None,
             settled_at=now,
-            succeeded=isinstance(settlement.outcome, Completed),
+            summary=summary_of(settlement),
         )
         self._settled_at[call_id] = now
         if record.idempotency_key is not None:
@@ -109,6 +115,18 @@ class MemoryCallStore(CallStore):
         """Return what is known of the request that a principal gave this key."""
         call_id = self._by_key.get((principal, idempotency_key))
         return None if call_id is None else await self._whole(call_id)
+
+    async def find_all(self, principal: str, name: str) -> list[CallRecord]:
+        """Look through every session, and the keys of the principal."""
+        call_ids = {name, *(names.get(name) for names in self._by_session.values())}
+        of_keys = {
+            call_id
+            for (of_principal, _), call_id in self._by_key.items()
+            if of_principal == principal and self._records[call_id].request_id == name
+        }
+        found = [self._records[each] for each in call_ids | of_keys if each in self._records]
+        found.sort(key=lambda record: record.accepted_at)
+        return [await self._whole(each.call_id) for each in found if each.principal == principal]
 
     async def key_count(self, principal: str) -> int:
         """Return how many keys of a principal are remembered."""
@@ -141,13 +159,16 @@ class MemoryCallStore(CallStore):
         kept = self._of_session.get(session_id, _Kept())
         return SessionUsage(len(kept.result_bytes), kept.total_bytes)
 
-    async def mark_sent(self, session_id: str, request_ids: list[str]) -> None:
+    async def mark_sent(self, session_id: str, request_ids: list[str], now: float) -> None:
         """Let sent results make room for others."""
         of_session = self._by_session.get(session_id, {})
         for request_id in request_ids:
             call_id = of_session.get(request_id)
             if call_id in self._settled_at:
                 self._of_session[session_id].mark_sent(call_id)
+                record = self._records[call_id]
+                if record.sent_at is None:
+                    self._records[call_id] = msgspec.structs.replace(record, sent_at=now)
 
     async def forget_sent(self, session_id: str) -> None:
         """Let no result make room for others."""
@@ -197,9 +218,6 @@ class MemoryCallStore(CallStore):
     def statistics(self) -> StoreStatistics:
         """Return the numbers now."""
         return StoreStatistics(record_count=len(self._records), result_bytes=self._result_bytes)
-
-    async def close(self) -> None:
-        """Nothing to flush."""
 
     async def _whole(self, call_id: str) -> CallRecord:
         """Return a record with its settlement, if it has one; a large one is read in a thread."""

@@ -15,22 +15,25 @@ from exai.core.call_store import (
     SessionUsage,
     Settlement,
     StoreStatistics,
+    Summary,
+    summary_of,
 )
-from exai.core.outcomes import Completed
+from exai.stores.request_names import RequestNames
 from exai.stores.sqlite_database import SqliteDatabase
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Settlement).decode
+_decode_summary = msgspec.json.Decoder(Summary).decode
 _CALLS_PER_TURN = 1000
 
 _AS_ACCEPTED = """
     call_id, session_id, principal, request_id, tool, arguments_digest, accepted_at, timeout_s,
-    idempotency_key
+    idempotency_key, idempotent, follows, request, state, owner, attempt, started_at
 """
-_LATER = "state, owner, attempt, settled_at, succeeded, erased_at, erased_because"
+_LATER = "settled_at, summary, sent_at, erased_at, erased_because"
 _INSERT = f"""
-    INSERT INTO calls ({_AS_ACCEPTED}, state, owner, attempt)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'accepted', '', 0)
+    INSERT INTO calls ({_AS_ACCEPTED})
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (session_id, request_id) DO NOTHING
     ON CONFLICT (principal, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
 """
@@ -39,15 +42,21 @@ _SELECT = f"""
 """
 _FIND = f"{_SELECT} WHERE session_id = ? AND request_id = ?"
 _FIND_BY_KEY = f"{_SELECT} WHERE principal = ? AND idempotency_key = ?"
+_FIND_ALL = f"""
+    {_SELECT} WHERE principal = ?1 AND (request_id = ?2 OR call_id = ?2)
+    ORDER BY accepted_at, number
+"""
 
 _START = """
-    UPDATE calls SET state = 'running', owner = ?, attempt = ?
-    WHERE call_id = ? AND settled_at IS NULL AND attempt < ?
+    UPDATE calls SET state = 'running', owner = ?1, attempt = ?2, started_at = ?3,
+        request = iif(idempotent AND ?2 = 1, request, NULL)
+    WHERE call_id = ?4 AND settled_at IS NULL AND attempt < ?2
 """
 _NEXT_RANK = "(SELECT last_rank + 1 FROM totals)"
 _SETTLE = f"""
     UPDATE calls
-    SET state = 'settled', settled_at = ?, succeeded = ?, result_bytes = ?, rank = {_NEXT_RANK}
+    SET state = 'settled', settled_at = ?, summary = ?, result_bytes = ?, request = NULL,
+        rank = {_NEXT_RANK}
     WHERE call_id = ? AND settled_at IS NULL
 """
 _KEEP = "INSERT INTO settlements SELECT number, ? FROM calls WHERE call_id = ?"
@@ -70,7 +79,8 @@ _SENT_USAGE = """
     SELECT sent_count, sent_bytes, tombstone_count FROM session_usage WHERE session_id = ?
 """
 _MARK_SENT = f"""
-    UPDATE calls SET sent_bytes = result_bytes, rank = {_NEXT_RANK}
+    UPDATE calls SET sent_bytes = result_bytes, sent_at = coalesce(sent_at, ?),
+        rank = {_NEXT_RANK}
     WHERE session_id = ? AND request_id = ? AND result_bytes > 0 AND sent_bytes = 0
 """
 _FORGET_SENT = "UPDATE calls SET sent_bytes = 0 WHERE session_id = ? AND sent_bytes > 0"
@@ -86,7 +96,7 @@ _FORGET_OLDEST_ERASED = """
         SELECT number FROM calls
         WHERE session_id = ? AND erased_at IS NOT NULL AND idempotency_key IS NULL
         ORDER BY rank, settled_at, number LIMIT ?
-    )
+    ) RETURNING session_id, request_id
 """
 
 _FORGET_ERASED_UNTIL = f"""
@@ -94,7 +104,7 @@ _FORGET_ERASED_UNTIL = f"""
         SELECT number FROM calls
         WHERE erased_at <= ? AND erased_at IS NOT NULL AND idempotency_key IS NULL
         LIMIT {_CALLS_PER_TURN}
-    )
+    ) RETURNING session_id, request_id
 """
 _ERASE_SETTLED_UNTIL = f"""
     {_ERASE} WHERE number IN (
@@ -106,7 +116,7 @@ _FORGET_KEYS_UNTIL = f"""
     DELETE FROM calls WHERE number IN (
         SELECT number FROM calls WHERE settled_at <= ? AND idempotency_key IS NOT NULL
         LIMIT {_CALLS_PER_TURN}
-    )
+    ) RETURNING session_id, request_id
 """
 _LEAVE_SESSION = f"""
     UPDATE calls SET session_id = NULL, sent_bytes = 0, rank = {_NEXT_RANK}
@@ -118,8 +128,13 @@ _LEAVE_SESSION = f"""
 _FORGET_OF_SESSION = f"""
     DELETE FROM calls WHERE number IN (
         SELECT number FROM calls WHERE session_id = ? LIMIT {_CALLS_PER_TURN}
-    )
+    ) RETURNING session_id, request_id
 """
+_NAMES = "SELECT request_id FROM calls WHERE session_id = ?"
+
+
+_Name = tuple[str | None, str]
+"""A session, None once it has ended, and a request id."""
 
 
 class SqliteCallStore(CallStore):
@@ -134,23 +149,28 @@ class SqliteCallStore(CallStore):
 
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
+        self._names = RequestNames()
 
     async def accept(self, record: CallRecord) -> CallRecord | None:
         """Insert `record` unless its id is known."""
-        return await self._database.submit(lambda connection: _accept(connection, record))
+        size_bytes = len(record.request or b"")
+        self._names.add(record.session_id, record.request_id)
+        return await self._database.submit(
+            lambda connection: _accept(connection, record), size_bytes
+        )
 
-    async def start(self, call_id: str, owner: str, attempt: int) -> bool:
+    async def start(self, call_id: str, owner: str, attempt: int, now: float) -> bool:
         """Mark a call as running."""
-        changed_count = await self._change(_START, owner, attempt, call_id, attempt)
+        changed_count = await self._change(_START, owner, attempt, now, call_id)
         return changed_count > 0
 
     async def settle(self, call_id: str, settlement: Settlement, now: float) -> bool:
         """Keep a call's outcome unless it has one."""
-        encoded, succeeded = _encode(settlement), isinstance(settlement.outcome, Completed)
+        encoded, summary = _encode(settlement), _encode(summary_of(settlement))
         size_bytes = len(encoded)
 
         def settle(connection: sqlite3.Connection) -> bool:
-            values = (now, succeeded, size_bytes, call_id)
+            values = (now, summary, size_bytes, call_id)
             if not connection.execute(_SETTLE, values).rowcount:
                 return False
             connection.execute(_KEEP, (encoded, call_id))
@@ -160,14 +180,33 @@ class SqliteCallStore(CallStore):
 
     async def find(self, session_id: str, request_id: str) -> CallRecord | None:
         """Return what is known of a session's request."""
+        if not await self.knows(session_id, request_id):
+            return None
         names = (session_id, request_id)
         return await self._database.submit(lambda connection: _find(connection, _FIND, names))
+
+    async def knows(self, session_id: str, request_id: str) -> bool:
+        """Tell whether anything may be known of a session's request."""
+        if self._names.may_have(session_id, request_id) is None:
+            stored = await self._database.submit(
+                lambda connection: [name for (name,) in connection.execute(_NAMES, (session_id,))]
+            )
+            self._names.load(session_id, stored)
+        return self._names.may_have(session_id, request_id) is not False
 
     async def find_by_key(self, principal: str, idempotency_key: str) -> CallRecord | None:
         """Return what is known of the request that a principal gave this key."""
         names = (principal, idempotency_key)
         return await self._database.submit(
             lambda connection: _find(connection, _FIND_BY_KEY, names)
+        )
+
+    async def find_all(self, principal: str, name: str) -> list[CallRecord]:
+        """Look it up in both indexes."""
+        return await self._database.submit(
+            lambda connection: [
+                _record_in(row) for row in connection.execute(_FIND_ALL, (principal, name))
+            ]
         )
 
     async def key_count(self, principal: str) -> int:
@@ -202,10 +241,10 @@ class SqliteCallStore(CallStore):
             lambda connection: SessionUsage(*_counts(connection, _USAGE, session_id))
         )
 
-    async def mark_sent(self, session_id: str, request_ids: list[str]) -> None:
+    async def mark_sent(self, session_id: str, request_ids: list[str], now: float) -> None:
         """Let sent results make room for others."""
         await self._change_each(
-            _MARK_SENT, [(session_id, request_id) for request_id in request_ids]
+            _MARK_SENT, [(now, session_id, request_id) for request_id in request_ids]
         )
 
     async def forget_sent(self, session_id: str) -> None:
@@ -214,9 +253,11 @@ class SqliteCallStore(CallStore):
 
     async def trim(self, session_id: str, bounds: SessionBounds, now: float) -> int:
         """Erase and forget a session's oldest while it has too many, or too large ones."""
-        return await self._database.submit(
+        erased_count, forgotten = await self._database.submit(
             lambda connection: _trim(connection, session_id, bounds, now)
         )
+        self._names.discard(forgotten)
+        return erased_count
 
     async def trim_keyed(self, principal: str, max_bytes: int, now: float) -> int:
         """Erase the oldest results that only their keys keep."""
@@ -244,15 +285,12 @@ class SqliteCallStore(CallStore):
         await self._change_in_turns(
             (_LEAVE_SESSION, (session_id,)), (_FORGET_OF_SESSION, (session_id,))
         )
+        self._names.end_session(session_id)
 
     def statistics(self) -> StoreStatistics:
         """Return the numbers now."""
         totals = self._database.totals
         return StoreStatistics(totals.record_count, totals.result_bytes)
-
-    async def close(self) -> None:
-        """Close the database."""
-        await self._database.close()
 
     async def _change(self, statement: str, *values: object) -> int:
         """Carry out one statement; return how many calls it changed."""
@@ -271,14 +309,26 @@ class SqliteCallStore(CallStore):
         Returns how many calls each has changed.
         """
 
-        def change(connection: sqlite3.Connection) -> list[int]:
-            return [connection.execute(*statement).rowcount for statement in statements]
+        def change(connection: sqlite3.Connection) -> list[tuple[int, list[_Name]]]:
+            return [_changed(connection, *statement) for statement in statements]
 
-        totals = counts = await self._database.submit(change)
-        while max(counts) == _CALLS_PER_TURN:
-            counts = await self._database.submit(change)
-            totals = [total + count for total, count in zip(totals, counts, strict=True)]
-        return totals
+        totals = [0] * len(statements)
+        while True:
+            changed = await self._database.submit(change)
+            totals = [total + count for total, (count, _) in zip(totals, changed, strict=True)]
+            for _, forgotten in changed:
+                self._names.discard(forgotten)
+            if max(count for count, _ in changed) < _CALLS_PER_TURN:
+                return totals
+
+
+def _changed(
+    connection: sqlite3.Connection, statement: str, values: tuple[object, ...]
+) -> tuple[int, list[_Name]]:
+    """Return how many calls a statement has changed, and which of them it says it forgot."""
+    cursor = connection.execute(statement, values)
+    forgotten: list[_Name] = cursor.fetchall()
+    return len(forgotten) or cursor.rowcount, forgotten
 
 
 def _accept(connection: sqlite3.Connection, record: CallRecord) -> CallRecord | None:
@@ -292,6 +342,13 @@ def _accept(connection: sqlite3.Connection, record: CallRecord) -> CallRecord | 
         record.accepted_at,
         record.timeout_s,
         record.idempotency_key,
+        record.idempotent,
+        record.follows,
+        record.request,
+        record.state.value,
+        record.owner,
+        record.attempt,
+        record.started_at,
     )
     if connection.execute(_INSERT, values).rowcount:
         return None
@@ -307,8 +364,10 @@ def _find(
 
 
 def _record_in(row: tuple[Any, ...]) -> CallRecord:
-    encoded, call_id, session_id, principal, request_id, tool, digest, accepted_at, *rest = row
-    timeout_s, key, state, owner, attempt, settled_at, succeeded, erased_at, because = rest
+    encoded, *as_accepted, settled_at, summary, sent_at, erased_at, because = row
+    call_id, session_id, principal, request_id, tool, digest, *rest = as_accepted
+    accepted_at, timeout_s, key, idempotent, follows, request, *running = rest
+    state, owner, attempt, started_at = running
     return CallRecord(
         call_id=call_id,
         session_id=session_id or "",
@@ -319,12 +378,17 @@ def _record_in(row: tuple[Any, ...]) -> CallRecord:
         accepted_at=accepted_at,
         timeout_s=timeout_s,
         idempotency_key=key,
+        idempotent=bool(idempotent),
+        follows=follows,
+        request=request,
         state=CallState(state),
         owner=owner,
         attempt=attempt,
+        started_at=started_at,
         settled_at=settled_at,
         settlement=None if encoded is None else _decode(encoded),
-        succeeded=None if succeeded is None else bool(succeeded),
+        summary=None if summary is None else _decode_summary(summary),
+        sent_at=sent_at,
         erased_at=erased_at,
         erased_because=because,
     )
@@ -338,9 +402,10 @@ def _counts(connection: sqlite3.Connection, question: str, name: str) -> tuple[i
 
 def _trim(
     connection: sqlite3.Connection, session_id: str, bounds: SessionBounds, now: float
-) -> int:
+) -> tuple[int, list[_Name]]:
     sent_count, sent_bytes, tombstone_count = _counts(connection, _SENT_USAGE, session_id)
     erased_count = 0
+    forgotten: list[_Name] = []
     if sent_count > bounds.max_results or sent_bytes > bounds.max_result_bytes:
         erased_count = _erase_leading(
             connection,
@@ -352,8 +417,8 @@ def _trim(
         *_, tombstone_count = _counts(connection, _SENT_USAGE, session_id)
     if tombstone_count > bounds.max_tombstones:
         excess_count = tombstone_count - bounds.max_tombstones
-        connection.execute(_FORGET_OLDEST_ERASED, (session_id, excess_count))
-    return erased_count
+        forgotten = connection.execute(_FORGET_OLDEST_ERASED, (session_id, excess_count)).fetchall()
+    return erased_count, forgotten
 
 
 def _erase_leading(
