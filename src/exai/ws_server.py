@@ -5,7 +5,8 @@ Nothing here is global: two daemons with different configurations live in one pr
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping, Set
+from collections.abc import AsyncIterator, Callable, Mapping, Set
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import NamedTuple
 
@@ -13,7 +14,6 @@ from starlette.routing import BaseRoute
 
 from exai.calls.call_path import CallPath
 from exai.connections.reception import Reception
-from exai.core.call_store import CallStore
 from exai.core.clock import Clock, SystemClock
 from exai.core.config import OPEN_ACCESS, Config
 from exai.core.events import (
@@ -34,8 +34,7 @@ from exai.protocols import close_codes
 from exai.protocols.hello import PROTOCOL, ServerName
 from exai.providers.registry import ProviderRegistry
 from exai.stores.instance_lock import InstanceLock
-from exai.stores.memory_conversations import MemoryConversationStore
-from exai.stores.memory_store import MemoryCallStore
+from exai.stores.stores import Stores, stores_of
 from exai.tools.built_in import VersionTool
 from exai.tools.own_tools import own_tools
 from exai.tools.registry import ToolRegistry
@@ -66,11 +65,11 @@ class Daemon:
         config: Config,
         environment: Mapping[str, str],
         events: EventSink,
-        store: CallStore,
+        stores: Stores,
         clock: Clock,
     ) -> None:
         self._config = config
-        self.tools = ToolRegistry()
+        self.tools = ToolRegistry(name for name, u in config.upstreams.items() if not u.disabled)
         self._metrics = Metrics(self.tools.has)
         self._events = Fanout(events, self._metrics)
         self._clock = clock
@@ -81,8 +80,7 @@ class Daemon:
         self._guard = ProcessGuard()
         self._upstreams = self._build_upstreams(environment)
         self._providers = self._build_providers()
-        self._store = store
-        self._conversations = MemoryConversationStore()
+        self._stores = stores
         self._calls = self._build_call_path()
         self._reception = self._build_reception()
         self._sessions, self._tokens = self._reception.sessions, self._reception.tokens
@@ -97,7 +95,8 @@ class Daemon:
 
         Whatever else ends it sets `stop`, and closes without draining, as a crash would.
         Raises `AlreadyRunning` for a state directory in use, `OSError` for a port in use,
-        `RotationsUnreadable` for rotated tokens that cannot be read, `CertificateUnusable`.
+        `RotationsUnreadable` for rotated tokens that cannot be read, `DatabaseUnusable`,
+        `CertificateUnusable`.
         """
         self._offer_own_tools()
         if self._certificate is not None:
@@ -105,10 +104,12 @@ class Daemon:
         with InstanceLock(self._config.state_dir), lone_cause():
             self._tokens.load_rotations()
             async with (
+                self._stores,
                 self._guard,
                 self._tasks,
                 self._providers,
                 self._upstreams,
+                self._recovered(),
                 self._http,
                 self._websocket,
                 running(
@@ -128,12 +129,15 @@ class Daemon:
                 stopped_at = self._clock.monotonic_s()
                 interrupted_count = await self._drain()
                 over.set()
-        try:
-            await self._store.close()
-        finally:
-            await self._conversations.close()
         stop_s = self._clock.monotonic_s() - stopped_at
         self._events.emit(DaemonStopped(stop_s, interrupted_count))
+
+    @asynccontextmanager
+    async def _recovered(self) -> AsyncIterator[None]:
+        """Take up what an earlier process left, before anybody can ask for it."""
+        await self._reception.restore()
+        await self._calls.recovery.run(self._sessions.find)
+        yield
 
     async def _become_ready(self) -> None:
         """Be ready once each MCP server has had its first start, or enough time for it."""
@@ -193,7 +197,7 @@ class Daemon:
         tools = own_tools(
             version_tool,
             self._providers,
-            self._conversations,
+            self._stores.conversations,
             self._config.conversations,
             self._clock,
         )
@@ -237,8 +241,8 @@ class Daemon:
             calls=self._calls,
             reception=self._reception,
             tools=self.tools,
-            store=self._store,
-            conversations=self._conversations,
+            store=self._stores.calls,
+            conversations=self._stores.conversations,
             providers=self._providers,
             upstreams=self._upstreams,
             upstream_tools=self._upstream_tools,
@@ -252,13 +256,13 @@ class Daemon:
             self._providers.scope_limits() | self._upstreams.scope_limits(),
             tools=self.tools,
             never_share=self._config.tools.never_share,
-            store=self._store,
+            store=self._stores.calls,
             tasks=self._tasks,
             clock=self._clock,
             events=self._events,
             health=lambda principal: self._observation.health.report(principal),
             progress_interval_s=self._config.server.progress_interval_s,
-            sweeps=[lambda: self._conversations.expire(self._clock.wall_s(), ttl_s)],
+            sweeps=[lambda: self._stores.conversations.expire(self._clock.wall_s(), ttl_s)],
         )
 
     def _build_reception(self) -> Reception:
@@ -266,7 +270,7 @@ class Daemon:
             self._config,
             SERVER,
             self._calls.router,
-            durable=self._store.durable,
+            self._stores,
             tasks=self._tasks,
             clock=self._clock,
             events=self._events,
@@ -287,11 +291,12 @@ def build_daemon(
     *,
     environment: Mapping[str, str],
     events: EventSink,
-    store: CallStore | None = None,
+    stores: Stores | None = None,
     clock: Clock | None = None,
 ) -> Daemon:
     """Build a daemon from its configuration; nothing is opened yet.
 
     `environment` is what children may see a safe part of.
     """
-    return Daemon(config, environment, events, store or MemoryCallStore(), clock or SystemClock())
+    stores = stores or stores_of(config.store, config.state_dir)
+    return Daemon(config, environment, events, stores, clock or SystemClock())

@@ -153,19 +153,35 @@ class RequestRouter:
         Returns how many these were.
         """
         self._is_draining = True
-        for call in self._in_flight:
-            if call.started_at is None:
-                self._settling.end(call, ServiceUnavailable("the daemon is stopping"))
         try:
             async with asyncio.timeout(drain_s):
+                await self._stop_waiting()
                 await self._in_flight.wait_empty()
         except TimeoutError:
             late = list(self._in_flight)
             for call in late:
-                self._settling.end(call, _interrupted(call))
+                self._cut_off(call)
             await self._in_flight.wait_empty()
             return len(late)
         return 0
+
+    async def _stop_waiting(self) -> None:
+        """Leave what waits to the next process, if it will know of it."""
+        for call in self._in_flight:
+            if not self._ledger.is_durable and call.is_waiting:
+                self._settling.end(call, ServiceUnavailable("the daemon is stopping"))
+        for call in self._in_flight:
+            while not call.is_accepted and self._in_flight.has(call):
+                await call.wait_moved()
+            if call.is_waiting:
+                self._settling.set_aside(call)
+
+    def _cut_off(self, call: Call) -> None:
+        """End a call that runs; what may run again is left to the next process."""
+        is_first_run = call.is_idempotent and call.attempt == 1
+        may_run_later = self._ledger.is_durable and (call.is_waiting or is_first_run)
+        if not (may_run_later and self._settling.set_aside(call)):
+            self._settling.end(call, _interrupted(call))
 
     def _call_tool(self, peer: Peer, request: CallTool) -> None:
         request_id = request.request_id or f"exai-{secrets.token_hex(8)}"

@@ -31,11 +31,18 @@ from exai.core.lifecycle import lone_cause, running
 from exai.core.token_store import RotationsUnreadable
 from exai.observe.logs import LogSink, configure_logging
 from exai.stores.instance_lock import AlreadyRunning
+from exai.stores.sqlite_file import DatabaseUnusable
 from exai.transports.server_certificate import CertificateUnusable
 from exai.ws_server import DaemonAddress, build_daemon
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_UNUSABLE = (SecretUnreadable, RotationsUnreadable, CertificateUnusable, OSError)
+_UNUSABLE = (
+    SecretUnreadable,
+    RotationsUnreadable,
+    DatabaseUnusable,
+    CertificateUnusable,
+    OSError,
+)
 _REFUSALS = (AlreadyRunning, *_UNUSABLE)
 _CHILDREN_END_WITHIN_S = 30.0
 _COLLECTOR_THRESHOLDS = (2000, 5, 50)

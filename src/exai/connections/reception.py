@@ -19,6 +19,7 @@ from exai.core.events import EventSink
 from exai.protocols import exai_v1
 from exai.protocols.hello import Hello, ServerName
 from exai.stores.rotated_tokens import RotatedTokensFile
+from exai.stores.stores import Stores
 
 _NOTES_IN_A_FULL_SESSION = 50
 """How often what was sent is noted while a session's results fill their bound."""
@@ -32,8 +33,8 @@ class Reception:
         config: Config,
         server_name: ServerName,
         router: RequestRouter,
+        stores: Stores,
         *,
-        durable: bool,
         tasks: asyncio.TaskGroup,
         clock: Clock,
         events: EventSink,
@@ -51,9 +52,10 @@ class Reception:
             server.trusted_proxies,
         )
         self.sessions = SessionHandler(
-            greeting_of(server_name, server, config.limits, durable=durable),
+            greeting_of(server_name, server, config.limits, durable=stores.calls.durable),
             ResilientWebSocketManager(self._make_outbox),
             router,
+            stores.sessions,
             config.limits,
             tasks,
             clock,
@@ -70,6 +72,10 @@ class Reception:
             event_sink=events,
             hello_timeout_s=server.hello_timeout_s,
         )
+
+    async def restore(self) -> None:
+        """Take up the sessions of an earlier process."""
+        await self.sessions.restore(self.tokens.principal_of)
 
     def _make_outbox(self, session: Session, hello: Hello) -> Outbox:
         """Return an outbox, which tells of what was sent where the client will not."""
