@@ -5,7 +5,7 @@ outlive it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -24,7 +24,7 @@ from exai.core.clock import Clock
 from exai.core.config import LimitsConfig
 from exai.core.errors import QueueFull, RequestIdConflict, ResultUnknown
 from exai.core.outcomes import Failed
-from exai.core.replies import CallAnswered, CallMeta
+from exai.core.replies import CallAcked, CallAnswered, CallMeta
 
 _encode = msgspec.json.Encoder().encode
 _ENCODED_AT_ONCE_BYTES = 262_144
@@ -129,10 +129,11 @@ class Ledger:
         starting = [call for call in calls if call.is_waiting]
         for call in starting:
             call.note_start(self._clock.monotonic_s())
-        await _all(
-            self._store.start(call.call_id, self._owner, call.attempt, self._clock.wall_s())
-            for call in starting
-        )
+        now = self._clock.wall_s()
+        stored = [
+            self._store.start(call.call_id, self._owner, call.attempt, now) for call in starting
+        ]
+        await (stored[0] if len(stored) == 1 else asyncio.gather(*stored))
 
     async def settle(self, call: Call) -> None:
         """Store the outcome that the call was given.
@@ -158,8 +159,7 @@ class Ledger:
         try:
             await self._store.settle(call_id, unstored.settlement, unstored.settled_at)
         except BaseException:
-            if self._store.durable:
-                self._unstored[call_id] = unstored
+            self._unstored[call_id] = unstored
             raise
         self._unstored.pop(call_id, None)
 
@@ -191,12 +191,8 @@ class Ledger:
     async def mark_sent(self, session_id: str, request_ids: list[str]) -> None:
         """Keep results that were sent as long as there is room for them."""
         now = self._clock.wall_s()
-        await _all(
-            [
-                self._store.mark_sent(session_id, request_ids, now),
-                self._store.trim(session_id, self._bounds, now),
-            ]
-        )
+        await self._store.mark_sent(session_id, request_ids, now)
+        await self._store.trim(session_id, self._bounds, now)
 
     async def forget_sent(self, session_id: str) -> None:
         """Let no result of a session count as sent."""
@@ -205,12 +201,8 @@ class Ledger:
     async def acknowledge(self, session_id: str, request_ids: list[str]) -> None:
         """Erase what the client has."""
         now = self._clock.wall_s()
-        await _all(
-            [
-                self._store.acknowledge(session_id, request_ids, now),
-                self._store.trim(session_id, self._bounds, now),
-            ]
-        )
+        await self._store.acknowledge(session_id, request_ids, now)
+        await self._store.trim(session_id, self._bounds, now)
 
     async def end_session(self, session_id: str, principal: str) -> None:
         """Forget a session's calls, but for those with an idempotency key."""
@@ -251,15 +243,6 @@ class _Unstored(NamedTuple):
     settled_at: float
 
 
-async def _all(operations: Iterable[Awaitable[object]]) -> None:
-    """Wait for operations that were given together: a store may carry them out as one."""
-    match list(operations):
-        case [only]:
-            await only
-        case several:
-            await asyncio.gather(*several)
-
-
 def conflict(request_id: str, idempotency_key: str | None = None) -> RequestIdConflict:
     """Return the error of an id, or a key, that stands for another call."""
     taken = (
@@ -291,6 +274,12 @@ def replay(record: CallRecord, request_id: str) -> CallAnswered:
         run_ms=round(settlement.run_s * 1000),
     )
     return CallAnswered(request_id, settlement.outcome, meta)
+
+
+def acked_again(record: CallRecord, call: Call) -> CallAcked:
+    """Return what is told of a request, sent again, whose outcome is still to come."""
+    name, timeout_s = call.request.name, record.timeout_s
+    return CallAcked(call.request_id, name, record.call_id, timeout_s, joined=True)
 
 
 def unknown(request_id: str) -> CallAnswered:

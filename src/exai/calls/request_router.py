@@ -15,7 +15,7 @@ from exai.calls.arguments_digest import arguments_digest, request_digest
 from exai.calls.call import Call
 from exai.calls.defects import Defects
 from exai.calls.in_flight import InFlight
-from exai.calls.ledger import Ledger, conflict, replay, unknown
+from exai.calls.ledger import Ledger, acked_again, conflict, replay, unknown
 from exai.calls.pipeline import Pipeline
 from exai.calls.settling import Settling
 from exai.calls.single_flight import SingleFlight
@@ -31,7 +31,7 @@ from exai.core.events import Whose
 from exai.core.identity import Principal
 from exai.core.outcomes import Failed
 from exai.core.peer import Peer
-from exai.core.replies import CallAnswered, HealthReported, ToolsListed
+from exai.core.replies import CallAnswered, CallProgressed, HealthReported, ToolsListed
 from exai.core.requests import (
     Acknowledge,
     CallTool,
@@ -243,7 +243,7 @@ class RequestRouter:
         """Answer a request that was settled before: nothing runs."""
         peer, request_id = call.peer, call.request_id
         if known.arguments_digest == call.digest:
-            peer.send(replay(known, request_id))
+            peer.send(acked_again(known, call) if known.is_unsettled else replay(known, request_id))
         else:
             peer.send(_refused(request_id, otherwise))
             if call.is_asked_about or call.withdrawn is not None:
@@ -272,7 +272,9 @@ class RequestRouter:
     async def _tell_stored(self, peer: Peer, request_id: str, *, is_asked: bool = True) -> None:
         try:
             known = await self._ledger.find(peer.session_id, request_id)
-            if known is not None and (is_asked or known.state is CallState.SETTLED):
+            if known is not None and known.is_unsettled:
+                peer.send(self._postponed(known))
+            elif known is not None and (is_asked or known.state is CallState.SETTLED):
                 peer.send(replay(known, request_id))
             elif is_asked:
                 peer.send(unknown(request_id))
@@ -282,6 +284,11 @@ class RequestRouter:
             whose = Whose(peer.session_id, request_id)
             info = self._defects.report("get_result", error, whose)
             peer.send(CallAnswered(request_id, Failed(info)))
+
+    def _postponed(self, known: CallRecord) -> CallProgressed:
+        """Return what is told of a call that the next process takes over."""
+        now, message = self._clock.wall_s(), "waiting for the daemon's restart"
+        return CallProgressed(known.request_id, known.tool, now, message=message)
 
     def _acknowledge(self, peer: Peer, request: Acknowledge) -> None:
         self._tasks.create_task(self._erase(peer, request.request_ids))

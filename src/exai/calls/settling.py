@@ -90,7 +90,7 @@ class Settling:
     async def _deliver(self, call: Call, outcome: Outcome) -> None:
         if call.is_accepted:
             # What cannot be stored is still told: the work is done, and its caller waits.
-            call.is_stored = False
+            call.is_stored = not self._ledger.is_durable
             with self._defects.contained("settling", call.whose):
                 await self._ledger.settle(call)
                 call.is_stored = True

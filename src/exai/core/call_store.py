@@ -109,6 +109,11 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     erased_at: float | None = None
     erased_because: ErasedBecause | None = None
 
+    @property
+    def is_unsettled(self) -> bool:
+        """Tell whether the call's outcome is still to come."""
+        return self.state in (CallState.ACCEPTED, CallState.RUNNING)
+
 
 class SessionBounds(msgspec.Struct, frozen=True):
     """How much is kept for one session: sent results, their size together, and erased ids."""

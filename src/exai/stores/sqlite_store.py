@@ -187,12 +187,13 @@ class SqliteCallStore(CallStore):
 
     async def knows(self, session_id: str, request_id: str) -> bool:
         """Tell whether anything may be known of a session's request."""
-        if self._names.may_have(session_id, request_id) is None:
-            stored = await self._database.submit(
-                lambda connection: [name for (name,) in connection.execute(_NAMES, (session_id,))]
-            )
-            self._names.load(session_id, stored)
-        return self._names.may_have(session_id, request_id) is not False
+        known = self._names.may_have(session_id, request_id)
+        if known is not None:
+            return known
+        with self._names.asking(session_id) as names:
+            stored = await self._database.submit(lambda database: _names(database, session_id))
+            names.complete(stored)
+        return request_id in names.request_ids
 
     async def find_by_key(self, principal: str, idempotency_key: str) -> CallRecord | None:
         """Return what is known of the request that a principal gave this key."""
@@ -392,6 +393,10 @@ def _record_in(row: tuple[Any, ...]) -> CallRecord:
         erased_at=erased_at,
         erased_because=because,
     )
+
+
+def _names(connection: sqlite3.Connection, session_id: str) -> list[str]:
+    return [name for (name,) in connection.execute(_NAMES, (session_id,))]
 
 
 def _counts(connection: sqlite3.Connection, question: str, name: str) -> tuple[int, ...]:
