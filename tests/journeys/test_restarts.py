@@ -18,6 +18,8 @@ from tests.cli.exai_process import serving as serving_process
 from tests.journeys.wire import Frame, Wire, open_wire
 from tests.processes.process_tree import until
 
+pytestmark = pytest.mark.slow
+
 TOKEN = "token-of-the-restarts-0123456789"
 SERVER = Path(__file__).parent / "servers" / "remembering.py"
 

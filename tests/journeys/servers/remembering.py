@@ -22,8 +22,9 @@ TOOLS = [
 ]
 
 
-def send(request_id: Any, result: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps({"jsonrpc": "2.0", "id": request_id, "result": result}) + "\n")
+def send(request_id: Any, result: dict[str, Any] | None = None, **fields: Any) -> None:
+    answer = fields or {"result": result}
+    sys.stdout.write(json.dumps({"jsonrpc": "2.0", "id": request_id, **answer}) + "\n")
     sys.stdout.flush()
 
 
@@ -48,3 +49,5 @@ for message in map(json.loads, sys.stdin):
             send(request_id, {"tools": TOOLS})
         case "tools/call":
             execute(request_id, params["name"], params["arguments"]["what"])
+        case method if request_id is not None:
+            send(request_id, error={"code": -32601, "message": f"no method {method}"})
