@@ -158,7 +158,9 @@ async def test_an_acknowledgement_that_fails_is_reported_and_harms_nothing(
     tmp_path: Path,
 ) -> None:
     async with (
-        running_daemon(daemon_config(tmp_path), stores=stores_with(BrokenStore("acknowledge"))) as daemon,
+        running_daemon(
+            daemon_config(tmp_path), stores=stores_with(BrokenStore("acknowledge"))
+        ) as daemon,
         open_wire(daemon.url, token=TOKEN) as wire,
     ):
         await wire.call("echo", arguments={"text": "x"})

@@ -321,9 +321,7 @@ class DaemonClient:
 
     def _give_up_what_is_lost(self, before: Frame) -> None:
         """In a fresh session, let go of the calls that must not be sent again."""
-        is_same_ledger = _instance(before) == _instance(self.session) or (
-            before.get("durable") is True and self.session.get("durable") is True
-        )
+        is_same_ledger = _ledger(before) == _ledger(self.session)
         for request in self._requests.values():
             is_safe = request.has_key and is_same_ledger
             if request.is_call and request.link is not None and not is_safe:
@@ -377,8 +375,10 @@ class DaemonClient:
                 await request.follow(None)
 
 
-def _instance(session: Frame) -> Any:
-    return session.get("server", {}).get("instance")
+def _ledger(session: Frame) -> Any:
+    """Return what names the place where the daemon remembers calls; older ones do not say."""
+    server = session.get("server", {})
+    return server.get("ledger") or server.get("instance")
 
 
 def _new_request_id() -> str:

@@ -42,6 +42,7 @@ class Reception:
         server = config.server
         self._config = config
         self._router = router
+        self._stores = stores
         self.tokens = AuthTokenManager(
             config.auth, config.principals, RotatedTokensFile(config.state_dir), clock
         )
@@ -75,7 +76,7 @@ class Reception:
 
     async def restore(self) -> None:
         """Take up the sessions of an earlier process."""
-        await self.sessions.restore(self.tokens.principal_of)
+        await self.sessions.restore(self._stores.calls.ledger_id, self.tokens.principal_of)
 
     def _make_outbox(self, session: Session, hello: Hello) -> Outbox:
         """Return an outbox, which tells of what was sent where the client will not."""

@@ -128,12 +128,16 @@ class SessionHandler:
         """Return the session of an id."""
         return self._sessions.get(session_id)
 
-    async def restore(self, principal_of: Callable[[str], Principal | None]) -> None:
+    async def restore(
+        self, ledger_id: str, principal_of: Callable[[str], Principal | None]
+    ) -> None:
         """Take up the sessions of an earlier process; those of nobody we know end.
 
         They may come back for as long as if they had lost their connections just now. Raises
         `ServiceUnavailable`.
         """
+        named = msgspec.structs.replace(self._greeting.server, ledger=ledger_id)
+        self._greeting = msgspec.structs.replace(self._greeting, server=named)
         for record in await self._store.load():
             principal = principal_of(record.principal)
             if principal is None:

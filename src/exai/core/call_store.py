@@ -143,6 +143,11 @@ class CallStore(ABC):
     durable: bool
     """Whether what is stored outlives the daemon's process."""
 
+    @property
+    @abstractmethod
+    def ledger_id(self) -> str:
+        """Return what names this ledger, and no other, as long as it lives."""
+
     @abstractmethod
     async def accept(self, record: CallRecord) -> CallRecord | None:
         """Insert `record` and return None; or return the record that has its id already.

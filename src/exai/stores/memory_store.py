@@ -1,6 +1,7 @@
 """The ledger in memory: fast, gone with the process, and the definition of the behaviour."""
 
 import asyncio
+import secrets
 from collections import Counter, OrderedDict, defaultdict
 from itertools import takewhile
 
@@ -38,6 +39,7 @@ class MemoryCallStore(CallStore):
     durable = False
 
     def __init__(self) -> None:
+        self._ledger_id = secrets.token_hex(8)
         self._records: dict[str, CallRecord] = {}
         self._settlements: dict[str, bytes] = {}
         self._by_session: defaultdict[str, dict[str, str]] = defaultdict(dict)
@@ -49,6 +51,11 @@ class MemoryCallStore(CallStore):
         self._of_session: defaultdict[str, _Kept] = defaultdict(_Kept)
         self._of_principal: defaultdict[str, _Kept] = defaultdict(_Kept)
         self._result_bytes = 0
+
+    @property
+    def ledger_id(self) -> str:
+        """Return the name it was given at its beginning."""
+        return self._ledger_id
 
     async def accept(self, record: CallRecord) -> CallRecord | None:
         """Insert `record` unless its id is known."""

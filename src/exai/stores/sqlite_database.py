@@ -61,12 +61,14 @@ class SqliteDatabase:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_open = False
         self.totals = self._committed_totals = Totals(0, 0, 0, 0)
+        self.ledger_id = ""
         self._connection: sqlite3.Connection
         self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
 
     async def __aenter__(self) -> Self:
         """Open the file and begin to work. Raises `DatabaseUnusable`."""
         self._connection = await asyncio.to_thread(self._connect)
+        (self.ledger_id,) = self._connection.execute("SELECT ledger_id FROM identity").fetchone()
         self.totals = self._committed_totals = _read_totals(self._connection)
         self._loop = asyncio.get_running_loop()  # to ask costs a system call before Python 3.12
         self._is_open = True

@@ -6,6 +6,9 @@ that no question needs to count.
 """
 
 _CALLS = """
+CREATE TABLE identity (ledger_id TEXT NOT NULL) STRICT;
+INSERT INTO identity VALUES (lower(hex(randomblob(8))));
+
 CREATE TABLE totals (
     record_count INTEGER NOT NULL,
     result_bytes INTEGER NOT NULL,

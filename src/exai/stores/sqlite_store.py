@@ -151,6 +151,11 @@ class SqliteCallStore(CallStore):
         self._database = database
         self._names = RequestNames()
 
+    @property
+    def ledger_id(self) -> str:
+        """Return the name that the database was given at its beginning."""
+        return self._database.ledger_id
+
     async def accept(self, record: CallRecord) -> CallRecord | None:
         """Insert `record` unless its id is known."""
         size_bytes = len(record.request or b"")
