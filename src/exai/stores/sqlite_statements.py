@@ -23,8 +23,10 @@ SELECT = f"""
 FIND = f"{SELECT} WHERE session_id = ? AND request_id = ?"
 FIND_BY_KEY = f"{SELECT} WHERE principal = ? AND idempotency_key = ?"
 FIND_ALL = f"""
-    {SELECT} WHERE principal = ?1 AND (request_id = ?2 OR call_id = ?2)
-    ORDER BY accepted_at, number
+    {SELECT} WHERE number IN (
+        SELECT number FROM calls WHERE principal = ?1 AND request_id = ?2
+        UNION ALL SELECT number FROM calls WHERE principal = ?1 AND call_id = ?2
+    ) ORDER BY accepted_at, number
 """
 
 START = """
