@@ -1,7 +1,7 @@
 """The ledger in SQLite: it outlives the daemon. Behaves as `memory_store` does."""
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -19,15 +19,12 @@ from exai.core.call_store import (
     summary_of,
 )
 from exai.stores import sqlite_statements as sql
-from exai.stores.request_names import RequestNames
+from exai.stores.request_names import Name, RequestNames
 from exai.stores.sqlite_database import SqliteDatabase
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Settlement).decode
 _decode_summary = msgspec.json.Decoder(Summary).decode
-
-_Name = tuple[str | None, str]
-"""A session, None once it has ended, and a request id."""
 
 
 class SqliteCallStore(CallStore):
@@ -47,10 +44,9 @@ class SqliteCallStore(CallStore):
     async def accept(self, record: CallRecord) -> CallRecord | None:
         """Insert `record` unless its id is known."""
         size_bytes = len(record.request or b"")
+        known = self._database.submit(lambda connection: _accept(connection, record), size_bytes)
         self._names.add(record.session_id, record.request_id)
-        return await self._database.submit(
-            lambda connection: _accept(connection, record), size_bytes
-        )
+        return await known
 
     async def start(self, call_id: str, owner: str, attempt: int, now: float) -> bool:
         """Mark a call as running."""
@@ -148,10 +144,11 @@ class SqliteCallStore(CallStore):
 
     async def trim(self, session_id: str, bounds: SessionBounds, now: float) -> int:
         """Erase and forget a session's oldest while it has too many, or too large ones."""
+        mark = self._names.mark()
         erased_count, forgotten = await self._database.submit(
             lambda connection: _trim(connection, session_id, bounds, now)
         )
-        self._names.discard(forgotten)
+        self._names.discard(forgotten, mark)
         return erased_count
 
     async def trim_keyed(self, principal: str, max_bytes: int, now: float) -> int:
@@ -177,10 +174,11 @@ class SqliteCallStore(CallStore):
 
     async def end_session(self, session_id: str) -> None:
         """Forget a session's records, but for those with an idempotency key."""
+        mark = self._names.mark()
         await self._change_in_turns(
             (sql.LEAVE_SESSION, (session_id,)), (sql.FORGET_OF_SESSION, (session_id,))
         )
-        self._names.end_session(session_id)
+        self._names.end_session(session_id, mark)
 
     def statistics(self) -> StoreStatistics:
         """Return the numbers now."""
@@ -199,30 +197,42 @@ class SqliteCallStore(CallStore):
         )
 
     async def _change_in_turns(self, *statements: tuple[str, tuple[object, ...]]) -> list[int]:
-        """Carry out statements until each finds fewer calls than it may change at once.
+        """Carry out statements, each as often as it finds as many calls as it may change.
 
-        Returns how many calls each has changed.
+        One is not begun before those before it are done. Returns how many calls each has
+        changed.
         """
-
-        def change(connection: sqlite3.Connection) -> list[tuple[int, list[_Name]]]:
-            return [_changed(connection, *statement) for statement in statements]
-
         totals = [0] * len(statements)
         while True:
-            changed = await self._database.submit(change)
-            totals = [total + count for total, (count, _) in zip(totals, changed, strict=True)]
-            for _, forgotten in changed:
-                self._names.discard(forgotten)
-            if max(count for count, _ in changed) < sql.CALLS_PER_TURN:
+            mark = self._names.mark()
+            changed = await self._database.submit(
+                lambda connection: _changed_at_once(connection, statements)
+            )
+            for n, (count, forgotten) in enumerate(changed):
+                totals[n] += count
+                self._names.discard(forgotten, mark)
+            if changed[-1][0] < sql.CALLS_PER_TURN:
                 return totals
+
+
+def _changed_at_once(
+    connection: sqlite3.Connection, statements: Sequence[tuple[str, tuple[object, ...]]]
+) -> list[tuple[int, list[Name]]]:
+    """Carry out statements, up to the first that may find more calls than it has changed."""
+    changed = []
+    for statement in statements:
+        changed.append(_changed(connection, *statement))
+        if changed[-1][0] >= sql.CALLS_PER_TURN:
+            break
+    return changed
 
 
 def _changed(
     connection: sqlite3.Connection, statement: str, values: tuple[object, ...]
-) -> tuple[int, list[_Name]]:
+) -> tuple[int, list[Name]]:
     """Return how many calls a statement has changed, and which of them it says it forgot."""
     cursor = connection.execute(statement, values)
-    forgotten: list[_Name] = cursor.fetchall()
+    forgotten: list[Name] = cursor.fetchall()
     return len(forgotten) or cursor.rowcount, forgotten
 
 
@@ -297,10 +307,10 @@ def _counts(connection: sqlite3.Connection, question: str, name: str) -> tuple[i
 
 def _trim(
     connection: sqlite3.Connection, session_id: str, bounds: SessionBounds, now: float
-) -> tuple[int, list[_Name]]:
+) -> tuple[int, list[Name]]:
     sent_count, sent_bytes, tombstone_count = _counts(connection, sql.SENT_USAGE, session_id)
     erased_count = 0
-    forgotten: list[_Name] = []
+    forgotten: list[Name] = []
     if sent_count > bounds.max_results or sent_bytes > bounds.max_result_bytes:
         erased_count = _erase_leading(
             connection,
