@@ -314,14 +314,14 @@ async def test_ledgers_agree_where_nobody_waits_before_asking_more(
     steps = [calls.next_step() for _ in range(STEPS)]
     expected = [await step(memory) for step in steps]
     asked: list[asyncio.Task[Any]] = []
-    async with TWINS["sqlite"](tmp_path) as stores, asyncio.TaskGroup() as tasks:
-        for n, step in enumerate(steps):
-            if n >= most_at_once:
-                await asked[n - most_at_once]
-            asked.append(tasks.create_task(ask(step, stores.calls)))
-    for n, (answer, task) in enumerate(zip(expected, asked, strict=True)):
-        assert agree(answer, task.result()), n
     async with TWINS["sqlite"](tmp_path) as stores:
+        async with asyncio.TaskGroup() as tasks:
+            for n, step in enumerate(steps):
+                if n >= most_at_once:
+                    await asked[n - most_at_once]
+                asked.append(tasks.create_task(ask(step, stores.calls)))
+        for n, (answer, task) in enumerate(zip(expected, asked, strict=True)):
+            assert agree(answer, task.result()), n
         assert agree(await all_of_calls(memory), await all_of_calls(stores.calls))
 
 
