@@ -1,5 +1,6 @@
 """Every ledger keeps the same promises through a call's life."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -247,6 +248,23 @@ async def test_a_session_of_thousands_of_records_ends(store: CallStore) -> None:
         await store.accept(record(f"c{n}"))
     await store.end_session("s1")
     assert store.statistics().record_count == 0
+
+
+async def test_what_is_accepted_while_its_session_ends_is_found_or_gone(store: CallStore) -> None:
+    for n in range(2500):
+        await store.accept(record(f"c{n}"))
+    late = [record("late"), record("late-keyed", idempotency_key="k")]
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(2):
+            tasks.create_task(store.end_session("s1"))
+        for each in late:
+            tasks.create_task(store.accept(each))
+    found = [await store.find("s1", each.request_id) for each in late]
+    keyed = await store.find_by_key("alice", "k")
+    assert keyed is not None
+    assert store.statistics().record_count == 1 + (found[0] is not None)
+    await store.end_session("s1")
+    assert store.statistics().record_count == 1
 
 
 async def test_statistics_count_records_and_bytes(store: CallStore) -> None:

@@ -206,12 +206,14 @@ class MemoryCallStore(CallStore):
     async def end_session(self, session_id: str) -> None:
         """Forget a session's records, but for those with an idempotency key."""
         of_session = self._by_session.get(session_id, {})
-        for done, (request_id, call_id) in enumerate(list(of_session.items()), 1):
-            if of_session.get(request_id) == call_id:  # not forgotten meanwhile
-                self._leave_session(self._records[call_id])
-            if done % _RECORDS_PER_TURN == 0:
-                await asyncio.sleep(0)
-        self._by_session.pop(session_id, None)
+        while of_session:  # also with what is accepted meanwhile
+            for done, (request_id, call_id) in enumerate(list(of_session.items()), 1):
+                if of_session.get(request_id) == call_id:  # not forgotten meanwhile
+                    self._leave_session(self._records[call_id])
+                if done % _RECORDS_PER_TURN == 0:
+                    await asyncio.sleep(0)
+        if not self._by_session.get(session_id):
+            self._by_session.pop(session_id, None)
 
     def statistics(self) -> StoreStatistics:
         """Return the numbers now."""
