@@ -171,7 +171,7 @@ class CallStore(ABC):
 
     @abstractmethod
     async def knows(self, session_id: str, request_id: str) -> bool:
-        """Tell whether anything is known of a session's request."""
+        """Tell whether a session's request may be known; False is certain."""
 
     @abstractmethod
     async def find_by_key(self, principal: str, idempotency_key: str) -> CallRecord | None:
