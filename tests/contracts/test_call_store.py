@@ -10,7 +10,7 @@ import pytest
 from exai.core.call_store import CallRecord, CallState, CallStore, SessionBounds, Settlement
 from exai.core.errors import ToolFailed
 from exai.core.outcomes import Completed, Failed, text_block
-from tests.contracts.twins import TWINS
+from tests.contracts.twins import AMPLE, TWINS
 
 ANSWER = Settlement(Completed([text_block("forty-two")]), queue_s=0.25, run_s=1.5)
 OTHER_ANSWER = Settlement(Completed([text_block("forty-three")]), queue_s=0.0, run_s=0.0)
@@ -108,8 +108,8 @@ async def test_what_is_unknown_neither_starts_nor_settles(store: CallStore) -> N
 async def test_acknowledging_erases_the_payload_and_keeps_the_tombstone(store: CallStore) -> None:
     await store.accept(record())
     await store.settle("c1", ANSWER, now=1001.0)
-    assert await store.acknowledge("s1", ["r-c1", "r-unknown"], now=1002.0) == 1
-    assert await store.acknowledge("s1", ["r-c1"], now=1003.0) == 0
+    assert await store.acknowledge("s1", ["r-c1", "r-unknown"], AMPLE, now=1002.0) == 1
+    assert await store.acknowledge("s1", ["r-c1"], AMPLE, now=1003.0) == 0
     found = await store.find("s1", "r-c1")
     assert found is not None
     assert (found.state, found.settlement) == (CallState.ERASED, None)
@@ -124,7 +124,7 @@ async def test_what_is_acknowledged_twice_at_once_is_erased_once_and_so_is_the_r
     for call_id in ("c1", "c2"):
         await store.accept(record(call_id))
         await store.settle(call_id, ANSWER, now=1001.0)
-    assert await store.acknowledge("s1", ["r-c1", "r-c1", "r-c2"], now=1002.0) == 2
+    assert await store.acknowledge("s1", ["r-c1", "r-c1", "r-c2"], AMPLE, now=1002.0) == 2
     assert store.statistics().result_bytes == 0
 
 
@@ -132,9 +132,9 @@ async def test_only_settled_calls_of_ones_own_session_can_be_acknowledged(
     store: CallStore,
 ) -> None:
     await store.accept(record())
-    assert await store.acknowledge("s1", ["r-c1"], now=1001.0) == 0
+    assert await store.acknowledge("s1", ["r-c1"], AMPLE, now=1001.0) == 0
     await store.settle("c1", ANSWER, now=1001.0)
-    assert await store.acknowledge("s2", ["r-c1"], now=1002.0) == 0
+    assert await store.acknowledge("s2", ["r-c1"], AMPLE, now=1002.0) == 0
 
 
 async def test_results_expire_and_their_tombstones_are_forgotten(store: CallStore) -> None:
@@ -160,7 +160,7 @@ async def test_what_expired_together_is_forgotten_in_the_order_in_which_it_settl
     for n in (1, 0):
         await store.settle(f"c{n}", ANSWER, now=1000.0 - n)
     assert await store.expire(now=2000.0, result_ttl_s=600.0, idempotency_ttl_s=86_400.0) == 2
-    await store.trim("s1", SessionBounds(9, 10_000, max_tombstones=1), now=2001.0)
+    await store.mark_sent("s1", [], SessionBounds(9, 10_000, max_tombstones=1), now=2001.0)
     assert await store.find("s1", "r-c1") is None
     assert await store.find("s1", "r-c0") is not None
 
@@ -171,18 +171,20 @@ async def test_a_sessions_oldest_results_make_room(store: CallStore) -> None:
         await store.settle(f"c{n}", ANSWER, now=1000.0 + n)
     await store.accept(record("other", session_id="s2"))
     await store.settle("other", ANSWER, now=999.0)
-    assert await store.trim("s1", SessionBounds(1, 1, 9), now=1010.0) == 0, "none was sent yet"
-    await store.mark_sent("s1", [f"r-c{n}" for n in range(4)] + ["r-unknown"], now=1005.0)
-    await store.mark_sent("s1", ["r-c3"], now=1006.0)
+    assert await store.mark_sent("s1", [], SessionBounds(1, 1, 9), now=1010.0) == 0, (
+        "none was sent yet"
+    )
+    await store.mark_sent("s1", [f"r-c{n}" for n in range(4)] + ["r-unknown"], AMPLE, now=1005.0)
+    await store.mark_sent("s1", ["r-c3"], AMPLE, now=1006.0)
     one = store.statistics().result_bytes // 5
-    assert await store.trim("s1", SessionBounds(3, 10 * one, 9), now=1010.0) == 1
-    assert await store.trim("s1", SessionBounds(3, 2 * one, 9), now=1010.0) == 1
-    assert await store.trim("s1", SessionBounds(3, 2 * one, 9), now=1010.0) == 0
-    assert await store.trim("s-unknown", SessionBounds(1, 1, 1), now=1010.0) == 0
+    assert await store.mark_sent("s1", [], SessionBounds(3, 10 * one, 9), now=1010.0) == 1
+    assert await store.mark_sent("s1", [], SessionBounds(3, 2 * one, 9), now=1010.0) == 1
+    assert await store.mark_sent("s1", [], SessionBounds(3, 2 * one, 9), now=1010.0) == 0
+    assert await store.mark_sent("s-unknown", [], SessionBounds(1, 1, 1), now=1010.0) == 0
     found = [await store.find("s1", f"r-c{n}") for n in range(4)]
     states = [one.state for one in found if one is not None]
     assert states == [CallState.ERASED, CallState.ERASED, CallState.SETTLED, CallState.SETTLED]
-    await store.trim("s1", SessionBounds(3, 2 * one, 1), now=1010.0)
+    await store.mark_sent("s1", [], SessionBounds(3, 2 * one, 1), now=1010.0)
     assert await store.find("s1", "r-c0") is None
     assert await store.find("s1", "r-c1") is not None
     other = await store.find("s2", "r-other")
@@ -194,12 +196,12 @@ async def test_what_is_to_be_sent_again_makes_no_room(store: CallStore) -> None:
     for n in range(3):
         await store.accept(record(f"c{n}"))
         await store.settle(f"c{n}", ANSWER, now=1000.0 + n)
-    await store.mark_sent("s1", ["r-c0", "r-c1", "r-c2"], now=1005.0)
+    await store.mark_sent("s1", ["r-c0", "r-c1", "r-c2"], AMPLE, now=1005.0)
     await store.forget_sent("s1")
     await store.forget_sent("s-unknown")
-    assert await store.trim("s1", SessionBounds(1, 1, 9), now=1010.0) == 0
-    await store.mark_sent("s1", ["r-c2", "r-c0"], now=1006.0)
-    assert await store.trim("s1", SessionBounds(1, 10_000, 9), now=1010.0) == 1
+    assert await store.mark_sent("s1", [], SessionBounds(1, 1, 9), now=1010.0) == 0
+    await store.mark_sent("s1", ["r-c2", "r-c0"], AMPLE, now=1006.0)
+    assert await store.mark_sent("s1", [], SessionBounds(1, 10_000, 9), now=1010.0) == 1
     erased = await store.find("s1", "r-c2")
     assert erased is not None
     assert erased.state is CallState.ERASED
@@ -214,7 +216,7 @@ async def test_what_a_session_is_owed_is_what_was_accepted_and_is_not_erased(
     await store.start("c1", "boot", 1, now=1001.0)
     for n in (2, 3):
         await store.settle(f"c{n}", ANSWER, now=1001.0)
-    await store.acknowledge("s1", ["r-c2"], now=1002.0)
+    await store.acknowledge("s1", ["r-c2"], AMPLE, now=1002.0)
     assert await store.owed("s1") == ["r-c0", "r-c1", "r-c3"]
     assert await store.owed("s-unknown") == []
     usage = await store.usage("s1")

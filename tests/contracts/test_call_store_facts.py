@@ -8,6 +8,7 @@ from exai.core.call_store import CallRecord, CallState, CallStore, Settlement, S
 from exai.core.errors import ToolFailed
 from exai.core.outcomes import Completed, ExecutionFacts, Failed, Outcome, text_block
 from tests.contracts.test_call_store import ANSWER, record, store
+from tests.contracts.twins import AMPLE
 
 __all__ = ["store"]  # a fixture
 REQUEST = b'{"name":"echo","arguments":{"text":"swordfish"}}'
@@ -94,7 +95,7 @@ async def test_a_call_remembers_the_call_that_it_follows(store: CallStore) -> No
     await store.accept(record("c1", idempotency_key="k"))
     await store.accept(record("c2", follows="c1"))
     await store.settle("c2", ANSWER, now=1001.0)
-    await store.acknowledge("s1", ["r-c2"], now=1002.0)
+    await store.acknowledge("s1", ["r-c2"], AMPLE, now=1002.0)
     follower = await found(store, "c2")
     assert (follower.follows, follower.state) == ("c1", CallState.ERASED)
     assert (await found(store, "c1")).follows is None
@@ -112,7 +113,7 @@ async def test_when_a_call_started_is_when_its_last_attempt_did_and_stays_known(
     await store.start("c1", "boot-2", attempt=2, now=1003.5)
     await store.settle("c1", ANSWER, now=1004.0)
     await store.start("c1", "boot-2", attempt=3, now=1005.0)
-    await store.acknowledge("s1", ["r-c1"], now=1006.0)
+    await store.acknowledge("s1", ["r-c1"], AMPLE, now=1006.0)
     assert (await found(store)).started_at == 1003.5
 
 
@@ -151,7 +152,7 @@ async def test_a_summary_outlives_what_it_sums_up(
     await store.settle("c1", settlement, now=1001.0)
     known = await found(store)
     assert (known.settlement, known.summary) == (settlement, summary)
-    await store.acknowledge("s1", ["r-c1"], now=1002.0)
+    await store.acknowledge("s1", ["r-c1"], AMPLE, now=1002.0)
     known = await found(store)
     assert (known.settlement, known.summary) == (None, summary)
     assert summary.succeeded is isinstance(outcome, Completed)
@@ -166,19 +167,19 @@ async def test_a_second_settlement_leaves_the_summary(store: CallStore) -> None:
 
 async def test_a_result_is_first_sent_once(store: CallStore) -> None:
     await store.accept(record())
-    await store.mark_sent("s1", ["r-c1"], now=1000.5)
+    await store.mark_sent("s1", ["r-c1"], AMPLE, now=1000.5)
     assert (await found(store)).sent_at is None, "there was nothing to send yet"
     await store.settle("c1", ANSWER, now=1001.0)
-    await store.mark_sent("s2", ["r-c1"], now=1001.5)
+    await store.mark_sent("s2", ["r-c1"], AMPLE, now=1001.5)
     assert (await found(store)).sent_at is None, "that was another session"
-    await store.mark_sent("s1", ["r-c1"], now=1002.0)
-    await store.mark_sent("s1", ["r-c1", "r-c1"], now=1003.0)
+    await store.mark_sent("s1", ["r-c1"], AMPLE, now=1002.0)
+    await store.mark_sent("s1", ["r-c1", "r-c1"], AMPLE, now=1003.0)
     assert (await found(store)).sent_at == 1002.0
     await store.forget_sent("s1")
     assert (await found(store)).sent_at == 1002.0
-    await store.mark_sent("s1", ["r-c1"], now=1004.0)
-    await store.acknowledge("s1", ["r-c1"], now=1005.0)
-    await store.mark_sent("s1", ["r-c1"], now=1006.0)
+    await store.mark_sent("s1", ["r-c1"], AMPLE, now=1004.0)
+    await store.acknowledge("s1", ["r-c1"], AMPLE, now=1005.0)
+    await store.mark_sent("s1", ["r-c1"], AMPLE, now=1006.0)
     assert (await found(store)).sent_at == 1002.0
 
 

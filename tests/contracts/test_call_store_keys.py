@@ -21,7 +21,7 @@ from exai.core.call_store import (
 from exai.core.outcomes import Completed
 from exai.stores.stores import Stores
 from tests.contracts.test_call_store import ANSWER, record, store
-from tests.contracts.twins import TWINS
+from tests.contracts.twins import AMPLE, TWINS
 
 __all__ = ["store"]  # a fixture
 RESULT_TTL_S, KEY_TTL_S = 600.0, 86_400.0
@@ -108,8 +108,8 @@ async def test_whose_session_ended_first_makes_room_first(store: CallStore) -> N
 async def test_tombstones_with_a_key_neither_count_nor_go(store: CallStore) -> None:
     for n in range(6):
         await settled(store, f"c{n}", idempotency_key=f"k{n}" if n < 3 else None)
-    await store.acknowledge("s1", [f"r-c{n}" for n in range(6)], now=1001.0)
-    await store.trim("s1", BOUNDS, now=1002.0)
+    await store.acknowledge("s1", [f"r-c{n}" for n in range(6)], AMPLE, now=1001.0)
+    await store.mark_sent("s1", [], BOUNDS, now=1002.0)
     known = [await store.find("s1", f"r-c{n}") is not None for n in range(6)]
     assert known == [True, True, True, False, True, True]
 
@@ -261,7 +261,7 @@ async def take(steps: list[Any], store: CallStore, naive: NaiveStore) -> None:
         elif what == "acknowledge":
             session, request_ids = how[0], [f"r{call}" for call in dict.fromkeys(how[1])]
             erased = naive.acknowledge(session, request_ids, now)
-            assert await store.acknowledge(session, request_ids, now) == erased
+            assert await store.acknowledge(session, request_ids, AMPLE, now) == erased
         elif what == "expire":
             now += how[0]
             erased = naive.expire(now, RESULT_TTL_S, KEY_TTL_S)

@@ -7,6 +7,7 @@ import msgspec
 from exai.core.call_store import CallRecord, CallState, CallStore, SessionBounds, Settlement
 from exai.core.outcomes import Completed, text_block
 from tests.contracts.test_call_store import ANSWER, record, store
+from tests.contracts.twins import AMPLE
 
 __all__ = ["store"]  # a fixture
 RESULT_TTL_S, KEY_TTL_S = 600.0, 86_400.0
@@ -70,7 +71,7 @@ async def test_what_a_key_keeps_of_an_ended_session_is_found(store: CallStore) -
 async def test_what_is_erased_is_found_until_it_is_forgotten(store: CallStore) -> None:
     await store.accept(record())
     await store.settle("c1", ANSWER, now=1000.0)
-    await store.acknowledge("s1", ["r-c1"], now=1001.0)
+    await store.acknowledge("s1", ["r-c1"], AMPLE, now=1001.0)
     (known,) = await store.find_all("alice", "c1")
     assert (known.state, known.erased_because) == (CallState.ERASED, "acknowledged")
     await store.expire(1001.0 + RESULT_TTL_S, RESULT_TTL_S, KEY_TTL_S)
@@ -121,7 +122,7 @@ async def test_what_has_not_settled_is_listed_whole(store: CallStore) -> None:
     for call_id in ("c1", "c2"):
         await store.settle(call_id, ANSWER, now=1002.0)
     assert await store.unsettled() == []
-    await store.acknowledge("s1", ["r-c1", "r-c2"], now=1003.0)
+    await store.acknowledge("s1", ["r-c1", "r-c2"], AMPLE, now=1003.0)
     assert await store.unsettled() == []
 
 
@@ -134,7 +135,7 @@ async def test_a_request_is_known_from_its_acceptance_until_it_is_forgotten(
     assert not await store.knows("s2", "r-c1")
     assert not await store.knows("s1", "r-c2")
     await store.settle("c1", ANSWER, now=1000.0)
-    await store.acknowledge("s1", ["r-c1"], now=1001.0)
+    await store.acknowledge("s1", ["r-c1"], AMPLE, now=1001.0)
     assert await store.knows("s1", "r-c1")
     await store.expire(1001.0 + RESULT_TTL_S, RESULT_TTL_S, KEY_TTL_S)
     assert not await store.knows("s1", "r-c1")
@@ -144,8 +145,8 @@ async def test_a_tombstone_that_is_trimmed_is_not_known(store: CallStore) -> Non
     for n in range(3):
         await store.accept(record(f"c{n}"))
         await store.settle(f"c{n}", ANSWER, now=1000.0)
-    await store.acknowledge("s1", [f"r-c{n}" for n in range(3)], now=1001.0)
-    await store.trim("s1", SessionBounds(9, 10**6, max_tombstones=1), now=1002.0)
+    await store.acknowledge("s1", [f"r-c{n}" for n in range(3)], AMPLE, now=1001.0)
+    await store.mark_sent("s1", [], SessionBounds(9, 10**6, max_tombstones=1), now=1002.0)
     assert [await store.knows("s1", f"r-c{n}") for n in range(3)] == [False, False, True]
 
 
@@ -178,11 +179,11 @@ async def test_what_is_stored_while_its_session_ends_is_known(store: CallStore) 
 async def test_what_is_stored_anew_while_it_is_forgotten_is_known(store: CallStore) -> None:
     await store.accept(record())
     await store.settle("c1", ANSWER, now=1000.0)
-    await store.acknowledge("s1", ["r-c1"], now=1001.0)
+    await store.acknowledge("s1", ["r-c1"], AMPLE, now=1001.0)
     await store.knows("s1", "r-c1")
     anew = record("c2", request_id="r-c1")
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(store.trim("s1", SessionBounds(9, 10**6, 0), now=1002.0))
+        tasks.create_task(store.mark_sent("s1", [], SessionBounds(9, 10**6, 0), now=1002.0))
         tasks.create_task(store.accept(anew))
     assert await store.find("s1", "r-c1") == anew
 

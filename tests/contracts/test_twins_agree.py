@@ -15,7 +15,7 @@ from exai.core.errors import ToolFailed
 from exai.core.outcomes import Completed, ExecutionFacts, Failed, Outcome, text_block
 from exai.core.session_store import SessionRecord, SessionStore
 from exai.stores.stores import Stores
-from tests.contracts.twins import TWINS
+from tests.contracts.twins import AMPLE, TWINS
 
 STEPS_UNTIL_ALL_IS_COMPARED = 30
 STEPS_UNTIL_IT_IS_REOPENED = 200
@@ -112,11 +112,11 @@ class Calls:
 
     def _acknowledge(self) -> Step:
         session, requests, now = self._session(), self._requests(), self._now
-        return lambda store: store.acknowledge(session, requests, now)
+        return lambda store: store.acknowledge(session, requests, AMPLE, now)
 
     def _mark_sent(self) -> Step:
         session, requests, now = self._session(), self._requests(), self._now
-        return lambda store: store.mark_sent(session, requests, now)
+        return lambda store: store.mark_sent(session, requests, AMPLE, now)
 
     def _forget_sent(self) -> Step:
         session = self._session()
@@ -125,7 +125,7 @@ class Calls:
     def _trim(self) -> Step:
         session, now, chance = self._session(), self._now, self._chance
         bounds = SessionBounds(chance.randrange(4), self._size(), chance.randrange(4))
-        return lambda store: store.trim(session, bounds, now)
+        return lambda store: store.mark_sent(session, [], bounds, now)
 
     def _trim_keyed(self) -> Step:
         principal, most_bytes, now = self._chance.choice(PRINCIPALS), self._size(), self._now

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from exai.core.call_store import SessionBounds
 from exai.core.config import StoreConfig
 from exai.stores.stores import Stores, memory_stores, stores_of
 
@@ -10,3 +11,6 @@ TWINS: dict[str, Callable[[Path], Stores]] = {
     "memory": lambda _: memory_stores(),
     "sqlite": lambda directory: stores_of(StoreConfig(kind="sqlite"), directory),
 }
+
+AMPLE = SessionBounds(10**9, 10**12, 10**9)
+"""Room for all that a test keeps."""

@@ -20,6 +20,7 @@ from exai.stores.sqlite_file import open_database
 from exai.stores.sqlite_sessions import SqliteSessionStore
 from exai.stores.sqlite_store import SqliteCallStore
 from tests.contracts.test_call_store import ANSWER, record
+from tests.contracts.twins import AMPLE
 
 ALLOWED_SCANS = {
     "SCAN totals",  # one row
@@ -55,11 +56,11 @@ async def test_no_question_about_calls_looks_at_all(database: SqliteDatabase) ->
         await store.key_count("alice")
         await store.owed("s1")
         await store.usage("s1")
-        await store.mark_sent("s1", ["r-c0", "r-d0", "r-d1"], now=1005.0)
+        await store.mark_sent("s1", ["r-c0", "r-d0", "r-d1"], AMPLE, now=1005.0)
         await store.forget_sent("s1")
-        await store.mark_sent("s1", ["r-c0", "r-d0", "r-d1", "r-d2"], now=1006.0)
-        await store.acknowledge("s1", ["r-d0", "r-d3"], now=1010.0)
-        assert await store.trim("s1", SessionBounds(1, 10**6, 1), now=1011.0) == 2
+        await store.mark_sent("s1", ["r-c0", "r-d0", "r-d1", "r-d2"], AMPLE, now=1006.0)
+        await store.acknowledge("s1", ["r-d0", "r-d3"], AMPLE, now=1010.0)
+        assert await store.mark_sent("s1", [], SessionBounds(1, 10**6, 1), now=1011.0) == 2
         await store.expire(1001.0, 1.0, 1.0)
         await store.end_session("s1")
         assert await store.trim_keyed("alice", 0, now=1012.0) == 3
@@ -100,7 +101,7 @@ async def test_nothing_is_kept_of_who_has_nothing_any_more(database: SqliteDatab
     for n in range(2):
         await store.accept(record(f"c{n}", idempotency_key="k" if n else None, request=b"{}"))
         await store.settle(f"c{n}", ANSWER, now=1000.0)
-    await store.mark_sent("s1", ["r-c0", "r-c1"], now=1001.0)
+    await store.mark_sent("s1", ["r-c0", "r-c1"], AMPLE, now=1001.0)
     await store.end_session("s1")
     await store.expire(1e9, 1.0, 1.0)
     for table in ("calls", "settlements", "session_usage", "principal_usage"):

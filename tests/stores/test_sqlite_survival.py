@@ -17,13 +17,14 @@ from exai.core.session_store import SessionRecord, SessionStore
 from exai.stores.sqlite_file import FILE_NAME, open_database
 from exai.stores.stores import stores_of
 from tests.contracts.test_call_store import ANSWER, record
+from tests.contracts.twins import AMPLE
 
 KILLS = 40
 MOST_LINES_BEFORE_A_KILL = 600
 WRITER = """
 import asyncio, sys
 from pathlib import Path
-from exai.core.call_store import CallRecord, CallState, Settlement
+from exai.core.call_store import CallRecord, CallState, SessionBounds, Settlement
 from exai.core.config import StoreConfig
 from exai.core.outcomes import Completed
 from exai.core.session_store import SessionRecord
@@ -51,7 +52,7 @@ async def call(store, name):
         await store.settle(call_id, answer, 2.0)
         print("settled", call_id, flush=True)
         if n % 3 == 0:
-            await store.acknowledge("s1", [call_id], 3.0)
+            await store.acknowledge("s1", [call_id], SessionBounds(9, 9, 10**6), 3.0)
             print("erased", call_id, flush=True)
 
 async def visit(store, name):
@@ -208,7 +209,7 @@ async def test_what_is_erased_cannot_be_read_in_the_file(tmp_path: Path) -> None
         await stores.calls.accept(record())
         await stores.calls.settle("c1", secret, now=1001.0)
         await stores.calls.accept(record("c2"))
-        await stores.calls.acknowledge("s1", ["r-c1"], now=1002.0)
+        await stores.calls.acknowledge("s1", ["r-c1"], AMPLE, now=1002.0)
     assert b"swordfish" not in (tmp_path / FILE_NAME).read_bytes()
 
 

@@ -137,13 +137,16 @@ class MemoryCallStore(CallStore):
         """Return how many keys of a principal are remembered."""
         return self._key_count[principal]
 
-    async def acknowledge(self, session_id: str, request_ids: list[str], now: float) -> int:
+    async def acknowledge(
+        self, session_id: str, request_ids: list[str], bounds: SessionBounds, now: float
+    ) -> int:
         """Erase acknowledged results."""
         of_session = self._by_session.get(session_id, {})
         named = dict.fromkeys(of_session.get(request_id) for request_id in request_ids)
         settled = [call_id for call_id in named if call_id in self._settled_at]
         for call_id in settled:
             self._erase(call_id, "acknowledged", now)
+        self._trim(session_id, bounds, now)
         return len(settled)
 
     async def owed(self, session_id: str) -> list[str]:
@@ -164,7 +167,9 @@ class MemoryCallStore(CallStore):
         kept = self._of_session.get(session_id, _Kept())
         return SessionUsage(len(kept.result_bytes), kept.total_bytes)
 
-    async def mark_sent(self, session_id: str, request_ids: list[str], now: float) -> None:
+    async def mark_sent(
+        self, session_id: str, request_ids: list[str], bounds: SessionBounds, now: float
+    ) -> int:
         """Let sent results make room for others."""
         of_session = self._by_session.get(session_id, {})
         for request_id in request_ids:
@@ -174,21 +179,12 @@ class MemoryCallStore(CallStore):
                 record = self._records[call_id]
                 if record.sent_at is None:
                     self._records[call_id] = msgspec.structs.replace(record, sent_at=now)
+        return self._trim(session_id, bounds, now)
 
     async def forget_sent(self, session_id: str) -> None:
         """Let no result make room for others."""
         if session_id in self._of_session:
             self._of_session[session_id].forget_sent()
-
-    async def trim(self, session_id: str, bounds: SessionBounds, now: float) -> int:
-        """Erase and forget a session's oldest while it has too many, or too large ones."""
-        kept, erased = self._of_session.get(session_id, _Kept()), 0
-        while len(kept.sent) > bounds.max_results or kept.sent_bytes > bounds.max_result_bytes:
-            self._erase(next(iter(kept.sent)), "expired", now)
-            erased += 1
-        while len(kept.tombstones) > bounds.max_tombstones:
-            self._forget(next(iter(kept.tombstones)))
-        return erased
 
     async def trim_keyed(self, principal: str, max_bytes: int, now: float) -> int:
         """Erase the oldest results that only their keys keep."""
@@ -225,6 +221,16 @@ class MemoryCallStore(CallStore):
     def statistics(self) -> StoreStatistics:
         """Return the numbers now."""
         return StoreStatistics(record_count=len(self._records), result_bytes=self._result_bytes)
+
+    def _trim(self, session_id: str, bounds: SessionBounds, now: float) -> int:
+        """Erase and forget a session's oldest while it has too many, or too large ones."""
+        kept, erased = self._of_session.get(session_id, _Kept()), 0
+        while len(kept.sent) > bounds.max_results or kept.sent_bytes > bounds.max_result_bytes:
+            self._erase(next(iter(kept.sent)), "expired", now)
+            erased += 1
+        while len(kept.tombstones) > bounds.max_tombstones:
+            self._forget(next(iter(kept.tombstones)))
+        return erased
 
     async def _whole(self, call_id: str) -> CallRecord:
         return await _whole(self._records[call_id], self._settlements.get(call_id))

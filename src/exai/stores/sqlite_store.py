@@ -114,13 +114,16 @@ class SqliteCallStore(CallStore):
             lambda connection: _counts(connection, sql.KEY_COUNT, principal)[0]
         )
 
-    async def acknowledge(self, session_id: str, request_ids: list[str], now: float) -> int:
+    async def acknowledge(
+        self, session_id: str, request_ids: list[str], bounds: SessionBounds, now: float
+    ) -> int:
         """Erase acknowledged results."""
         because: ErasedBecause = "acknowledged"
-        return await self._change_each(
-            sql.ERASE_ACKNOWLEDGED,
-            [(because, now, session_id, request_id) for request_id in request_ids],
+        values = [(because, now, session_id, request_id) for request_id in request_ids]
+        count, _ = await self._change_within(
+            sql.ERASE_ACKNOWLEDGED, values, session_id, bounds, now
         )
+        return count
 
     async def owed(self, session_id: str) -> list[str]:
         """Return what has not settled, or is not erased."""
@@ -140,24 +143,17 @@ class SqliteCallStore(CallStore):
             lambda connection: SessionUsage(*_counts(connection, sql.USAGE, session_id))
         )
 
-    async def mark_sent(self, session_id: str, request_ids: list[str], now: float) -> None:
+    async def mark_sent(
+        self, session_id: str, request_ids: list[str], bounds: SessionBounds, now: float
+    ) -> int:
         """Let sent results make room for others."""
-        await self._change_each(
-            sql.MARK_SENT, [(now, session_id, request_id) for request_id in request_ids]
-        )
+        values = [(now, session_id, request_id) for request_id in request_ids]
+        _, erased_count = await self._change_within(sql.MARK_SENT, values, session_id, bounds, now)
+        return erased_count
 
     async def forget_sent(self, session_id: str) -> None:
         """Let no result make room for others."""
         await self._change(sql.FORGET_SENT, session_id)
-
-    async def trim(self, session_id: str, bounds: SessionBounds, now: float) -> int:
-        """Erase and forget a session's oldest while it has too many, or too large ones."""
-        mark = self._names.mark()
-        erased_count, forgotten = await self._database.submit(
-            lambda connection: _trim(connection, session_id, bounds, now)
-        )
-        self._names.discard(forgotten, mark)
-        return erased_count
 
     async def trim_keyed(self, principal: str, max_bytes: int, now: float) -> int:
         """Erase the oldest results that only their keys keep."""
@@ -199,10 +195,27 @@ class SqliteCallStore(CallStore):
             lambda connection: connection.execute(statement, values).rowcount
         )
 
-    async def _change_each(self, statement: str, values: list[tuple[object, ...]]) -> int:
-        return await self._database.submit(
-            lambda connection: max(0, connection.executemany(statement, values).rowcount)
-        )
+    async def _change_within(
+        self,
+        statement: str,
+        values: Sequence[tuple[object, ...]],
+        session_id: str,
+        bounds: SessionBounds,
+        now: float,
+    ) -> tuple[int, int]:
+        """Carry out a statement for each of the values, and trim the session.
+
+        Returns how many calls it changed, and how many results were erased to make room.
+        """
+        mark = self._names.mark()
+
+        def change(connection: sqlite3.Connection) -> tuple[int, int, list[Name]]:
+            count = max(0, connection.executemany(statement, values).rowcount)
+            return count, *_trim(connection, session_id, bounds, now)
+
+        count, erased_count, forgotten = await self._database.submit(change)
+        self._names.discard(forgotten, mark)
+        return count, erased_count
 
     async def _change_in_turns(self, *statements: tuple[str, tuple[object, ...]]) -> list[int]:
         """Carry out statements, each as often as it finds as many calls as it may change.
