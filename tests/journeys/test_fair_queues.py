@@ -173,6 +173,8 @@ async def test_a_full_line_is_a_refusal_with_a_time(daemon: RunningDaemon, gates
         assert "place 1" in (await modest.hear_op("progress"))["message"]
         gates.open()
         assert (await modest.result("m"))["ok"]
+        for n in range(1 + LIMITS.session_max_waiting):
+            assert (await greedy.result(f"r{n}"))["ok"]
 
 
 async def test_a_wait_that_would_outlast_the_call_is_refused_at_once(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from exai.core.call_store import CallRecord, CallStore, Settlement
+from exai.core.call_store import CallRecord, CallStore, SessionBounds, Settlement
 from exai.core.errors import ServiceUnavailable
 from exai.core.events import CallFailedInside
 from exai.stores.memory_conversations import MemoryConversationStore
@@ -56,9 +56,11 @@ class BrokenStore(MemoryCallStore):
         self._break("find")
         return await super().find(session_id, request_id)
 
-    async def acknowledge(self, session_id: str, request_ids: list[str], now: float) -> int:
+    async def acknowledge(
+        self, session_id: str, request_ids: list[str], bounds: SessionBounds, now: float
+    ) -> int:
         self._break("acknowledge")
-        return await super().acknowledge(session_id, request_ids, now)
+        return await super().acknowledge(session_id, request_ids, bounds, now)
 
     def mend(self) -> None:
         self._broken = ()

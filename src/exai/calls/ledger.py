@@ -191,8 +191,7 @@ class Ledger:
     async def mark_sent(self, session_id: str, request_ids: list[str]) -> None:
         """Keep results that were sent as long as there is room for them."""
         now = self._clock.wall_s()
-        await self._store.mark_sent(session_id, request_ids, now)
-        await self._store.trim(session_id, self._bounds, now)
+        await self._store.mark_sent(session_id, request_ids, self._bounds, now)
 
     async def forget_sent(self, session_id: str) -> None:
         """Let no result of a session count as sent."""
@@ -201,8 +200,7 @@ class Ledger:
     async def acknowledge(self, session_id: str, request_ids: list[str]) -> None:
         """Erase what the client has."""
         now = self._clock.wall_s()
-        await self._store.acknowledge(session_id, request_ids, now)
-        await self._store.trim(session_id, self._bounds, now)
+        await self._store.acknowledge(session_id, request_ids, self._bounds, now)
 
     async def end_session(self, session_id: str, principal: str) -> None:
         """Forget a session's calls, but for those with an idempotency key."""

@@ -56,7 +56,7 @@ Store = Annotated[
     str | None,
     typer.Option(
         metavar="KIND",
-        help="Where accepted calls rest: sqlite (default), or memory, which forgets them at its end.",
+        help="Keep accepted calls in sqlite (default), or in memory, until the end.",
         show_default=False,
     ),
 ]

@@ -171,7 +171,7 @@ class CallStore(ABC):
 
     @abstractmethod
     async def knows(self, session_id: str, request_id: str) -> bool:
-        """Tell whether anything is known of a session's request."""
+        """Tell whether a session's request may be known; False is certain."""
 
     @abstractmethod
     async def find_by_key(self, principal: str, idempotency_key: str) -> CallRecord | None:
@@ -186,8 +186,14 @@ class CallStore(ABC):
         """Return how many idempotency keys of a principal are remembered."""
 
     @abstractmethod
-    async def acknowledge(self, session_id: str, request_ids: list[str], now: float) -> int:
-        """SETTLED -> ERASED for those of `request_ids` that are settled; return how many."""
+    async def acknowledge(
+        self, session_id: str, request_ids: list[str], bounds: SessionBounds, now: float
+    ) -> int:
+        """SETTLED -> ERASED for those of `request_ids` that are settled; return how many.
+
+        Forgets the session's oldest tombstones over the bounds; those with an idempotency key
+        neither count nor go.
+        """
 
     @abstractmethod
     async def owed(self, session_id: str) -> list[str]:
@@ -205,20 +211,18 @@ class CallStore(ABC):
         """Return how much is kept for a session."""
 
     @abstractmethod
-    async def mark_sent(self, session_id: str, request_ids: list[str], now: float) -> None:
-        """Note that these results were sent, so that they may make room for others."""
+    async def mark_sent(
+        self, session_id: str, request_ids: list[str], bounds: SessionBounds, now: float
+    ) -> int:
+        """Note that these results were sent, so that they may make room for others.
+
+        Erases the session's oldest sent results over the bounds, and returns how many; forgets
+        its oldest tombstones as `acknowledge` does.
+        """
 
     @abstractmethod
     async def forget_sent(self, session_id: str) -> None:
         """Note that none of a session's results was sent: they are about to be sent again."""
-
-    @abstractmethod
-    async def trim(self, session_id: str, bounds: SessionBounds, now: float) -> int:
-        """Erase a session's oldest sent results, forget its oldest tombstones, over the bounds.
-
-        Tombstones with an idempotency key neither count nor go. Returns how many results
-        were erased.
-        """
 
     @abstractmethod
     async def trim_keyed(self, principal: str, max_bytes: int, now: float) -> int:
