@@ -35,6 +35,21 @@ class SlowStore(MemoryCallStore):
         return await super().accept(record)
 
 
+class SlowFinds(MemoryCallStore):
+    """Takes its time to find, until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_asked = asyncio.Event()
+        self.go = asyncio.Event()
+        self.go.set()
+
+    async def find(self, session_id: str, request_id: str) -> CallRecord | None:
+        self.is_asked.set()
+        await self.go.wait()
+        return await super().find(session_id, request_id)
+
+
 class BrokenStore(MemoryCallStore):
     """Raises in the methods that it is told to, until it is mended."""
 
@@ -169,3 +184,28 @@ async def test_an_acknowledgement_that_fails_is_reported_and_harms_nothing(
         await wire.say("ack", request_ids=["r1"])
         await daemon.events.first_of(CallFailedInside)
         assert (await wire.call("echo", "r2", arguments={"text": "x"}))["ok"]
+
+
+async def test_what_was_looked_up_for_an_older_connection_is_not_said_on_a_newer_one(
+    tmp_path: Path,
+) -> None:
+    store = SlowFinds()
+    async with (
+        running_daemon(daemon_config(tmp_path), stores=stores_with(store)) as daemon,
+        open_wire(daemon.url, greet=False, says_bye=False) as first,
+        open_wire(daemon.url, greet=False, says_bye=False) as second,
+        open_wire(daemon.url, greet=False) as third,
+    ):
+        ack = await first.hello(token=TOKEN, acks=True)
+        resume = {key: ack[key] for key in ("session_id", "resume_token")}
+        await first.call("echo", arguments={"text": "once"})
+        store.is_asked.clear()
+        store.go.clear()
+        await second.hello(token=TOKEN, acks=True, resume=resume)
+        await store.is_asked.wait()
+        await third.hello(token=TOKEN, acks=True, resume=resume)
+        store.go.set()
+        assert (await third.hear())["text"] == "once"
+        assert (await third.ask("health", "health_res"))["op"] == "health_res"
+        await third.say("health")
+        assert (await third.hear())["op"] == "health_res"

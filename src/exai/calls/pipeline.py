@@ -52,7 +52,7 @@ class Pipeline:
     async def board(self, call: Call) -> None:
         """Find the flight that will answer a new call. Raises `ExaiError` for a refusal."""
         peer, arguments = call.peer, call.request.arguments
-        tool = self._tools.require_tool(call.request.name, peer.principal)
+        tool = await self._tools.wait_for_tool(call.request.name, peer.principal)
         tool.check(arguments)
         demand = await tool.demand_of(arguments, peer.principal)
         limit_s = self._limit_s(tool)
@@ -74,7 +74,7 @@ class Pipeline:
         Its tool may take a while to be back; `same_request` are those of one idempotency key.
         """
         request, principal = call.request, call.peer.principal
-        tool = await self._tools.wait_for_tool(request.name, principal)
+        tool = await self._tools.wait_for_tool(request.name, principal, is_owed=True)
         tool.check(request.arguments)
         demand = await tool.demand_of(request.arguments, principal)
         if call.has_ended:
@@ -85,6 +85,7 @@ class Pipeline:
             self._sharing.board(call, tool, demand, self._limit_s(tool))
         else:
             self._sharing.join(call, self._sharing.flight_of(other))
+        call.pulse()
         await self._take_off(call, self._sharing.flight_of(call))
 
     def _limit_s(self, tool: Tool) -> float:
