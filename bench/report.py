@@ -7,7 +7,7 @@ from typing import Any
 from bench.chaos.results import chaos_section, chaos_targets, read_chaos
 from bench.raw_results import raw_path, read_raw
 from bench.runs import Header, Run
-from bench.scenario import Results, Scenario, Target, table
+from bench.scenario import Results, Target, table
 from bench.scenarios.every import SCENARIOS
 
 _HOW_TO_READ = """\

@@ -29,6 +29,7 @@ KINDS = {
 """All of these must be 0."""
 
 _NOTICED_LATE_S = 2.0
+_STARTS_IN_S = 5.0
 _FILE_SPARE_BYTES = 67_108_864
 _ROW_BYTES = 8192
 
@@ -43,100 +44,115 @@ class Finding(NamedTuple):
 
 def findings_in(record: Record) -> list[Finding]:
     """Return every fault."""
-    by_tag: defaultdict[str, list[Execution]] = defaultdict(list)
+    by_tag: dict[str, list[Execution]] = {}
     for execution in record.executions:
-        by_tag[execution.tag].append(execution)
-    found = [
-        finding
-        for history in record.calls
-        for finding in _faults_of_call(history, by_tag[history.tag], record)
-    ]
+        by_tag.setdefault(execution.tag, []).append(execution)
+    found: list[Finding] = []
+    for history in record.calls:
+        executions = by_tag.get(history.tag, [])
+        faults = (*_faults_of_telling(history), *_faults_of_answer(history, executions, record))
+        found += [Finding(kind, text, history.request_id) for kind, text in faults]
     found += _faults_of_work(record, by_tag)
     found += _faults_of_keys(record)
-    return found + list(_faults_of_run(record))
+    found += _faults_of_run(record)
+    return found + list(_faults_of_database(record))
 
 
-def _faults_of_call(
-    history: CallHistory, executions: list[Execution], record: Record
-) -> Iterator[Finding]:
-    def finding(kind: str, text: str) -> Finding:
-        return Finding(kind, text, history.request_id)
-
+def _faults_of_telling(history: CallHistory) -> Iterator[tuple[str, str]]:
+    """Find what is wrong with how often, and how alike, a call was answered."""
     if history.missing:
-        yield finding("lost", history.missing)
+        yield "lost", history.missing
     elif not history.answers and not history.is_given_up:
-        yield finding("lost", f"no answer ({history.accepted_because or 'not even accepted'})")
+        yield "lost", f"no answer ({history.accepted_because or 'not even accepted'})"
     if len({answer.digest for answer in history.answers}) > 1:
-        told = ", ".join(dict.fromkeys(f"{a.code or 'ok'} {a.digest}" for a in history.answers))
-        yield finding("changed", told)
+        told = dict.fromkeys(f"{a.code or 'ok'} {a.digest}" for a in history.answers)
+        yield "changed", ", ".join(told)
     if history.unasked_count:
-        yield finding("unasked", f"{history.unasked_count} times")
+        yield "unasked", f"{history.unasked_count} times"
+
+
+def _faults_of_answer(
+    history: CallHistory, executions: list[Execution], record: Record
+) -> Iterator[tuple[str, str]]:
+    """Find what is wrong with what a call was told, by refusals and by its first answer."""
     for refusal in history.refusals:
-        if fault := _fault_of_refusal(refusal, history, record.deaths):
-            yield finding("unexplained", fault)
-    if history.answers:
-        answer = history.answers[0]
-        if not answer.code or answer.code == "TOOL_EXECUTION_ERROR":
-            if fault := _fault_of_result(answer, history, executions):
-                yield finding(*fault)
-        elif fault := _fault_of_error(answer, history, record):
-            yield finding("unexplained", fault)
-        has_begun = any(each.begun_at <= answer.at for each in executions)
-        if answer.code and answer.retryable and has_begun and not history.idempotent:
-            yield finding("misled", f"{answer.code} is retryable, and the work had begun")
+        if fault := _fault_of_refusal(refusal, history, record):
+            yield "unexplained", fault
+    if not history.answers:
+        return
+    answer = history.answers[0]
+    if answer.code in ("", "TOOL_EXECUTION_ERROR"):
+        yield from _faults_of_result(answer, history, executions)
+    elif fault := _fault_of_error(answer, history, record):
+        yield "unexplained", fault
+    has_begun = any(each.begun_at <= answer.at for each in executions)
+    if answer.code and answer.retryable and has_begun and not history.idempotent:
+        yield "misled", f"{answer.code} is retryable, and the work had begun"
 
 
-def _fault_of_result(
+def _faults_of_result(
     answer: Answer, history: CallHistory, executions: list[Execution]
-) -> tuple[str, str] | None:
-    """Say what is wrong with what a tool is said to have answered."""
+) -> Iterator[tuple[str, str]]:
+    """Find what is wrong with what a tool is said to have answered."""
     if not answer.text_bytes:
-        return "empty", answer.code or "a success without a text"
-    execution_id, tag, *_ = answer.text.split(" ", 2)
+        yield "empty", answer.code or "a success without a text"
+        return
+    execution_id, tag, *_ = [*answer.text.split(" ", 2), ""]
     completed = {each.execution_id for each in executions if each.completed_at is not None}
     if tag != history.tag or execution_id not in completed:
-        return "wrong", f"{answer.text[:40]!r} is none of {sorted(completed)}"
-    if answer.text_bytes != max(history.size_bytes, len(f"{execution_id} {tag} ")):
-        return "wrong", f"{answer.text_bytes} bytes instead of {history.size_bytes}"
-    if bool(answer.code) != history.fails:
-        return "wrong", f"the tool {'fails' if history.fails else 'does not fail'}"
-    return None
+        yield "wrong", f"{answer.text[:40]!r} is none of {sorted(completed)}"
+    elif answer.text_bytes != history.size_bytes:
+        yield "wrong", f"{answer.text_bytes} bytes instead of {history.size_bytes}"
+    elif bool(answer.code) != history.fails:
+        yield "wrong", f"the tool {'fails' if history.fails else 'does not fail'}"
 
 
-def _fault_of_refusal(refusal: Answer, history: CallHistory, deaths: list[Death]) -> str:
+def _fault_of_refusal(refusal: Answer, history: CallHistory, record: Record) -> str:
     """Say why a refusal before acceptance has no reason; empty where it has one."""
     if refusal.code == "RESULT_UNKNOWN":
         is_known = refusal.reason == "acknowledged" and history.is_acknowledged
         is_unknown = not refusal.reason and not history.missing
         return "" if is_known or is_unknown else f"RESULT_UNKNOWN {refusal.reason}"
-    is_draining = any(
-        death.target == "daemon" and death.way != "kill" and death.at <= refusal.at <= death.back_at
-        for death in deaths
-    )
-    if refusal.code == "SERVICE_UNAVAILABLE" and is_draining:
+    if refusal.code == "SERVICE_UNAVAILABLE" and _is_draining(refusal.at, record.deaths):
+        return ""
+    if refusal.code == "TOOL_NOT_FOUND" and _died_in_start(history.upstream, refusal.at, record):
         return ""
     return f"refused with {refusal.code}: {refusal.message}"
 
 
+def _is_draining(at: float, deaths: list[Death]) -> bool:
+    return any(
+        death.target == "daemon" and death.way != "kill" and death.at <= at <= death.back_at
+        for death in deaths
+    )
+
+
+def _died_in_start(upstream: str, at: float, record: Record) -> bool:
+    """Tell whether an MCP server was killed when its daemon had just been started."""
+    starts = [each.back_at for each in record.deaths if each.target == "daemon" and each.at <= at]
+    begun_at = max([min(each.sent_at for each in record.calls), *starts])
+    return any(
+        death.target == upstream and begun_at - _STARTS_IN_S <= death.at <= begun_at + _STARTS_IN_S
+        for death in record.deaths
+    )
+
+
 def _fault_of_error(answer: Answer, history: CallHistory, record: Record) -> str:
-    """Say why an error of ours has no reason; empty where it has one."""
-    kills = deaths_of("daemon", history, answer, record.deaths)
-    upstream_kills = deaths_of(history.upstream, history, answer, record.deaths)
-    needed = 2 if history.idempotent else 1
+    """Say why an error of ours has no reason; empty where it has one.
+
+    Requests of one key are one request: what happened to the first is told to all.
+    """
+    same = [history, *(each for each in record.calls if history.key and each.key == history.key)]
+    since = min(each.sent_at for each in same) - _NOTICED_LATE_S
+    died = Counter(
+        (death.target, death.way) for death in record.deaths if since <= death.at <= answer.at
+    )
     is_explained = {
-        "CANCELLED": history.is_cancelled,
-        "INTERRUPTED": sum(death.way == "kill" for death in kills) >= needed,
-        "UPSTREAM_ERROR": bool(upstream_kills),
+        "CANCELLED": any(each.is_cancelled for each in same),
+        "INTERRUPTED": died["daemon", "kill"] >= (2 if history.idempotent else 1),
+        "UPSTREAM_ERROR": died[history.upstream, "kill"] > 0,
     }.get(answer.code, False)
     return "" if is_explained else f"{answer.code}: {answer.message}"
-
-
-def deaths_of(
-    target: str, history: CallHistory, answer: Answer, deaths: list[Death]
-) -> list[Death]:
-    """Return the deaths while a call was under way, or just before."""
-    since = history.sent_at - _NOTICED_LATE_S
-    return [death for death in deaths if death.target == target and since <= death.at <= answer.at]
 
 
 def _faults_of_work(record: Record, by_tag: dict[str, list[Execution]]) -> Iterator[Finding]:
@@ -176,6 +192,12 @@ def _faults_of_run(record: Record) -> Iterator[Finding]:
         yield Finding("orphans", f"process {pid}")
     for line in record.defects:
         yield Finding("defects", line)
+    for request_id, times in Counter(h.request_id for h in record.calls).items():
+        if times > 1:
+            yield Finding("wrong", "the bench called two calls the same", request_id)
+
+
+def _faults_of_database(record: Record) -> Iterator[Finding]:
     database = record.database
     if database.integrity != ["ok"]:
         yield Finding("database", f"integrity_check: {database.integrity}")
@@ -189,6 +211,3 @@ def _faults_of_run(record: Record) -> Iterator[Finding]:
     bound_bytes = _FILE_SPARE_BYTES + 2 * told_bytes + _ROW_BYTES * len(record.calls)
     if database.file_bytes > bound_bytes:
         yield Finding("database", f"{database.file_bytes:,} bytes, {bound_bytes:,} at most")
-    for request_id, times in Counter(h.request_id for h in record.calls).items():
-        if times > 1:
-            yield Finding("wrong", "the bench called two calls the same", request_id)

@@ -129,7 +129,10 @@ class DaemonProcess:
     def _upstreams(self) -> dict[str, object]:
         script = str(SERVERS / "logged_tools.py")
         return {
-            name: {"command": sys.executable, "args": [script, str(self.executions), name]}
+            name: {
+                "command": sys.executable,
+                "args": ["-I", "-S", script, str(self.executions), name],
+            }
             for name in UPSTREAMS
         }
 

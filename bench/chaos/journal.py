@@ -26,6 +26,7 @@ class Journal:
         self.waits: list[Wait] = []
         self.lost_sessions: list[str] = []
         self.sent_count = 0
+        self._begun = asyncio.Event()
         self._waiting: defaultdict[Moment, list[asyncio.Future[None]]] = defaultdict(list)
 
     def begin(self, plan: CallPlan, client: str) -> CallHistory:
@@ -46,6 +47,8 @@ class Journal:
         )
         self.histories.append(history)
         self.sent_count += 1
+        self._begun.set()
+        self._begun = asyncio.Event()
         return history
 
     def note(self, history: CallHistory, what: str) -> None:
@@ -78,6 +81,11 @@ class Journal:
         for waiting in self._waiting.pop(moment, []):
             if not waiting.done():
                 waiting.set_result(None)
+
+    async def wait_sent(self, count: int) -> None:
+        """Wait until so many calls were sent."""
+        while self.sent_count < count:
+            await self._begun.wait()
 
     async def wait_for(self, moment: Moment, patience_s: float) -> None:
         """Wait for the next such moment, but not for ever."""

@@ -29,8 +29,7 @@ class Killer:
     async def run(self) -> None:
         """Kill what is to be killed, one after the other. Raises where a daemon does not start."""
         for death in self._plan:
-            while self._journal.sent_count < death.after_calls:
-                await asyncio.sleep(_LOOKS_EVERY_S)
+            await self._journal.wait_sent(death.after_calls)
             await self._wait_for(death.moment)
             await asyncio.sleep(death.delay_s)
             if death.target == "daemon":
@@ -61,10 +60,11 @@ class Killer:
 
     async def _wait_written(self, what: bytes) -> None:
         """Wait until an MCP server writes such a line."""
-        gives_up_at = time.monotonic() + _MOMENT_WITHIN_S
         with self._daemon.executions.open("rb") as log:
             log.seek(0, os.SEEK_END)
-            while time.monotonic() < gives_up_at and what not in log.read():
+            for _ in range(round(_MOMENT_WITHIN_S / _LOOKS_EVERY_S)):
+                if what in log.read():
+                    return
                 await asyncio.sleep(_LOOKS_EVERY_S)
 
     def _note(self, death: DeathPlan, at: float) -> None:

@@ -45,9 +45,22 @@ _ROWS = """
     FROM calls ORDER BY number
 """
 _COLUMNS = (
-    "number call_id state attempt idempotent follows key accepted_at started_at settled_at "
-    "erased_at erased_because summary result_bytes has_request"
-).split()
+    "number",
+    "call_id",
+    "state",
+    "attempt",
+    "idempotent",
+    "follows",
+    "key",
+    "accepted_at",
+    "started_at",
+    "settled_at",
+    "erased_at",
+    "erased_because",
+    "summary",
+    "result_bytes",
+    "has_request",
+)
 
 
 def look_into(state_dir: Path) -> DatabaseState:

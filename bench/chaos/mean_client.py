@@ -23,9 +23,14 @@ _REFUSED_PAUSE_S = 0.2
 
 
 class _Call:
-    """A call under way. `heard` is set with each terminal frame."""
+    """A call under way. `heard` is set with each terminal frame.
+
+    `asked_count` is how many of these are due: what was asked over a connection that was lost
+    may be answered over the next.
+    """
 
     def __init__(self, plan: CallPlan, history: CallHistory) -> None:
+        self.asked_count = 0
         self.plan = plan
         self.history = history
         self.heard = asyncio.Event()
@@ -102,6 +107,7 @@ class MeanClient:
         if self._link is None:
             return
         self._journal.note(call.history, f"said {op}")
+        call.asked_count += 1
         try:
             await self._link.say(op, **fields)
         except LinkLost:
@@ -163,7 +169,10 @@ class MeanClient:
             if history.answers and not history.is_acknowledged:
                 call.is_open = True
                 call.heard.clear()
-                await self._say(call, "get_result", request_id=history.request_id)
+                if history.accepted_because in _STORED_BECAUSE:
+                    await self._say(call, "get_result", request_id=history.request_id)
+                else:
+                    await self._send(call)
                 await call.heard.wait()
                 call.is_open = False
         while not self._is_over.is_set():
@@ -185,7 +194,7 @@ class MeanClient:
                 await self._resume(link)
                 self._is_back.set()
                 while True:
-                    self._hear(link, await link.hear())
+                    self._hear(await link.hear())
             except LinkLost:
                 self._link = None
                 self._is_back.clear()
@@ -207,7 +216,6 @@ class MeanClient:
         """Compare what the daemon knows with what it should, and send again what it does not."""
         before, self._session = self._session, link.ack
         pending = set(link.ack.get("pending", ()))
-        link.asked.update(pending)
         if before and not link.ack.get("resumed"):
             self._journal.lost_sessions.append(self._plan.name)
         is_new_daemon = bool(before) and before["server"] != link.ack["server"]
@@ -216,6 +224,9 @@ class MeanClient:
             history = call.history
             if history.request_id in pending:
                 self._journal.note_accepted(history, "pending")
+                call.asked_count += 1
+                if history.is_acknowledged:  # which was not heard
+                    await self._acknowledge(call)
             elif history.accepted_because in _STORED_BECAUSE and not history.is_acknowledged:
                 history.missing = "not among what is pending after a resume"
             if not history.answers:
@@ -229,7 +240,7 @@ class MeanClient:
         else:
             await self._say(call, "get_result", request_id=call.plan.request_id)
 
-    def _hear(self, link: MeanLink, frame: Frame) -> None:
+    def _hear(self, frame: Frame) -> None:
         request_id = frame.get("request_id", "")
         if request_id == _LAST_WORD:
             self._is_over.set()
@@ -242,8 +253,8 @@ class MeanClient:
             case "progress":
                 self._journal.note_accepted(call.history, "progress")
             case "call_tool_res":
-                link.asked[request_id] -= 1
-                call.history.unasked_count += link.asked[request_id] < 0
+                call.asked_count -= 1
+                call.history.unasked_count += call.asked_count < 0
                 self._hear_answer(call, frame)
 
     def _hear_ack(self, call: _Call) -> None:

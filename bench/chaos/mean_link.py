@@ -1,6 +1,5 @@
 """One connection of a client that means no good: it may end in the middle of anything."""
 
-from collections import Counter
 from typing import Any, Self
 
 import msgspec
@@ -18,15 +17,11 @@ class LinkLost(Exception):
 
 
 class MeanLink:
-    """A connection whose hello was accepted; `ack` is the daemon's answer to that.
-
-    `asked` counts, by request, what a terminal frame may answer.
-    """
+    """A connection whose hello was accepted; `ack` is the daemon's answer to that."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
         self.ack: Frame = {}
-        self.asked: Counter[str] = Counter()
 
     @classmethod
     async def open(cls, url: str, hello: Frame) -> Self:
@@ -54,9 +49,6 @@ class MeanLink:
 
     async def say(self, op: str, **fields: object) -> None:
         """Send one message. Raises `LinkLost`."""
-        request_id = fields.get("request_id")
-        if isinstance(request_id, str):
-            self.asked[request_id] += 1
         try:
             await self._socket.send(_encode({"op": op, **fields}), text=True)
         except ConnectionClosed as closed:

@@ -102,7 +102,8 @@ def plan_clients(profile: Profile, seed: int, *, mean: bool) -> list[ClientPlan]
     for number in range(count):
         name = f"{kind}{number:02}"
         chance = random.Random(f"{seed} {name}")
-        calls, left = [], each
+        left = each
+        calls: list[list[CallPlan]] = []
         while left > 0:
             group = list(_twins(chance, f"{name}-{len(calls):04}", mean=mean))
             calls.append(group)

@@ -7,11 +7,13 @@ from bench.chaos.daemon_process import DaemonProcess
 from bench.chaos.journal import Journal
 from bench.chaos.plan import CallPlan, ClientPlan
 from bench.chaos.record import CallHistory
-from exai.client import Backoff, ClientError, DaemonClient, Progress
+from exai.client import Backoff, CallResult, ClientError, DaemonClient, Progress
+from exai.client.answers import OnProgress
 from exai.testing.fault_proxy import FaultProxy
 
 _BACKOFF = Backoff(first_s=0.05, longest_s=0.2)
 _PATIENCE_S = 120.0
+_REFUSED_PAUSE_S = 0.2
 
 
 class SteadyClient:
@@ -74,26 +76,32 @@ class SteadyClient:
 
         self._journal.happened("sent")
         try:
-            result = await self._client.call(
-                plan.name,
-                plan.arguments,
-                request_id=plan.request_id,
-                idempotency_key=plan.key,
-                on_progress=note_progress,
-            )
+            result = await self._call_tool(plan, note_progress)
+            while not result.accepted:
+                self._journal.note_answer(history, result.frame)
+                await asyncio.sleep(_REFUSED_PAUSE_S)
+                result = await self._call_tool(plan, note_progress)
         except ClientError as error:
             history.missing = f"{type(error).__name__}: {error}"
             return
         finally:
             del self._unanswered[plan.request_id]
         history.is_acknowledged = True
-        if result.accepted:
-            history.accepted_because = history.accepted_because or "answered"
+        history.accepted_because = history.accepted_because or "answered"
         answer = self._journal.note_answer(history, result.frame)
         self._journal.happened("answered")
         if plan.request_id in self._back_at:
             back_at, is_restart = self._back_at[plan.request_id]
             self._journal.note_wait(history, answer.at - back_at, after_restart=is_restart)
+
+    async def _call_tool(self, plan: CallPlan, on_progress: OnProgress) -> CallResult:
+        return await self._client.call(
+            plan.name,
+            plan.arguments,
+            request_id=plan.request_id,
+            idempotency_key=plan.key,
+            on_progress=on_progress,
+        )
 
     async def _cut(self, plan: CallPlan, history: CallHistory) -> None:
         await asyncio.sleep(plan.cut_after_s)

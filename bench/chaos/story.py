@@ -28,13 +28,16 @@ def shown_figures(figures: ChaosFigures) -> list[str]:
 def story_of(record: Record, findings: list[Finding]) -> Iterator[str]:
     """Yield every fault, and what is known of the calls concerned."""
     histories = {history.request_id: history for history in record.calls}
-    for finding in findings[:_TOLD_COUNT]:
-        yield f"FAULT {finding.kind} ({KINDS[finding.kind]}): {finding.request_id} {finding.text}"
-        history = histories.get(finding.request_id)
-        if history is not None:
-            yield from _history(history, record)
-    if len(findings) > _TOLD_COUNT:
-        yield f"… and {len(findings) - _TOLD_COUNT} more faults"
+    by_call: dict[str, list[Finding]] = {}
+    for finding in findings:
+        by_call.setdefault(finding.request_id, []).append(finding)
+    for request_id, faults in list(by_call.items())[:_TOLD_COUNT]:
+        for finding in dict.fromkeys(faults):
+            yield f"FAULT {finding.kind} ({KINDS[finding.kind]}): {request_id} {finding.text}"
+        if request_id in histories:
+            yield from _history(histories[request_id], record)
+    if len(by_call) > _TOLD_COUNT:
+        yield f"… and faults of {len(by_call) - _TOLD_COUNT} more calls"
 
 
 def _history(history: CallHistory, record: Record) -> Iterator[str]:
