@@ -135,7 +135,7 @@ class Daemon:
     @asynccontextmanager
     async def _recovered(self) -> AsyncIterator[None]:
         """Take up what an earlier process left, before anybody can ask for it."""
-        await self._reception.restore()
+        await self._reception.restore(self._stores.calls.ledger_id)
         await self._calls.recovery.run(self._sessions.find)
         yield
 
@@ -271,7 +271,8 @@ class Daemon:
             self._config,
             SERVER,
             self._calls.router,
-            self._stores,
+            self._stores.sessions,
+            durable=self._stores.calls.durable,
             tasks=self._tasks,
             clock=self._clock,
             events=self._events,

@@ -16,10 +16,10 @@ from exai.connections.token_rotation import TokenRotation
 from exai.core.clock import Clock
 from exai.core.config import Config
 from exai.core.events import EventSink
+from exai.core.session_store import SessionStore
 from exai.protocols import exai_v1
 from exai.protocols.hello import Hello, ServerName
 from exai.stores.rotated_tokens import RotatedTokensFile
-from exai.stores.stores import Stores
 
 _NOTES_IN_A_FULL_SESSION = 50
 """How often what was sent is noted while a session's results fill their bound."""
@@ -33,8 +33,9 @@ class Reception:
         config: Config,
         server_name: ServerName,
         router: RequestRouter,
-        stores: Stores,
+        session_store: SessionStore,
         *,
+        durable: bool,
         tasks: asyncio.TaskGroup,
         clock: Clock,
         events: EventSink,
@@ -42,7 +43,6 @@ class Reception:
         server = config.server
         self._config = config
         self._router = router
-        self._stores = stores
         self.tokens = AuthTokenManager(
             config.auth, config.principals, RotatedTokensFile(config.state_dir), clock
         )
@@ -53,10 +53,10 @@ class Reception:
             server.trusted_proxies,
         )
         self.sessions = SessionHandler(
-            greeting_of(server_name, server, config.limits, durable=stores.calls.durable),
+            greeting_of(server_name, server, config.limits, durable=durable),
             ResilientWebSocketManager(self._make_outbox),
             router,
-            stores.sessions,
+            session_store,
             config.limits,
             tasks,
             clock,
@@ -74,9 +74,9 @@ class Reception:
             hello_timeout_s=server.hello_timeout_s,
         )
 
-    async def restore(self) -> None:
-        """Take up the sessions of an earlier process."""
-        await self.sessions.restore(self._stores.calls.ledger_id, self.tokens.principal_of)
+    async def restore(self, ledger_id: str) -> None:
+        """Take up the sessions of an earlier process, which are in this ledger."""
+        await self.sessions.restore(ledger_id, self.tokens.principal_of)
 
     def _make_outbox(self, session: Session, hello: Hello) -> Outbox:
         """Return an outbox, which tells of what was sent where the client will not."""
