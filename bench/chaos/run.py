@@ -53,11 +53,13 @@ class Run:
             async with asyncio.TaskGroup() as staying:
                 steady = self._steady_clients()
                 present = [staying.create_task(client.run()) for client in steady]
-                await self._bring_load([client.is_done for client in steady])
+                for client in steady:  # which only the first time must find a daemon
+                    await client.is_open.wait()
+                await self._bring_load(steady)
                 # Their `bye` would have the daemon forget their calls.
                 await self._daemon.stop()
-                for client in present:
-                    client.cancel()
+                for task in present:
+                    task.cancel()
         finally:
             await self._daemon.stop()
         return self._record(time.monotonic() - begun_at)
@@ -66,15 +68,16 @@ class Run:
         """Remove the daemon's files."""
         shutil.rmtree(self.home)
 
-    async def _bring_load(self, others: list[asyncio.Event]) -> None:
+    async def _bring_load(self, others: list[SteadyClient]) -> None:
         """See all clients through, the daemon ended; take note of what keeps them from that."""
         try:
             async with asyncio.timeout(self._patience_s), asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._killer.run())
                 for plan in plan_clients(self._profile, self._seed, mean=True):
                     tasks.create_task(MeanClient(plan, self._journal, self._daemon).run())
-                for is_done in others:
-                    tasks.create_task(is_done.wait())
+                for steady in others:
+                    steady.begin.set()
+                    tasks.create_task(steady.is_done.wait())
             await self._daemon.die("term")
         except* TimeoutError:
             self._trouble.append(f"not all was answered within {self._patience_s:g} s")

@@ -17,10 +17,10 @@ _REFUSED_PAUSE_S = 0.2
 
 
 class SteadyClient:
-    """One session of the client library, and all that it calls, until it `is_done`."""
+    """One session of the client library, and all that it calls, once it may `begin`."""
 
     def __init__(self, plan: ClientPlan, journal: Journal, daemon: DaemonProcess) -> None:
-        self.is_done = asyncio.Event()
+        self.is_open, self.begin, self.is_done = (asyncio.Event() for _ in range(3))
         self._plan = plan
         self._journal = journal
         self._daemon = daemon
@@ -41,6 +41,8 @@ class SteadyClient:
             )
             async with self._client:
                 self._instance = self._client.session.get("server")
+                self.is_open.set()
+                await self.begin.wait()
                 async with asyncio.TaskGroup() as tasks:
                     for _ in range(self._plan.outstanding):
                         tasks.create_task(self._work())

@@ -38,7 +38,7 @@ class Call:
         self.timer: asyncio.TimerHandle | None = None
         self.spec: ToolSpec | None = None
         self.timeout_s = 0.0
-        self.deadline = 0.0
+        self.deadline = float("inf")
         self.queued_at = 0.0
         self.started_at: float | None = None
         self.attempt = 1

@@ -95,7 +95,7 @@ class Pipeline:
         """Store the call, tell its peer, start its time, and have its flight fly."""
         flight = self._sharing.flight_of(call)
         try:
-            await self._ledger.accept(call, runs=flight.runs_at_once)
+            await self._ledger.accept(call, runs=flight.runs_at_once or _is_done(call, flight))
             call.tell_accepted(self._clock)
             self._events.emit(_accepted(call))
             self._settling.limit_time(call)
@@ -176,6 +176,9 @@ class Pipeline:
                 call.task = self._tasks.create_task(self._take_off(call, flight))
 
     async def _execute(self, flight: Flight) -> Completed:
+        # One whose leader has left may be of callers alone that are just being accepted.
+        while not any(call.is_accepted for call in flight.callers):
+            await next(iter(flight.callers)).wait_moved()
         flight.start()
         self._limit_time(flight)
         try:
@@ -196,6 +199,11 @@ class Pipeline:
                 )
         await self._settling.settle(call, outcome)
         self._sharing.leave(call)
+
+
+def _is_done(call: Call, flight: Flight) -> bool:
+    """Tell whether a request, the same as an earlier one by its key, comes when all is done."""
+    return call.follows_its_key and flight.outcome is not None
 
 
 def _accepted(call: Call) -> CallAccepted:

@@ -167,12 +167,15 @@ class RequestRouter:
 
     async def _stop_waiting(self) -> None:
         """Leave what waits to the next process, if it will know of it."""
+        self._tools.stop_waiting()
         for call in self._in_flight:
             if not self._ledger.is_durable and call.is_waiting:
                 self._settling.end(call, ServiceUnavailable("the daemon is stopping"))
+        # Not one by one: work must not begin for a call while the next process is left another
+        # of the same key, and will do it.
+        while arriving := next((c for c in self._in_flight if not c.is_accepted), None):
+            await arriving.wait_moved()
         for call in self._in_flight:
-            while not call.is_accepted and self._in_flight.has(call):
-                await call.wait_moved()
             if call.is_waiting:
                 self._settling.set_aside(call)
 

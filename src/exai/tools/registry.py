@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence, Set
 from difflib import get_close_matches
 
-from exai.core.errors import ToolNotFound
+from exai.core.errors import ServiceUnavailable, ToolNotFound
 from exai.core.identity import Principal
 from exai.core.tool import Tool, ToolSpec
 
@@ -22,6 +22,7 @@ class ToolRegistry:
     def __init__(self, awaited: Iterable[str] = ()) -> None:
         self._awaited = set(awaited)
         self._is_starting = True
+        self._is_stopping = False
         self._replaced = asyncio.Event()
         self._by_source: dict[str, dict[str, Tool]] = {}
         self._tools: dict[str, Tool] = {}
@@ -69,6 +70,11 @@ class ToolRegistry:
         self._is_starting = False
         self._tell_replaced()
 
+    def stop_waiting(self) -> None:
+        """Refuse new calls that wait for a source: the daemon stops."""
+        self._is_stopping = True
+        self.end_start()
+
     async def wait_for_tool(
         self, name: str, principal: Principal, *, is_owed: bool = False
     ) -> Tool:
@@ -78,6 +84,8 @@ class ToolRegistry:
         """
         while (is_owed or self._is_starting) and self._is_awaited(name):
             await self._replaced.wait()
+        if self._is_stopping and self._is_awaited(name):
+            raise ServiceUnavailable("the daemon is stopping; reconnect and try again")
         return self.require_tool(name, principal)
 
     def _is_awaited(self, name: str) -> bool:
