@@ -175,6 +175,8 @@ class MeanClient:
                     await self._send(call)
                 await call.heard.wait()
                 call.is_open = False
+        for call in self._calls.values():
+            call.history.is_acknowledged = True
         while not self._is_over.is_set():
             await self._is_back.wait()
             if self._link is not None:

@@ -46,7 +46,8 @@ def _history(history: CallHistory, record: Record) -> Iterator[str]:
         f"    {history.upstream}__{history.tool} ({again}), {history.work_s} s, key {history.key}"
         f"{', cancelled' if history.is_cancelled else ''}"
     )
-    begin, end = history.sent_at - _AROUND_S, (history.events or [(0.0, "")])[-1][0] + _AROUND_S
+    first_answers = [answer.at for answer in history.answers[:1]]
+    begin, end = history.sent_at - _AROUND_S, max([*first_answers, history.sent_at]) + _AROUND_S
     events = list(history.events)
     for execution in record.executions:
         if execution.tag == history.tag:
@@ -56,10 +57,13 @@ def _history(history: CallHistory, record: Record) -> Iterator[str]:
                 events.append((execution.completed_at, told))
     for death in record.deaths:
         if begin <= death.at <= end:
-            events.append((death.at, f"  -- {death.target} dies: {death.way}"))
-            events.append((death.back_at, f"  -- {death.target} is back"))
+            events.append((death.at, f"  -- {death.target} dies: {death.way}, at {death.at:.3f}"))
+            events.append((death.back_at, f"  -- {death.target} is back, at {death.back_at:.3f}"))
+    told_before: set[str] = set()
     for at, what in sorted(events):
-        yield f"    {at - history.sent_at:+9.3f}  {what}"
+        if what not in told_before:  # an answer that is told at each resume is told here once
+            yield f"    {at - history.sent_at:+9.3f}  {what}"
+        told_before.add(what)
     for row in record.database.rows.get(history.request_id, ["nothing"]):
         yield f"    ledger: {row}"
 
