@@ -40,10 +40,13 @@ format: setup  ## put the source into shape
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-lock: setup  ## resolve the requirements, and those of the bench (ARGS=--upgrade: newest of all)
+lock: setup  ## resolve the requirements, of all, the image and the bench (ARGS=--upgrade: newest)
 	$(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
 		--extra local --group dev --generate-hashes --no-emit-index-url \
 		--custom-compile-command "make lock" --output-file requirements.lock $(ARGS)
+	$(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
+		--constraints requirements.lock --generate-hashes --no-emit-index-url \
+		--custom-compile-command "make lock" --output-file requirements-runtime.lock
 	$(BIN)/uv pip compile bench/requirements-peers.in --quiet --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url \
 		--custom-compile-command "make lock" --output-file bench/requirements-peers.txt $(ARGS)
