@@ -7,8 +7,8 @@ import pytest
 from tests.container.engine import build_image
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def image() -> None:
-    """Build the image. How long that may take is bounded there; a test that hangs has less."""
+    """Build the image, once; a test with it is bounded by its own timeout, and by no other."""
     faulthandler.cancel_dump_traceback_later()
     build_image()

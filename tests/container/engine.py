@@ -2,11 +2,13 @@
 
 import fcntl
 import os
+import socket
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,18 +16,20 @@ IMAGE = "localhost/exai-daemon"
 TOKEN = "token-of-the-container-0123456789"
 WITH_TOKEN = ("--env", f"EXAI_WS_TOKEN={TOKEN}")
 BUILD_S = 240.0
+PATIENCE_S = 50.0
 Command = Sequence[str | Path]
 
-_HERE = Path(__file__).parent
-_ROOT = _HERE.parent.parent
-_PODMAN = _HERE / "podman"
+ROOT = Path(__file__).parent.parent.parent
+PODMAN = ROOT / "tests" / "container" / "podman"
+SMOKE_TEST = ("python", "/app/test_suite.py")
+BUILD_ENVIRON = {"EXAI_BASE": "localhost/debian-python", "PIP_CERT": "/ca.crt"}
+
 _CA_FILE = os.environ.get("PIP_CERT", "/etc/ssl/certs/ca-certificates.crt")
-_BUILD_ARGUMENTS = f"--network host --volume {_CA_FILE}:/ca.crt:ro"
+BUILD_ARGUMENTS = f"--network host --volume {_CA_FILE}:/ca.crt:ro"
 _CONFINED = (
     *("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
     *("--tmpfs", "/tmp"),
 )
-_PATIENCE_S = 50.0
 
 
 class Ended(NamedTuple):
@@ -43,28 +47,32 @@ class Ended(NamedTuple):
 
 def podman(*arguments: str | Path) -> Ended:
     """Run podman to its end."""
-    return run([_PODMAN, *arguments])
+    return run([PODMAN, *arguments])
 
 
-def compose(*arguments: str, environ: Mapping[str, str], timeout_s: float = _PATIENCE_S) -> Ended:
+def compose(*arguments: str, environ: Mapping[str, str], timeout_s: float = PATIENCE_S) -> Ended:
     """Have compose.yaml obeyed, with these variables beside the ordinary ones."""
-    program: Command = (Path(sys.prefix, "bin", "podman-compose"), "--podman-path", _PODMAN)
+    program: Command = (Path(sys.prefix, "bin", "podman-compose"), "--podman-path", PODMAN)
     ordinary = {name: os.environ[name] for name in ("HOME", "PATH")}
-    command = (*program, "--podman-build-args", _BUILD_ARGUMENTS, *arguments)
+    command = (*program, "--podman-build-args", BUILD_ARGUMENTS, *arguments)
     return run(command, ordinary | dict(environ), timeout_s)
 
 
+@cache
 def build_image() -> None:
     """Build the image as compose.yaml says, on a base that is made on this machine."""
-    run([_HERE / "prepare"], timeout_s=BUILD_S).written()
-    environ = {
-        "EXAI_WS_TOKEN": TOKEN,
-        "EXAI_BASE": "localhost/debian-python",
-        "PIP_CERT": "/ca.crt",
-    }
-    with (_ROOT / ".venv-container" / "build.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # of several test processes one builds
+    run([PODMAN.with_name("prepare")], timeout_s=BUILD_S).written()
+    environ = BUILD_ENVIRON | {"EXAI_WS_TOKEN": TOKEN}
+    with alone("build"):
         compose("build", environ=environ, timeout_s=BUILD_S).written()
+
+
+@contextmanager
+def alone(what: str) -> Iterator[None]:
+    """Let one test process at a time do this, while the context is open."""
+    with (ROOT / ".venv-container" / f"{what}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def run_image(*options: str, network: str = "none", command: Command = ()) -> Ended:
@@ -86,15 +94,24 @@ def running_image(*options: str) -> Iterator[str]:
         podman("rm", "--force", "--time", "0", "--volumes", name)
 
 
+def free_ports() -> dict[str, str]:
+    """Return variables with ports of this machine that nobody has."""
+    names = ("EXAI_WS_PORT", "EXAI_SERVER_HTTP_PORT")
+    with ExitStack() as stack:
+        found = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in names]
+        return {name: str(one.getsockname()[1]) for name, one in zip(names, found, strict=True)}
+
+
 def run(
     command: Command,
     environ: Mapping[str, str] = os.environ,
-    timeout_s: float = _PATIENCE_S,
+    timeout_s: float = PATIENCE_S,
+    cwd: Path = ROOT,
 ) -> Ended:
-    """Run a command in the checkout to its end."""
+    """Run a command to its end."""
     ended = subprocess.run(
         command,
-        cwd=_ROOT,
+        cwd=cwd,
         env=environ,
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -1,7 +1,6 @@
 """The service of compose.yaml, run for real, and reached as its clients reach it."""
 
 import re
-import socket
 import sys
 import time
 import uuid
@@ -13,11 +12,21 @@ from typing import NamedTuple
 import pytest
 
 from exai.core.config import ServerConfig
-from tests.container.engine import BUILD_S, TOKEN, Ended, compose, podman, run
+from tests.container.engine import (
+    BUILD_S,
+    ROOT,
+    SMOKE_TEST,
+    TOKEN,
+    Ended,
+    alone,
+    compose,
+    free_ports,
+    podman,
+    run,
+)
 
-COMPOSE = (Path(__file__).parent.parent.parent / "compose.yaml").read_text("utf-8")
+COMPOSE = (ROOT / "compose.yaml").read_text("utf-8")
 CONTAINER = "exai-mcp-daemon"
-SMOKE_TEST = ("python", "/app/test_suite.py")
 
 
 class Service(NamedTuple):
@@ -52,25 +61,13 @@ class Service(NamedTuple):
 
 @pytest.fixture
 def service(image: None) -> Iterator[Service]:
-    ports = free_ports()
-    names = ("EXAI_WS_PORT", "EXAI_SERVER_HTTP_PORT")
-    environ = dict(zip(names, ports, strict=True)) | {
-        "EXAI_WS_TOKEN": TOKEN,
-        "HOME": "/nonexistent",
-    }
+    environ = free_ports() | {"EXAI_WS_TOKEN": TOKEN, "HOME": "/nonexistent"}
     service = Service(f"exai-{uuid.uuid4().hex[:8]}", environ)
-    try:
-        yield service
-    finally:
-        service.do("down", "--volumes")
-
-
-def free_ports() -> list[str]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-    ports = [str(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    with alone("service"):
+        try:
+            yield service
+        finally:
+            service.do("down", "--volumes")
 
 
 def test_an_orderly_end_is_given_its_time() -> None:

@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from exai.cli.exit_codes import ExitCode
-from tests.container.engine import BUILD_S, IMAGE, WITH_TOKEN, podman, run_image, running_image
+from tests.container.engine import (
+    BUILD_S,
+    IMAGE,
+    ROOT,
+    SMOKE_TEST,
+    WITH_TOKEN,
+    podman,
+    run_image,
+    running_image,
+)
 
 pytestmark = [
     pytest.mark.slow,
@@ -16,8 +25,6 @@ pytestmark = [
     pytest.mark.usefixtures("image"),
 ]
 
-ROOT = Path(__file__).parent.parent.parent
-SMOKE_TEST = ("python", "/app/test_suite.py")
 HEALTH_CHECK = ("python", "/app/health_check.py")
 PATIENCE_S = 20.0
 
