@@ -18,7 +18,7 @@ RUN awk '/^[^ ]/ { is_uv = /^uv==/ } is_uv' requirements.lock > uv.lock \
 COPY requirements-runtime.lock ./
 RUN if [ -n "${PIP_CERT}" ]; then export SSL_CERT_FILE="${PIP_CERT}"; fi \
     && /uv/bin/uv venv --python python3 /opt/exai \
-    && /uv/bin/uv pip sync --no-cache --compile-bytecode --require-hashes \
+    && /uv/bin/uv pip sync --no-cache --compile-bytecode --no-build --require-hashes \
         --python /opt/exai requirements-runtime.lock
 
 # Offline: what builds the wheel is uv itself, and not a package of an unknown hash.
