@@ -79,7 +79,6 @@ def record(*calls: CallHistory, **changes: object) -> Record:
     plain = Record(
         profile="kill",
         seed=1,
-        is_gentle=False,
         duration_s=1.0,
         calls=list(calls),
         executions=executed(),
@@ -146,6 +145,17 @@ PLANTED: dict[str, tuple[str, Record]] = {
     "a refusal of a daemon that serves": (
         "unexplained",
         record(call(answer(), refusals=[failure("SERVICE_UNAVAILABLE", refused=True)])),
+    ),
+    "a restart that the client library does not hide": (
+        "unexplained",
+        record(
+            call(
+                answer(),
+                refusals=[failure("SERVICE_UNAVAILABLE", at=11.5, refused=True)],
+                is_of_library=True,
+            ),
+            deaths=[TERM],
+        ),
     ),
     "work that was begun, called safe to repeat": (
         "misled",

@@ -114,7 +114,7 @@ def _fault_of_refusal(refusal: Answer, history: CallHistory, record: Record) -> 
         is_unknown = not refusal.reason and not history.missing
         return "" if is_known or is_unknown else f"RESULT_UNKNOWN {refusal.reason}"
     if refusal.code == "SERVICE_UNAVAILABLE" and _is_draining(refusal.at, record.deaths):
-        return ""
+        return "the client library tells of a restart" if history.is_of_library else ""
     if refusal.code == "TOOL_NOT_FOUND" and _died_in_start(history.upstream, refusal.at, record):
         return ""
     return f"refused with {refusal.code}: {refusal.message}"

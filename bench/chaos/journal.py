@@ -29,7 +29,7 @@ class Journal:
         self._begun = asyncio.Event()
         self._waiting: defaultdict[Moment, list[asyncio.Future[None]]] = defaultdict(list)
 
-    def begin(self, plan: CallPlan, client: str) -> CallHistory:
+    def begin(self, plan: CallPlan, client: str, *, is_of_library: bool = False) -> CallHistory:
         """Begin a call's history."""
         history = CallHistory(
             request_id=plan.request_id,
@@ -43,6 +43,7 @@ class Journal:
             fails=plan.fails,
             key=plan.key,
             is_twin=plan.follows_key,
+            is_of_library=is_of_library,
             sent_at=time.time(),
         )
         self.histories.append(history)

@@ -11,33 +11,15 @@ from contextlib import suppress
 
 from bench.chaos.daemon_process import DaemonProcess
 from bench.chaos.journal import Frame, Journal
+from bench.chaos.mean_call import MeanCall, fields_of, same_by_key
 from bench.chaos.mean_link import LinkLost, MeanLink
 from bench.chaos.plan import CallPlan, ClientPlan
-from bench.chaos.record import CallHistory
 
 _LONGEST_PAUSE_S = 0.1
 _LAST_WORD = "the-last-word"
 _STORED_BECAUSE = ("acked", "pending", "progress")
 """What proves that the daemon remembers a request itself, not only another of the same key."""
 _REFUSED_PAUSE_S = 0.2
-
-
-class _Call:
-    """A call under way. `heard` is set with each terminal frame.
-
-    `asked_count` is how many of these are due: what was asked over a connection that was lost
-    may be answered over the next.
-    """
-
-    def __init__(self, plan: CallPlan, history: CallHistory) -> None:
-        self.asked_count = 0
-        self.plan = plan
-        self.history = history
-        self.heard = asyncio.Event()
-        self.back_at: float | None = None
-        self.is_after_restart = False
-        self.is_open = True
-        """It is sent again where the daemon does not know of it."""
 
 
 class MeanClient:
@@ -47,7 +29,7 @@ class MeanClient:
         self._plan = plan
         self._journal = journal
         self._daemon = daemon
-        self._calls: dict[str, _Call] = {}
+        self._calls: dict[str, MeanCall] = {}
         self._link: MeanLink | None = None
         self._session: Frame = {}
         self._successor: MeanLink | None = None
@@ -73,7 +55,7 @@ class MeanClient:
                     twins.create_task(self._call(plan))
 
     async def _call(self, plan: CallPlan) -> None:
-        call = _Call(plan, self._journal.begin(plan, self._plan.name))
+        call = MeanCall(plan, self._journal.begin(plan, self._plan.name))
         self._calls[plan.request_id] = call
         await self._make_trouble(call)
         await call.heard.wait()
@@ -83,11 +65,11 @@ class MeanClient:
         if plan.is_acknowledged:
             await self._acknowledge(call)
 
-    async def _make_trouble(self, call: _Call) -> None:
+    async def _make_trouble(self, call: MeanCall) -> None:
         plan = call.plan
         if plan.cut == "half_frame" and self._link is not None:
             self._journal.note(call.history, "sent half")
-            self._link.say_half("call_tool", **_fields(plan))
+            self._link.say_half("call_tool", **fields_of(plan))
             return
         for _ in range(plan.copies):
             await self._send(call)
@@ -99,10 +81,10 @@ class MeanClient:
         if plan.cut in ("before_ack", "take_over"):
             self._tasks.create_task(self._cut(call))
 
-    async def _send(self, call: _Call) -> None:
-        await self._say(call, "call_tool", **_fields(call.plan))
+    async def _send(self, call: MeanCall) -> None:
+        await self._say(call, "call_tool", **fields_of(call.plan))
 
-    async def _say(self, call: _Call, op: str, **fields: object) -> None:
+    async def _say(self, call: MeanCall, op: str, **fields: object) -> None:
         """Say something of a call, if there is a connection."""
         if self._link is None:
             return
@@ -113,7 +95,7 @@ class MeanClient:
         except LinkLost:
             self._journal.note(call.history, "which found no connection")
 
-    def _later(self, delay_s: float, call: _Call, op: str) -> None:
+    def _later(self, delay_s: float, call: MeanCall, op: str) -> None:
         async def say() -> None:
             await asyncio.sleep(delay_s)
             if call.history.answers:
@@ -124,7 +106,7 @@ class MeanClient:
 
         self._tasks.create_task(say())
 
-    async def _cut(self, call: _Call) -> None:
+    async def _cut(self, call: MeanCall) -> None:
         await asyncio.sleep(call.plan.cut_after_s)
         if self._link is None:
             return
@@ -135,29 +117,38 @@ class MeanClient:
         else:
             self._link.cut()
 
-    async def _ask_again(self, call: _Call) -> None:
+    async def _ask_again(self, call: MeanCall) -> None:
         """Ask for an answer once more; where the connection is lost, it comes by itself."""
         call.heard.clear()
         plan = call.plan
-        if plan.again == "key":
-            twin = plan._replace(
-                request_id=f"{plan.request_id}-again",
-                again=None,
-                follows_key=True,
-                copies=1,
-                cut=None,
-                cancel_after_s=None,
-                ask_after_s=None,
-                sent_again=True,
-            )
-            await self._call(twin)
-            return
-        op = "call_tool" if plan.again == "call" else "get_result"
-        fields = _fields(plan) if op == "call_tool" else {"request_id": plan.request_id}
-        await self._say(call, op, **fields)
-        await call.heard.wait()
+        match plan.again:
+            case "key":
+                await self._call(same_by_key(plan))
+            case "elsewhere":
+                await self._ask_elsewhere(same_by_key(plan))
+            case "call":
+                await self._send(call)
+                await call.heard.wait()
+            case _:
+                await self._say(call, "get_result", request_id=plan.request_id)
+                await call.heard.wait()
 
-    async def _acknowledge(self, call: _Call) -> None:
+    async def _ask_elsewhere(self, plan: CallPlan) -> None:
+        """Ask for an answer by its key in a session of its own, of which nothing is to remain."""
+        history = self._journal.begin(plan, self._plan.name)
+        history.is_acknowledged = True
+        while not history.answers:
+            with suppress(LinkLost):
+                link = await MeanLink.open(self._daemon.url, {"token": self._daemon.token})
+                await link.say("call_tool", **fields_of(plan))
+                while (frame := await link.hear())["op"] != "call_tool_res":
+                    pass
+                self._journal.note_answer(history, frame)
+                await link.say("bye")
+            await asyncio.sleep(random.uniform(0, _LONGEST_PAUSE_S))
+        history.accepted_because = "answered"
+
+    async def _acknowledge(self, call: MeanCall) -> None:
         """Erase an answer; whether the daemon heard that is not known."""
         call.history.is_acknowledged = True
         await self._say(call, "ack", request_ids=[call.plan.request_id])
@@ -236,7 +227,7 @@ class MeanClient:
             if call.is_open and history.request_id not in pending:
                 await self._send_or_ask(call)
 
-    async def _send_or_ask(self, call: _Call) -> None:
+    async def _send_or_ask(self, call: MeanCall) -> None:
         if call.plan.sent_again or call.history.accepted_because:
             await self._send(call)
         else:
@@ -259,14 +250,14 @@ class MeanClient:
                 call.history.unasked_count += call.asked_count < 0
                 self._hear_answer(call, frame)
 
-    def _hear_ack(self, call: _Call) -> None:
+    def _hear_ack(self, call: MeanCall) -> None:
         is_first = not call.history.accepted_because
         self._journal.note_accepted(call.history, "acked")
         self._journal.happened("acked")
         if is_first and call.plan.cut == "after_ack":
             self._tasks.create_task(self._cut(call))
 
-    def _hear_answer(self, call: _Call, frame: Frame) -> None:
+    def _hear_answer(self, call: MeanCall, frame: Frame) -> None:
         history = call.history
         answer = self._journal.note_answer(history, frame)
         if not answer.refused:
@@ -288,16 +279,7 @@ class MeanClient:
             history.is_given_up = True
             call.heard.set()
 
-    async def _send_later(self, call: _Call) -> None:
+    async def _send_later(self, call: MeanCall) -> None:
         await asyncio.sleep(_REFUSED_PAUSE_S)
         if call.is_open and not call.history.accepted_because:
             await self._send(call)
-
-
-def _fields(plan: CallPlan) -> Frame:
-    fields: Frame = {
-        "request_id": plan.request_id,
-        "name": plan.name,
-        "arguments": plan.arguments,
-    }
-    return fields if plan.key is None else {**fields, "idempotency_key": plan.key}

@@ -16,8 +16,9 @@ _IDEMPOTENT = ("put", "find")
 Cut = Literal["before_ack", "after_ack", "half_frame", "take_over"]
 """When a client loses its connection: with its call just sent, or just acknowledged; within the
 call's frame; or because it opens another one beside it."""
-Again = Literal["call", "get_result", "key"]
-"""How an answer is asked for once more: by the same call, by its id, by its key."""
+Again = Literal["call", "get_result", "key", "elsewhere"]
+"""How an answer is asked for once more: by the same call, by its id, by its key, by its key in
+another session."""
 Moment = Literal["sent", "acked", "begun", "completed", "answered", "resumed", "any"]
 """What must just have happened when something dies."""
 
@@ -171,7 +172,8 @@ def _work_s(chance: random.Random) -> float:
 
 def _with_meanness(chance: random.Random, call: CallPlan) -> CallPlan:
     cuts: list[Cut] = ["before_ack", "after_ack", "half_frame", "take_over"]
-    ways: list[Again] = ["call", "get_result", "key"] if call.key else ["call", "get_result"]
+    ways: list[Again] = ["call", "get_result"]
+    ways += ["key", "elsewhere"] if call.key else []
     cut = chance.choice(cuts) if chance.random() < 0.12 else None
     return call._replace(
         copies=2 if chance.random() < 0.15 else 1,

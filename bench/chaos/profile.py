@@ -7,10 +7,7 @@ Way = Literal["kill", "term", "hup"]
 
 
 class Profile(NamedTuple):
-    """A kind of run. Half of `upstream_deaths` are of each MCP server behind the daemon.
-
-    Where nothing is lost but by `is_gentle` ways, no client may see an error of ours.
-    """
+    """A kind of run. Half of `upstream_deaths` are of each MCP server behind the daemon."""
 
     name: str
     calls: int
@@ -19,11 +16,6 @@ class Profile(NamedTuple):
     upstream_deaths: int
     mean_clients: int
     steady_clients: int
-
-    @property
-    def is_gentle(self) -> bool:
-        """Whether everything that dies was asked to."""
-        return "kill" not in self.ways and not self.upstream_deaths
 
 
 PROFILES = {

@@ -39,6 +39,8 @@ class CallHistory(msgspec.Struct, kw_only=True, omit_defaults=True):
     fails: bool
     key: str | None = None
     is_twin: bool = False
+    is_of_library: bool = False
+    """Its client is the client library, which waits by itself for a daemon that is replaced."""
     sent_at: float = 0.0
     accepted_because: str = ""
     is_cancelled: bool = False
@@ -99,7 +101,6 @@ class Record(msgspec.Struct, kw_only=True):
 
     profile: str
     seed: int
-    is_gentle: bool
     duration_s: float
     calls: list[CallHistory]
     executions: list[Execution]

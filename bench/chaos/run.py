@@ -92,7 +92,6 @@ class Run:
         return Record(
             profile=self._profile.name,
             seed=self._seed,
-            is_gentle=self._profile.is_gentle,
             duration_s=duration_s,
             calls=self._journal.histories,
             executions=executions_in(self._daemon.executions),

@@ -63,7 +63,7 @@ class SteadyClient:
                 await self._call(plan)
 
     async def _call(self, plan: CallPlan) -> None:
-        history = self._journal.begin(plan, self._plan.name)
+        history = self._journal.begin(plan, self._plan.name, is_of_library=True)
         self._unanswered[plan.request_id] = history
         async with asyncio.TaskGroup() as tasks:
             if plan.cut is not None:
