@@ -31,6 +31,7 @@ def same_by_key(plan: CallPlan) -> CallPlan:
 
 
 def fields_of(plan: CallPlan) -> Frame:
+    """Return what is said of a call."""
     fields: Frame = {
         "request_id": plan.request_id,
         "name": plan.name,
