@@ -10,6 +10,7 @@ daemon's files, and ends with 1. Figures go to `bench/results/chaos.jsonl`, the 
 
 import argparse
 import asyncio
+import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,12 +27,14 @@ from bench.report import write_report
 from bench.server_process import ROOT
 
 _PATIENCE_S = 180.0
+_TERMINATED = 143
 
 
 def main() -> int:
     """Do what the command line asks."""
     arguments = parse_arguments()
     profile = profile_of(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # and the daemon ends, too
     found_count = 0
     with contention(arguments.spinners):
         for seed in range(arguments.seed, arguments.seed + arguments.rounds):

@@ -16,6 +16,8 @@ from bench.chaos.profile import Way
 from bench.server_process import SERVERS
 
 _PATIENCE_S = 60.0
+_ENDED_WELL = (0, -signal.SIGTERM)
+"""The second is how it ends before it heeds signals."""
 _PORTS = range(20_000, 32_000)
 """Not those that the system gives to whoever connects: a client of a daemon that is gone might
 be given the daemon's, and talk to itself."""
@@ -92,7 +94,7 @@ class DaemonProcess:
         if way != "hup":
             async with asyncio.timeout(_PATIENCE_S):
                 status = await self._process.wait()
-            if way == "term" and status != 0:
+            if way == "term" and status not in _ENDED_WELL:
                 raise DaemonFailed(f"the daemon ended with {status} after SIGTERM")
 
     def kill_upstream(self, name: str) -> bool:

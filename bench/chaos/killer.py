@@ -46,8 +46,8 @@ class Killer:
         if death.again_after_s is not None:
             await asyncio.sleep(death.again_after_s)
             again_at = time.time()
-            await self._daemon.die("kill")
-            self.deaths.append(Death("daemon", "kill", again_at, again_at, in_start=True))
+            await self._daemon.die(death.way)
+            self.deaths.append(Death("daemon", death.way, again_at, again_at, in_start=True))
             await self._daemon.start()
         await self._daemon.wait_ready()
         self._note(death, at)

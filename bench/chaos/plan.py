@@ -83,7 +83,7 @@ class ClientPlan(NamedTuple):
 class DeathPlan(NamedTuple):
     """Something dies once `after_calls` were sent, `delay_s` after the next such moment.
 
-    `again_after_s` is when the daemon is killed once more while it starts.
+    `again_after_s` is when the daemon dies once more, while it starts.
     """
 
     after_calls: int
@@ -136,7 +136,7 @@ def _death(chance: random.Random, profile: Profile, target: str, after_calls: in
         target,
         way,
         chance.choice([0.0, 0.0, chance.uniform(0, 0.5)]),
-        chance.uniform(0, 0.8) if way == "kill" and chance.random() < 0.2 else None,
+        chance.uniform(0, 0.8) if way != "hup" and chance.random() < 0.2 else None,
     )
 
 
