@@ -28,6 +28,7 @@ from bench.server_process import ROOT
 
 _PATIENCE_S = 180.0
 _TERMINATED = 143
+_OVERRULED = ("calls", "deaths", "upstream_deaths")
 
 
 def main() -> int:
@@ -51,8 +52,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=1, help="so many seeds, one after the other")
     parser.add_argument("--long", action="store_true", help="ten times the calls and the deaths")
-    parser.add_argument("--calls", type=int, help="instead of those of the profile")
-    parser.add_argument("--deaths", type=int, help="instead of those of the profile")
+    for what in _OVERRULED:
+        option = f"--{what.replace('_', '-')}"
+        parser.add_argument(option, type=int, help="instead of those of the profile")
     parser.add_argument("--synchronous", choices=["normal", "full"], default="normal")
     parser.add_argument("--spinners", type=int, default=0, help="processes that keep cores busy")
     parser.add_argument("--into", type=Path, help="where results and report go")
@@ -66,9 +68,8 @@ def profile_of(arguments: argparse.Namespace) -> Profile:
         profile = longer(profile)
     if not can_be_replaced():
         profile = profile._replace(ways=tuple(way for way in profile.ways if way != "hup"))
-    return profile._replace(
-        calls=arguments.calls or profile.calls, deaths=arguments.deaths or profile.deaths
-    )
+    wanted = {what: getattr(arguments, what) for what in _OVERRULED}
+    return profile._replace(**{what: count for what, count in wanted.items() if count})
 
 
 def bring_chaos(profile: Profile, seed: int, arguments: argparse.Namespace) -> int:
@@ -102,9 +103,9 @@ def command_line(arguments: argparse.Namespace, seed: int) -> str:
     """Return the command that makes the same choices again."""
     words = ["python", "-m", "bench.chaos", "--profile", arguments.profile, "--seed", str(seed)]
     words += ["--long"] if arguments.long else []
-    for name in ("calls", "deaths", "spinners"):
+    for name in (*_OVERRULED, "spinners"):
         if value := getattr(arguments, name):
-            words += [f"--{name}", str(value)]
+            words += [f"--{name.replace('_', '-')}", str(value)]
     if arguments.synchronous != "normal":
         words += ["--synchronous", arguments.synchronous]
     return " ".join(words)
