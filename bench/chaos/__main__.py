@@ -93,6 +93,7 @@ def bring_chaos(profile: Profile, seed: int, arguments: argparse.Namespace) -> i
             began_at=began_at,
             machine=machine(),
             synchronous=arguments.synchronous,
+            spinners=arguments.spinners,
             figures=figures,
         )
         keep(arguments.into or ROOT / "bench", told)

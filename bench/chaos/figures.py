@@ -49,13 +49,17 @@ class ChaosFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChaosRun(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of raw data: what made a run, on what, and what came of it."""
+    """One line of raw data: what made a run, on what, and what came of it.
+
+    `spinners` are processes that kept the machine busy meanwhile.
+    """
 
     command: str
     commit: str
     began_at: str
     machine: dict[str, Any]
     synchronous: str
+    spinners: int
     figures: ChaosFigures
 
 

@@ -36,9 +36,10 @@ def chaos_targets(runs: list[ChaosRun]) -> list[Target]:
     if not runs:
         return []
     fault_count = sum(sum(run.figures.findings.values()) for run in runs)
-    slowest_s = max(run.figures.after_restart.p95_s for run in runs)
+    left_alone = [run.figures.after_restart.p95_s for run in runs if not run.spinners]
+    slowest_s = max(left_alone, default=0.0)
     return [
-        at_most("chaos: answers lost, given twice, changed, empty or unexplained", fault_count, 0),
+        at_most("chaos: calls lost, done twice, or answered wrongly", fault_count, 0),
         at_most("chaos: p95 from reconnect to result", slowest_s, 1, unit=" s"),
     ]
 
@@ -61,8 +62,16 @@ def chaos_section(runs: list[ChaosRun]) -> list[str]:
     lines = ["## What survives when the daemon is killed?", "", _HOW_TO_READ, ""]
     lines += table(columns, [_row(run) for run in runs])
     lines += ["", f"A fault is any of: {'; '.join(KINDS.values())}.", ""]
-    lines += [f"`{run.command}` at {run.commit}, {run.began_at}.\n" for run in runs]
+    lines += [_origin(run) for run in runs]
     return lines
+
+
+def _origin(run: ChaosRun) -> str:
+    machine = run.machine
+    return (
+        f"`{run.command}` at {run.commit}, {run.began_at}, on {machine['cpu']}, "
+        f"{machine['cores']} cores, Linux {machine['kernel']}, CPython {machine['python']}.\n"
+    )
 
 
 _HOW_TO_READ = """\
@@ -77,7 +86,8 @@ def _row(run: ChaosRun) -> list[str]:
     figures = run.figures
     errors = {code: count for code, count in figures.errors.items() if code}
     return [
-        f"{figures.profile}, seed {figures.seed}, synchronous {run.synchronous}",
+        f"{figures.profile}, seed {figures.seed}, synchronous {run.synchronous}"
+        + (f", {run.spinners} spinners" if run.spinners else ""),
         f"{figures.calls:,}",
         ", ".join(f"{count} {name}" for name, count in figures.deaths.items()),
         f"{figures.run_again:,}",
