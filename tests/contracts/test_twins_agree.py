@@ -197,9 +197,11 @@ def agree(expected: Any, answer: Any) -> bool:
 
 
 def unplaced(answer: Any) -> Any:
-    """Leave out in which session a call was made: it may have ended."""
+    """Leave out in which session a call was made, which may have ended, and when its result was
+    sent, which a restart may forget.
+    """
     if isinstance(answer, CallRecord):
-        return msgspec.structs.replace(answer, session_id="")
+        return msgspec.structs.replace(answer, session_id="", sent_at=None)
     return answer
 
 

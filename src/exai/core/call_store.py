@@ -82,7 +82,8 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     JSON, there only while the call may have to run, or to run again: it goes when a call that
     may run only once starts, when an `idempotent` one starts its second attempt, and when it
     settles. `follows` is the call that is the same request by its key. `sent_at` is when a
-    result was first written to a socket, where its client does not acknowledge. `settlement`
+    result was first written to a socket, where its client does not acknowledge; a restart may
+    forget it, for then the result is sent again. `settlement`
     is gone once the state is ERASED; `erased_because` and `summary` stay.
     """
 

@@ -33,8 +33,6 @@ _MAX_WAITING_BYTES = 67_108_864
 class Totals(NamedTuple):
     """How full the database is, as its triggers count."""
 
-    record_count: int
-    result_bytes: int
     conversation_count: int
     text_bytes: int
 
@@ -60,7 +58,7 @@ class SqliteDatabase:
         self._orders: SimpleQueue[_Order[Any] | None] = SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_open = False
-        self.totals = self._committed_totals = Totals(0, 0, 0, 0)
+        self.totals = self._committed_totals = Totals(0, 0)
         self.ledger_id = ""
         self._connection: sqlite3.Connection
         self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
@@ -200,7 +198,5 @@ def _for_callers(error: Exception) -> Exception:
 
 
 def _read_totals(connection: sqlite3.Connection) -> Totals:
-    read = connection.execute(
-        "SELECT record_count, result_bytes, conversation_count, text_bytes FROM totals"
-    )
+    read = connection.execute("SELECT conversation_count, text_bytes FROM totals")
     return Totals(*read.fetchone())

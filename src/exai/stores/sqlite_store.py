@@ -1,7 +1,16 @@
-"""The ledger in SQLite: it outlives the daemon. Behaves as `memory_store` does."""
+"""The ledger in SQLite: it outlives the daemon. Behaves as `memory_store` does.
 
+What is known of each call is also in memory (`CallIndex`), and is looked up there; the
+database is written as it changes, and read where somebody asks for what was said, and when
+the daemon begins. One process at a time has the file, by the lock of its directory.
+
+A change is told once it is committed. One of a single call that cannot be stored is taken
+back; erasing and forgetting that cannot be stored is done with the next change that can.
+"""
+
+import itertools
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -10,7 +19,6 @@ from exai.core.call_store import (
     CallRecord,
     CallState,
     CallStore,
-    ErasedBecause,
     SessionBounds,
     SessionUsage,
     Settlement,
@@ -18,28 +26,72 @@ from exai.core.call_store import (
     Summary,
     summary_of,
 )
-from exai.stores import sqlite_statements as sql
-from exai.stores.request_names import Name, RequestNames
+from exai.stores.call_index import RECORDS_PER_TURN, CallIndex, Changes, StoredCall
 from exai.stores.sqlite_database import SqliteDatabase
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Settlement).decode
 _decode_summary = msgspec.json.Decoder(Summary).decode
 
+_AS_ACCEPTED = """
+    call_id, session_id, principal, request_id, tool, arguments_digest, accepted_at, timeout_s,
+    idempotency_key, idempotent, follows, state, owner, attempt, started_at
+"""
+_ACCEPT = f"""
+    INSERT INTO calls (number, request, {_AS_ACCEPTED})
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_START = """
+    UPDATE calls SET state = 'running', owner = ?, attempt = ?, started_at = ?,
+        request = iif(?, request, NULL)
+    WHERE number = ?
+"""
+_SETTLE = """
+    UPDATE calls SET state = 'settled', settled_at = ?, summary = ?, settlement = ?, rank = ?,
+        request = NULL
+    WHERE number = ?
+"""
+_ERASE = """
+    UPDATE calls SET state = 'erased', erased_because = ?, erased_at = ?, sent_at = ?, rank = ?,
+        settlement = NULL
+    WHERE number = ?
+"""
+_LEAVE = "UPDATE calls SET session_id = NULL, rank = ? WHERE number = ?"
+_FORGET = "DELETE FROM calls WHERE number = ?"
+_WHAT_WAS_SAID = "SELECT request, settlement FROM calls WHERE number = ?"
+_ALL = f"""
+    SELECT number, rank, length(settlement), {_AS_ACCEPTED},
+        settled_at, summary, sent_at, erased_at, erased_because
+    FROM calls ORDER BY number
+"""
+
+_Rows = list[tuple[object, ...]]
+
 
 class SqliteCallStore(CallStore):
-    """`CallStore` over a database that it shares; each method is one short transaction, or
-    several where thousands of calls change, so that those of others go on in between.
+    """`CallStore` over an index in memory and a database, which it shares.
 
-    Which results were sent is stored like the rest, though a restart makes no use of it:
-    every connection has ended, and whoever resumes is sent all again (`forget_sent`).
+    `_numbers` are the calls' rows. Which results were sent is not stored before they are
+    erased: after a restart whoever resumes is sent all again.
     """
 
     durable = True
 
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
-        self._names = RequestNames()
+        self._index = CallIndex()
+        self._numbers: dict[str, int] = {}
+        self._next_number = itertools.count(1)
+        self._next_rank = itertools.count(1)
+        self._due = _Due()
+
+    async def load(self) -> None:
+        """Take up what is stored; to be done before anything else."""
+        stored = await self._database.submit(_load)
+        self._index.load([call for _, call in stored])
+        self._numbers = {call.record.call_id: number for number, call in stored}
+        self._next_number = itertools.count(1 + max(self._numbers.values(), default=0))
+        self._next_rank = itertools.count(1 + max((call.rank for _, call in stored), default=0))
 
     @property
     def ledger_id(self) -> str:
@@ -48,219 +100,216 @@ class SqliteCallStore(CallStore):
 
     async def accept(self, record: CallRecord) -> CallRecord | None:
         """Insert `record` unless its id is known."""
-        size_bytes = len(record.request or b"")
-        known = self._database.submit(lambda connection: _accept(connection, record), size_bytes)
-        self._names.add(record.session_id, record.request_id)
-        return await known
+        known = self._index.accept(msgspec.structs.replace(record, request=None))
+        if known is not None:
+            return await self._whole(known)
+        number = self._numbers[record.call_id] = next(self._next_number)
+        values = _values_of(number, record)
+        try:
+            await self._database.submit(
+                lambda connection: connection.execute(_ACCEPT, values), len(record.request or b"")
+            )
+        except Exception:
+            self._index.withdraw(record.call_id)
+            del self._numbers[record.call_id]
+            raise
+        return None
 
     async def start(self, call_id: str, owner: str, attempt: int, now: float) -> bool:
         """Mark a call as running."""
-        changed_count = await self._change(sql.START, owner, attempt, now, call_id)
-        return changed_count > 0
+        before = self._index.get(call_id)
+        started = self._index.start(call_id, owner, attempt, now)
+        if before is None or started is None:
+            return False
+        keeps_request = started.idempotent and attempt == 1
+        values = (owner, attempt, now, keeps_request, self._numbers[call_id])
+        await self._change(_START, values, before)
+        return True
 
     async def settle(self, call_id: str, settlement: Settlement, now: float) -> bool:
         """Keep a call's outcome unless it has one."""
-        encoded, summary = _encode(settlement), _encode(summary_of(settlement))
-        size_bytes = len(encoded)
-
-        def settle(connection: sqlite3.Connection) -> bool:
-            values = (now, summary, size_bytes, call_id)
-            if not connection.execute(sql.SETTLE, values).rowcount:
-                return False
-            connection.execute(sql.KEEP, (encoded, call_id))
-            return True
-
-        return await self._database.submit(settle, size_bytes)
+        before, summary, encoded = (
+            self._index.get(call_id),
+            summary_of(settlement),
+            _encode(settlement),
+        )
+        if before is None or not self._index.settle(call_id, summary, len(encoded), now):
+            return False
+        rank, number = next(self._next_rank), self._numbers[call_id]
+        values = (now, _encode(summary), encoded, rank, number)
+        await self._change(_SETTLE, values, before, len(encoded))
+        return True
 
     async def find(self, session_id: str, request_id: str) -> CallRecord | None:
         """Return what is known of a session's request."""
-        if not await self.knows(session_id, request_id):
-            return None
-        names = (session_id, request_id)
-        return await self._database.submit(lambda connection: _find(connection, sql.FIND, names))
+        found = self._index.find(session_id, request_id)
+        return None if found is None else await self._whole(found)
 
     async def knows(self, session_id: str, request_id: str) -> bool:
-        """Tell whether anything may be known of a session's request."""
-        known = self._names.may_have(session_id, request_id)
-        if known is not None:
-            return known
-        with self._names.asking(session_id):
-            stored = await self._database.submit(
-                lambda connection: [
-                    name for (name,) in connection.execute(sql.NAMES, (session_id,))
-                ]
-            )
-            self._names.load(session_id, stored)
-        return self._names.has(session_id, request_id)
+        """Tell whether anything is known of a session's request."""
+        return self._index.find(session_id, request_id) is not None
 
     async def find_by_key(self, principal: str, idempotency_key: str) -> CallRecord | None:
         """Return what is known of the request that a principal gave this key."""
-        names = (principal, idempotency_key)
-        return await self._database.submit(
-            lambda connection: _find(connection, sql.FIND_BY_KEY, names)
-        )
+        found = self._index.find_by_key(principal, idempotency_key)
+        return None if found is None else await self._whole(found)
 
     async def find_all(self, principal: str, name: str) -> list[CallRecord]:
-        """Look it up in both indexes."""
-        return await self._database.submit(
-            lambda connection: [
-                _record_in(row) for row in connection.execute(sql.FIND_ALL, (principal, name))
-            ]
-        )
+        """Look through all records."""
+        return await self._all_whole(self._index.find_all(principal, name))
+
+    async def unsettled(self) -> list[CallRecord]:
+        """Look through all records."""
+        return await self._all_whole(self._index.unsettled())
 
     async def key_count(self, principal: str) -> int:
         """Return how many keys of a principal are remembered."""
-        return await self._database.submit(
-            lambda connection: _counts(connection, sql.KEY_COUNT, principal)[0]
-        )
+        return self._index.key_count(principal)
 
     async def acknowledge(
         self, session_id: str, request_ids: list[str], bounds: SessionBounds, now: float
     ) -> int:
         """Erase acknowledged results."""
-        because: ErasedBecause = "acknowledged"
-        values = [(because, now, session_id, request_id) for request_id in request_ids]
-        count, _ = await self._change_within(
-            sql.ERASE_ACKNOWLEDGED, values, session_id, bounds, now
-        )
+        count, changes = self._index.acknowledge(session_id, request_ids, bounds, now)
+        await self._drop(changes)
         return count
 
     async def owed(self, session_id: str) -> list[str]:
         """Return what has not settled, or is not erased."""
-        return await self._database.submit(
-            lambda connection: [name for (name,) in connection.execute(sql.OWED, (session_id,))]
-        )
-
-    async def unsettled(self) -> list[CallRecord]:
-        """Look through all calls that are not erased."""
-        return await self._database.submit(
-            lambda connection: [_record_in(row) for row in connection.execute(sql.UNSETTLED)]
-        )
+        return self._index.owed(session_id)
 
     async def usage(self, session_id: str) -> SessionUsage:
         """Return how many results a session has, and how large they are together."""
-        return await self._database.submit(
-            lambda connection: SessionUsage(*_counts(connection, sql.USAGE, session_id))
-        )
+        return self._index.usage(session_id)
 
     async def mark_sent(
         self, session_id: str, request_ids: list[str], bounds: SessionBounds, now: float
     ) -> int:
         """Let sent results make room for others."""
-        values = [(now, session_id, request_id) for request_id in request_ids]
-        _, erased_count = await self._change_within(sql.MARK_SENT, values, session_id, bounds, now)
-        return erased_count
+        return await self._drop(self._index.mark_sent(session_id, request_ids, bounds, now))
 
     async def forget_sent(self, session_id: str) -> None:
         """Let no result make room for others."""
-        await self._change(sql.FORGET_SENT, session_id)
+        self._index.forget_sent(session_id)
 
     async def trim_keyed(self, principal: str, max_bytes: int, now: float) -> int:
         """Erase the oldest results that only their keys keep."""
-
-        def trim(connection: sqlite3.Connection) -> int:
-            (kept_bytes,) = _counts(connection, sql.KEPT_BYTES, principal)
-            oldest = connection.execute(sql.OLDEST_KEPT_BY_KEY, (principal,))
-            return _erase_leading(connection, oldest, 0, kept_bytes - max_bytes, now)
-
-        return await self._database.submit(trim)
+        return await self._drop(self._index.trim_keyed(principal, max_bytes, now))
 
     async def expire(self, now: float, result_ttl_s: float, idempotency_ttl_s: float) -> int:
         """Erase old results, forget old tombstones."""
-        horizon, because = now - result_ttl_s, "expired"
-        key_horizon = now - max(idempotency_ttl_s, result_ttl_s)
-        _, erased_count, _ = await self._change_in_turns(
-            (sql.FORGET_ERASED_UNTIL, (horizon,)),
-            (sql.ERASE_SETTLED_UNTIL, (because, now, horizon)),
-            (sql.FORGET_KEYS_UNTIL, (key_horizon,)),
-        )
-        return erased_count
+        return await self._drop(self._index.expire(now, result_ttl_s, idempotency_ttl_s))
 
     async def end_session(self, session_id: str) -> None:
         """Forget a session's records, but for those with an idempotency key."""
-        mark = self._names.mark()
-        await self._change_in_turns(
-            (sql.LEAVE_SESSION, (session_id,)), (sql.FORGET_OF_SESSION, (session_id,))
-        )
-        self._names.end_session(session_id, mark)
+        changes = self._index.end_session(session_id, RECORDS_PER_TURN)
+        await self._drop(changes)
+        while len(changes) == RECORDS_PER_TURN:
+            changes = self._index.end_session(session_id, RECORDS_PER_TURN)
+            await self._drop(changes)
 
     def statistics(self) -> StoreStatistics:
         """Return the numbers now."""
-        totals = self._database.totals
-        return StoreStatistics(totals.record_count, totals.result_bytes)
+        return StoreStatistics(len(self._index), self._index.result_bytes)
 
-    async def _change(self, statement: str, *values: object) -> int:
-        """Carry out one statement; return how many calls it changed."""
+    async def _change(
+        self, statement: str, values: tuple[object, ...], before: CallRecord, size_bytes: int = 0
+    ) -> None:
+        """Store the change of one call, which is taken back where that fails."""
+        try:
+            await self._database.submit(
+                lambda connection: connection.execute(statement, values), size_bytes
+            )
+        except Exception:
+            self._index.put_back(before)
+            raise
+
+    async def _drop(self, changes: Changes) -> int:
+        """Store what was erased and forgotten, with what is due since earlier.
+
+        Returns how many results were erased.
+        """
+        due, self._due = self._due, _Due()
+        for call_id in changes.left:
+            due.left.append((next(self._next_rank), self._numbers[call_id]))
+        for record in changes.erased:
+            number, rank = self._numbers[record.call_id], next(self._next_rank)
+            because, erased_at, sent_at = record.erased_because, record.erased_at, record.sent_at
+            due.erased.append((because, erased_at, sent_at, rank, number))
+        for call_id in changes.forgotten:
+            due.forgotten.append((self._numbers.pop(call_id),))
+        for part in due.parts():
+            try:
+                await self._database.submit(part.carry_out)
+            except Exception:
+                self._due.add(part)
+                raise
+        return len(changes.erased)
+
+    async def _whole(self, record: CallRecord) -> CallRecord:
+        """Return a record with what was said, which rests in the database."""
+        if record.state is CallState.ERASED:
+            return record
+        (whole,) = await self._all_whole([record])
+        return whole
+
+    async def _all_whole(self, records: list[CallRecord]) -> list[CallRecord]:
+        """Return records as they are now, with what was said."""
+        numbers = [self._numbers[record.call_id] for record in records]
         return await self._database.submit(
-            lambda connection: connection.execute(statement, values).rowcount
+            lambda connection: [
+                _with_what_was_said(connection, *each)
+                for each in zip(records, numbers, strict=True)
+            ]
         )
 
-    async def _change_within(
-        self,
-        statement: str,
-        values: Sequence[tuple[object, ...]],
-        session_id: str,
-        bounds: SessionBounds,
-        now: float,
-    ) -> tuple[int, int]:
-        """Carry out a statement for each of the values, and trim the session.
 
-        Returns how many calls it changed, and how many results were erased to make room.
+class _Due:
+    """Changes of many calls that are to be stored, as the values of their statements."""
+
+    def __init__(
+        self, left: _Rows | None = None, erased: _Rows | None = None, forgotten: _Rows | None = None
+    ) -> None:
+        self.left, self.erased, self.forgotten = left or [], erased or [], forgotten or []
+
+    def parts(self) -> Iterator["_Due"]:
+        """Yield so many at once that others have their turn in between; in any order, since a
+        call that is forgotten does not care.
         """
-        mark = self._names.mark()
+        for name in ("left", "erased", "forgotten"):
+            rows: _Rows = getattr(self, name)
+            for start in range(0, len(rows), RECORDS_PER_TURN):
+                yield _Due(**{name: rows[start : start + RECORDS_PER_TURN]})
 
-        def change(connection: sqlite3.Connection) -> tuple[int, int, list[Name]]:
-            count = max(0, connection.executemany(statement, values).rowcount)
-            return count, *_trim(connection, session_id, bounds, now)
+    def add(self, other: "_Due") -> None:
+        self.left += other.left
+        self.erased += other.erased
+        self.forgotten += other.forgotten
 
-        count, erased_count, forgotten = await self._database.submit(change)
-        self._names.discard(forgotten, mark)
-        return count, erased_count
-
-    async def _change_in_turns(self, *statements: tuple[str, tuple[object, ...]]) -> list[int]:
-        """Carry out statements, each as often as it finds as many calls as it may change.
-
-        One is not begun before those before it are done. Returns how many calls each has
-        changed.
-        """
-        totals = [0] * len(statements)
-        while True:
-            mark = self._names.mark()
-            changed = await self._database.submit(
-                lambda connection: _changed_at_once(connection, statements)
-            )
-            for n, (count, forgotten) in enumerate(changed):
-                totals[n] += count
-                self._names.discard(forgotten, mark)
-            if changed[-1][0] < sql.CALLS_PER_TURN:
-                return totals
+    def carry_out(self, connection: sqlite3.Connection) -> None:
+        connection.executemany(_LEAVE, self.left)
+        connection.executemany(_ERASE, self.erased)
+        connection.executemany(_FORGET, self.forgotten)
 
 
-def _changed_at_once(
-    connection: sqlite3.Connection, statements: Sequence[tuple[str, tuple[object, ...]]]
-) -> list[tuple[int, list[Name]]]:
-    """Carry out statements, up to the first that may find more calls than it has changed."""
-    changed = []
-    for statement in statements:
-        changed.append(_changed(connection, *statement))
-        if changed[-1][0] >= sql.CALLS_PER_TURN:
-            break
-    return changed
+def _with_what_was_said(
+    connection: sqlite3.Connection, record: CallRecord, number: int
+) -> CallRecord:
+    said = connection.execute(_WHAT_WAS_SAID, (number,)).fetchone()
+    request, settlement = said or (None, None)
+    return msgspec.structs.replace(
+        record,
+        request=request,
+        settlement=None if settlement is None else _decode(settlement),
+    )
 
 
-def _changed(
-    connection: sqlite3.Connection, statement: str, values: tuple[object, ...]
-) -> tuple[int, list[Name]]:
-    """Return how many calls a statement has changed, and which of them it says it forgot."""
-    cursor = connection.execute(statement, values)
-    forgotten: list[Name] = cursor.fetchall()
-    return len(forgotten) or cursor.rowcount, forgotten
-
-
-def _accept(connection: sqlite3.Connection, record: CallRecord) -> CallRecord | None:
-    values = (
+def _values_of(number: int, record: CallRecord) -> tuple[object, ...]:
+    return (
+        number,
+        record.request,
         record.call_id,
-        record.session_id,
+        record.session_id or None,
         record.principal,
         record.request_id,
         record.tool,
@@ -270,31 +319,22 @@ def _accept(connection: sqlite3.Connection, record: CallRecord) -> CallRecord | 
         record.idempotency_key,
         record.idempotent,
         record.follows,
-        record.request,
         record.state.value,
         record.owner,
         record.attempt,
         record.started_at,
     )
-    if connection.execute(sql.INSERT, values).rowcount:
-        return None
-    known = _find(connection, sql.FIND, (record.session_id, record.request_id))
-    return known or _find(connection, sql.FIND_BY_KEY, (record.principal, record.idempotency_key))
 
 
-def _find(
-    connection: sqlite3.Connection, question: str, names: tuple[str | None, ...]
-) -> CallRecord | None:
-    row = connection.execute(question, names).fetchone()
-    return None if row is None else _record_in(row)
+def _load(connection: sqlite3.Connection) -> list[tuple[int, StoredCall]]:
+    return [(row[0], _stored_call(*row[1:])) for row in connection.execute(_ALL)]
 
 
-def _record_in(row: tuple[Any, ...]) -> CallRecord:
-    encoded, *as_accepted, settled_at, summary, sent_at, erased_at, because = row
-    call_id, session_id, principal, request_id, tool, digest, *rest = as_accepted
-    accepted_at, timeout_s, key, idempotent, follows, request, *running = rest
-    state, owner, attempt, started_at = running
-    return CallRecord(
+def _stored_call(rank: int, size_bytes: int | None, *columns: Any) -> StoredCall:
+    call_id, session_id, principal, request_id, tool, digest, accepted_at, *rest = columns
+    timeout_s, key, idempotent, follows, state, owner, attempt, started_at, *later = rest
+    settled_at, summary, sent_at, erased_at, because = later
+    record = CallRecord(
         call_id=call_id,
         session_id=session_id or "",
         principal=principal,
@@ -306,64 +346,14 @@ def _record_in(row: tuple[Any, ...]) -> CallRecord:
         idempotency_key=key,
         idempotent=bool(idempotent),
         follows=follows,
-        request=request,
         state=CallState(state),
         owner=owner,
         attempt=attempt,
         started_at=started_at,
         settled_at=settled_at,
-        settlement=None if encoded is None else _decode(encoded),
         summary=None if summary is None else _decode_summary(summary),
         sent_at=sent_at,
         erased_at=erased_at,
         erased_because=because,
     )
-
-
-def _counts(connection: sqlite3.Connection, question: str, name: str) -> tuple[int, ...]:
-    """Return the counts of a session or a principal; who has nothing has no row."""
-    cursor = connection.execute(question, (name,))
-    return cursor.fetchone() or (0,) * len(cursor.description)
-
-
-def _trim(
-    connection: sqlite3.Connection, session_id: str, bounds: SessionBounds, now: float
-) -> tuple[int, list[Name]]:
-    sent_count, sent_bytes, tombstone_count = _counts(connection, sql.SENT_USAGE, session_id)
-    erased_count = 0
-    forgotten: list[Name] = []
-    if sent_count > bounds.max_results or sent_bytes > bounds.max_result_bytes:
-        erased_count = _erase_leading(
-            connection,
-            connection.execute(sql.OLDEST_SENT, (session_id,)),
-            sent_count - bounds.max_results,
-            sent_bytes - bounds.max_result_bytes,
-            now,
-        )
-        *_, tombstone_count = _counts(connection, sql.SENT_USAGE, session_id)
-    if tombstone_count > bounds.max_tombstones:
-        excess_count = tombstone_count - bounds.max_tombstones
-        forgotten = connection.execute(
-            sql.FORGET_OLDEST_ERASED, (session_id, excess_count)
-        ).fetchall()
-    return erased_count, forgotten
-
-
-def _erase_leading(
-    connection: sqlite3.Connection,
-    oldest: Iterable[tuple[int, int]],
-    excess_count: int,
-    excess_bytes: int,
-    now: float,
-) -> int:
-    """Erase results, given by number and size, until no excess is left; return how many."""
-    because: ErasedBecause = "expired"
-    leading = []
-    for number, size_bytes in oldest:
-        if excess_count <= 0 and excess_bytes <= 0:
-            break
-        leading.append((because, now, number))
-        excess_count -= 1
-        excess_bytes -= size_bytes
-    connection.executemany(sql.ERASE_ONE, leading)
-    return len(leading)
+    return StoredCall(record, size_bytes or 0, rank)

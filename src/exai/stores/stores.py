@@ -1,6 +1,7 @@
 """What the daemon remembers, together: calls, conversations, sessions; in memory or in SQLite."""
 
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -55,12 +56,20 @@ def stores_of(config: StoreConfig, state_dir: Path) -> Stores:
     if config.kind == "memory":
         return memory_stores()
     database = SqliteDatabase(partial(open_database, state_dir, synchronous=config.synchronous))
+    calls = SqliteCallStore(database)
     return Stores(
-        SqliteCallStore(database),
+        calls,
         SqliteConversationStore(database),
         SqliteSessionStore(database),
-        database,
+        _loaded(database, calls),
     )
+
+
+@asynccontextmanager
+async def _loaded(database: SqliteDatabase, calls: SqliteCallStore) -> AsyncIterator[None]:
+    async with database:
+        await calls.load()
+        yield
 
 
 def memory_stores() -> Stores:

@@ -1,0 +1,381 @@
+"""What is known of every call but what was said: where each stands, and whose room it takes.
+
+Every ledger of this process keeps one, whether what was said rests in memory or on a disk.
+Nothing here waits. What changes beside the call that was named is told (`Changes`), for
+whoever keeps the rest.
+"""
+
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Iterable
+from itertools import takewhile
+from typing import NamedTuple
+
+import msgspec
+
+from exai.core.call_store import (
+    CallRecord,
+    CallState,
+    ErasedBecause,
+    SessionBounds,
+    SessionUsage,
+    Summary,
+)
+
+RECORDS_PER_TURN = 1000
+"""How many may change before others have their turn."""
+
+
+class Changes:
+    """Calls, by their ids: whose session ended, whose result was erased, which are forgotten."""
+
+    def __init__(self) -> None:
+        self.left: list[str] = []
+        self.erased: list[CallRecord] = []
+        self.forgotten: list[str] = []
+
+    def __len__(self) -> int:
+        """Return how many changes there are."""
+        return len(self.left) + len(self.erased) + len(self.forgotten)
+
+
+class StoredCall(NamedTuple):
+    """A call as it was stored. `size_bytes` is that of its result; `rank` orders results that
+    settled or left their session, and tombstones, as it happened.
+    """
+
+    record: CallRecord
+    size_bytes: int
+    rank: int
+
+
+class CallIndex:
+    """All calls, by their names and in the order of their times.
+
+    `_settled_at`, `_erased_at` and `_keyed_at` (when a call with a key settled) are in the
+    order of their times, so that expiry looks only at what expires. A tombstone stands in
+    `_erased_at` if it has no key, else in `_keyed_at` alone.
+    """
+
+    def __init__(self) -> None:
+        self.result_bytes = 0
+        self._records: dict[str, CallRecord] = {}
+        self._by_session: defaultdict[str, dict[str, str]] = defaultdict(dict)
+        self._by_key: dict[tuple[str, str], str] = {}
+        self._key_count: Counter[str] = Counter()
+        self._settled_at: dict[str, float] = {}
+        self._erased_at: dict[str, float] = {}
+        self._keyed_at: dict[str, float] = {}
+        self._of_session: defaultdict[str, _Kept] = defaultdict(_Kept)
+        self._of_principal: defaultdict[str, _Kept] = defaultdict(_Kept)
+
+    def __len__(self) -> int:
+        """Return how many calls are known."""
+        return len(self._records)
+
+    def get(self, call_id: str) -> CallRecord | None:
+        """Return a call's record."""
+        return self._records.get(call_id)
+
+    def find(self, session_id: str, request_id: str) -> CallRecord | None:
+        """Return the record of a session's request."""
+        of_session = self._by_session.get(session_id)
+        call_id = None if of_session is None else of_session.get(request_id)
+        return None if call_id is None else self._records[call_id]
+
+    def find_by_key(self, principal: str, idempotency_key: str) -> CallRecord | None:
+        """Return the record of the request that a principal gave this key."""
+        call_id = self._by_key.get((principal, idempotency_key))
+        return None if call_id is None else self._records[call_id]
+
+    def find_all(self, principal: str, name: str) -> list[CallRecord]:
+        """Go through all records; return a principal's of this id or request id, oldest first."""
+        found = [
+            record
+            for record in self._records.values()
+            if record.principal == principal and name in (record.call_id, record.request_id)
+        ]
+        return sorted(found, key=lambda record: record.accepted_at)
+
+    def unsettled(self) -> list[CallRecord]:
+        """Return the records without an outcome, oldest first."""
+        return [record for record in self._records.values() if record.is_unsettled]
+
+    def key_count(self, principal: str) -> int:
+        """Return how many keys of a principal are remembered."""
+        return self._key_count[principal]
+
+    def owed(self, session_id: str) -> list[str]:
+        """Return a session's requests that have not settled, or are not erased."""
+        of_session = self._by_session.get(session_id, {})
+        return [
+            request_id
+            for request_id, call_id in of_session.items()
+            if self._records[call_id].state is not CallState.ERASED
+        ]
+
+    def usage(self, session_id: str) -> SessionUsage:
+        """Return how many results a session has, and how large they are together."""
+        kept = self._of_session.get(session_id, _Kept())
+        return SessionUsage(len(kept.result_bytes), kept.total_bytes)
+
+    def accept(self, record: CallRecord) -> CallRecord | None:
+        """Add a record, unless its id is known: then return that one."""
+        known = self.find(record.session_id, record.request_id)
+        if known is None and record.idempotency_key is not None:
+            known = self.find_by_key(record.principal, record.idempotency_key)
+        if known is not None:
+            return known
+        self._add(record)
+        return None
+
+    def withdraw(self, call_id: str) -> None:
+        """Forget a call that could not be stored."""
+        if call_id in self._records:
+            self._forget(call_id, Changes())
+
+    def start(self, call_id: str, owner: str, attempt: int, now: float) -> CallRecord | None:
+        """Mark a call as running; return its record, None where it may not start."""
+        record = self._records.get(call_id)
+        if record is None or not record.is_unsettled or record.attempt >= attempt:
+            return None
+        started = self._records[call_id] = msgspec.structs.replace(
+            record,
+            state=CallState.RUNNING,
+            owner=owner,
+            attempt=attempt,
+            started_at=now,
+            request=record.request if record.idempotent and attempt == 1 else None,
+        )
+        return started
+
+    def settle(self, call_id: str, summary: Summary, size_bytes: int, now: float) -> bool:
+        """Mark a call as settled. False: it is already, or is not known."""
+        record = self._records.get(call_id)
+        if record is None or not record.is_unsettled:
+            return False
+        self._records[call_id] = msgspec.structs.replace(
+            record, state=CallState.SETTLED, request=None, settled_at=now, summary=summary
+        )
+        self._settled_at[call_id] = now
+        if record.idempotency_key is not None:
+            self._keyed_at[call_id] = now
+        self._account_of(record).add_result(call_id, size_bytes)
+        self.result_bytes += size_bytes
+        return True
+
+    def put_back(self, record: CallRecord) -> None:
+        """Let a call be as it was before a change that could not be stored."""
+        call_id = record.call_id
+        if call_id not in self._records:
+            return
+        if self._settled_at.pop(call_id, None) is not None:
+            self._keyed_at.pop(call_id, None)
+            self.result_bytes -= self._account_of(record).forget(call_id)
+            self._drop_empty_accounts(record)
+        self._records[call_id] = record
+
+    def mark_sent(
+        self, session_id: str, request_ids: list[str], bounds: SessionBounds, now: float
+    ) -> Changes:
+        """Let sent results make room for others."""
+        of_session = self._by_session.get(session_id, {})
+        for request_id in request_ids:
+            call_id = of_session.get(request_id)
+            if call_id in self._settled_at:
+                self._of_session[session_id].mark_sent(call_id)
+                record = self._records[call_id]
+                if record.sent_at is None:
+                    self._records[call_id] = msgspec.structs.replace(record, sent_at=now)
+        return self._trim(session_id, bounds, now, Changes())
+
+    def forget_sent(self, session_id: str) -> None:
+        """Let no result make room for others."""
+        if session_id in self._of_session:
+            self._of_session[session_id].forget_sent()
+
+    def acknowledge(
+        self, session_id: str, request_ids: list[str], bounds: SessionBounds, now: float
+    ) -> tuple[int, Changes]:
+        """Erase acknowledged results; return how many these were."""
+        changes = Changes()
+        of_session = self._by_session.get(session_id, {})
+        named = dict.fromkeys(of_session.get(request_id) for request_id in request_ids)
+        settled = [call_id for call_id in named if call_id in self._settled_at]
+        for call_id in settled:
+            self._erase(call_id, "acknowledged", now, changes)
+        return len(settled), self._trim(session_id, bounds, now, changes)
+
+    def trim_keyed(self, principal: str, max_bytes: int, now: float) -> Changes:
+        """Erase the oldest results that only their keys keep."""
+        changes, kept = Changes(), self._of_principal.get(principal, _Kept())
+        while kept.total_bytes > max_bytes:
+            self._erase(kept.oldest_result, "expired", now, changes)
+        return changes
+
+    def expire(self, now: float, result_ttl_s: float, idempotency_ttl_s: float) -> Changes:
+        """Erase old results, forget old tombstones."""
+        changes, horizon = Changes(), now - result_ttl_s
+        for call_id in _until(self._erased_at, horizon):
+            self._forget(call_id, changes)
+        for call_id in _until(self._settled_at, horizon):
+            self._erase(call_id, "expired", now, changes)
+        for call_id in _until(self._keyed_at, now - max(idempotency_ttl_s, result_ttl_s)):
+            self._forget(call_id, changes)
+        return changes
+
+    def end_session(self, session_id: str, most: int) -> Changes:
+        """Forget a session's records, at most so many, but for those with an idempotency key."""
+        changes, of_session = Changes(), self._by_session.get(session_id, {})
+        for call_id in list(of_session.values())[:most]:
+            self._leave_session(self._records[call_id], changes)
+        if not of_session:
+            self._by_session.pop(session_id, None)
+        return changes
+
+    def load(self, stored: Iterable[StoredCall]) -> None:
+        """Take in what was stored, in the order of acceptance; nothing was taken in before."""
+        by_rank = sorted(stored, key=lambda each: each.rank)
+        for record, _, _ in stored:
+            self._add(record)
+        for record, size_bytes, _ in by_rank:
+            if record.state is CallState.SETTLED:
+                self._account_of(record).add_result(record.call_id, size_bytes)
+                self.result_bytes += size_bytes
+            elif record.erased_at is not None and record.idempotency_key is None:
+                self._erased_at[record.call_id] = record.erased_at
+                self._account_of(record).tombstones[record.call_id] = None
+        for settled_at, record in sorted(
+            ((each.record.settled_at, each.record) for each in by_rank if each.record.settled_at),
+            key=lambda settled: settled[0],
+        ):
+            if record.state is CallState.SETTLED:
+                self._settled_at[record.call_id] = settled_at
+            if record.idempotency_key is not None:
+                self._keyed_at[record.call_id] = settled_at
+
+    def _add(self, record: CallRecord) -> None:
+        self._records[record.call_id] = record
+        if record.session_id:
+            self._by_session[record.session_id][record.request_id] = record.call_id
+        if record.idempotency_key is not None:
+            self._by_key[record.principal, record.idempotency_key] = record.call_id
+            self._key_count[record.principal] += 1
+
+    def _trim(
+        self, session_id: str, bounds: SessionBounds, now: float, changes: Changes
+    ) -> Changes:
+        """Erase and forget a session's oldest while it has too many, or too large ones."""
+        kept = self._of_session.get(session_id, _Kept())
+        while len(kept.sent) > bounds.max_results or kept.sent_bytes > bounds.max_result_bytes:
+            self._erase(next(iter(kept.sent)), "expired", now, changes)
+        while len(kept.tombstones) > bounds.max_tombstones:
+            self._forget(next(iter(kept.tombstones)), changes)
+        return changes
+
+    def _account_of(self, record: CallRecord) -> "_Kept":
+        """Return where a record's result counts: in its session, or after that by its key."""
+        of_session = self._by_session.get(record.session_id, {})
+        if of_session.get(record.request_id) == record.call_id:
+            return self._of_session[record.session_id]
+        return self._of_principal[record.principal]
+
+    def _leave_session(self, record: CallRecord, changes: Changes) -> None:
+        if record.idempotency_key is None:
+            self._forget(record.call_id, changes)
+            return
+        size_bytes = self._account_of(record).forget(record.call_id)
+        self._by_session[record.session_id].pop(record.request_id)
+        if record.call_id in self._settled_at:
+            self._account_of(record).add_result(record.call_id, size_bytes)
+        self._drop_empty_accounts(record)
+        changes.left.append(record.call_id)
+
+    def _erase(self, call_id: str, because: ErasedBecause, now: float, changes: Changes) -> None:
+        record = self._records[call_id] = msgspec.structs.replace(
+            self._records[call_id],
+            state=CallState.ERASED,
+            erased_because=because,
+            erased_at=now,
+        )
+        del self._settled_at[call_id]
+        account = self._account_of(record)
+        self.result_bytes -= account.forget(call_id)
+        if record.idempotency_key is None:
+            self._erased_at[call_id] = now
+            account.tombstones[call_id] = None
+        self._drop_empty_accounts(record)
+        changes.erased.append(record)
+
+    def _forget(self, call_id: str, changes: Changes) -> None:
+        record = self._records.pop(call_id)
+        for times in (self._settled_at, self._erased_at, self._keyed_at):
+            times.pop(call_id, None)
+        self.result_bytes -= self._account_of(record).forget(call_id)
+        of_session = self._by_session.get(record.session_id, {})
+        if of_session.get(record.request_id) == call_id:
+            del of_session[record.request_id]
+        if record.idempotency_key is not None:
+            del self._by_key[record.principal, record.idempotency_key]
+            self._key_count[record.principal] -= 1
+            if not self._key_count[record.principal]:
+                del self._key_count[record.principal]
+        self._drop_empty_accounts(record)
+        changes.forgotten.append(call_id)
+
+    def _drop_empty_accounts(self, record: CallRecord) -> None:
+        for accounts, name in (
+            (self._of_session, record.session_id),
+            (self._of_principal, record.principal),
+        ):
+            if name in accounts and accounts[name].is_empty:
+                del accounts[name]
+
+
+class _Kept:
+    """What is kept for one session or principal, oldest first: results by size, tombstones.
+
+    `sent` are the results that their session was sent.
+    """
+
+    def __init__(self) -> None:
+        # The oldest is popped often, which a plain dict makes slower the more it held.
+        self.result_bytes: OrderedDict[str, int] = OrderedDict()
+        self.tombstones: OrderedDict[str, None] = OrderedDict()
+        self.total_bytes = 0
+        self.sent: OrderedDict[str, None] = OrderedDict()
+        self.sent_bytes = 0
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.result_bytes and not self.tombstones
+
+    @property
+    def oldest_result(self) -> str:
+        return next(iter(self.result_bytes))
+
+    def add_result(self, call_id: str, size_bytes: int) -> None:
+        self.result_bytes[call_id] = size_bytes
+        self.total_bytes += size_bytes
+
+    def mark_sent(self, call_id: str) -> None:
+        if call_id not in self.sent:
+            self.sent[call_id] = None
+            self.sent_bytes += self.result_bytes[call_id]
+
+    def forget_sent(self) -> None:
+        self.sent.clear()
+        self.sent_bytes = 0
+
+    def forget(self, call_id: str) -> int:
+        """Drop whatever there is of a call; return how many bytes its result had."""
+        size_bytes = self.result_bytes.pop(call_id, 0)
+        if self.sent.pop(call_id, size_bytes) is None:
+            self.sent_bytes -= size_bytes
+        self.total_bytes -= size_bytes
+        self.tombstones.pop(call_id, None)
+        return size_bytes
+
+
+def _until(times: dict[str, float], horizon: float) -> list[str]:
+    """Return the keys of the leading entries that are not later than `horizon`."""
+    return [key for key, _ in takewhile(lambda entry: entry[1] <= horizon, times.items())]
