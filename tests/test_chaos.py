@@ -73,7 +73,7 @@ def record(*calls: CallHistory, **changes: object) -> Record:
         call_count=1,
         result_bytes=0,
         file_bytes=4096,
-        wrong_counts=[],
+        odd={"two of one key": []},
         rows={"r1": ["state=erased"]},
     )
     plain = Record(
@@ -186,7 +186,7 @@ def test_a_planted_fault_is_found_and_told_with_its_history(what: str) -> None:
     [
         {"integrity": ["row 1 missing from index"]},
         {"unsettled": ["r1"]},
-        {"wrong_counts": ["totals"]},
+        {"odd": {"two of one key": ["r1"]}},
         {"result_bytes": 1},
         {"file_bytes": 10**9},
     ],

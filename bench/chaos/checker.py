@@ -203,8 +203,9 @@ def _faults_of_database(record: Record) -> Iterator[Finding]:
         yield Finding("database", f"integrity_check: {database.integrity}")
     for request_id in database.unsettled:
         yield Finding("database", "not settled", request_id)
-    for wrong in database.wrong_counts:
-        yield Finding("database", wrong)
+    for what, request_ids in database.odd.items():
+        for request_id in request_ids:
+            yield Finding("database", what, request_id)
     if database.result_bytes:
         yield Finding("database", f"{database.result_bytes} bytes of results, all acknowledged")
     told_bytes = sum(answer.text_bytes for h in record.calls for answer in h.answers[:1])

@@ -91,7 +91,8 @@ class DatabaseState(msgspec.Struct, frozen=True, kw_only=True):
     call_count: int
     result_bytes: int
     file_bytes: int
-    wrong_counts: list[str]
+    odd: dict[str, list[str]]
+    """What is wrong with which requests, by what it is."""
     rows: dict[str, list[str]]
     """What it holds of each request, by its id."""
 
