@@ -80,7 +80,7 @@ class Daemon:
         self._guard = ProcessGuard()
         self._upstreams = self._build_upstreams(environment)
         self._providers = self._build_providers()
-        self._stores = stores
+        self.stores = stores
         self._calls = self._build_call_path()
         self._reception = self._build_reception()
         self._sessions, self._tokens = self._reception.sessions, self._reception.tokens
@@ -104,7 +104,7 @@ class Daemon:
         with InstanceLock(self._config.state_dir), lone_cause():
             self._tokens.load_rotations()
             async with (
-                self._stores,
+                self.stores,
                 self._guard,
                 self._tasks,
                 self._providers,
@@ -135,7 +135,7 @@ class Daemon:
     @asynccontextmanager
     async def _recovered(self) -> AsyncIterator[None]:
         """Take up what an earlier process left, before anybody can ask for it."""
-        await self._reception.restore(self._stores.calls.ledger_id)
+        await self._reception.restore(self.stores.calls.ledger_id)
         await self._calls.recovery.run(self._sessions.find)
         yield
 
@@ -198,7 +198,7 @@ class Daemon:
         tools = own_tools(
             version_tool,
             self._providers,
-            self._stores.conversations,
+            self.stores.conversations,
             self._config.conversations,
             self._clock,
         )
@@ -242,8 +242,8 @@ class Daemon:
             calls=self._calls,
             reception=self._reception,
             tools=self.tools,
-            store=self._stores.calls,
-            conversations=self._stores.conversations,
+            store=self.stores.calls,
+            conversations=self.stores.conversations,
             providers=self._providers,
             upstreams=self._upstreams,
             upstream_tools=self._upstream_tools,
@@ -257,13 +257,13 @@ class Daemon:
             self._providers.scope_limits() | self._upstreams.scope_limits(),
             tools=self.tools,
             never_share=self._config.tools.never_share,
-            store=self._stores.calls,
+            store=self.stores.calls,
             tasks=self._tasks,
             clock=self._clock,
             events=self._events,
             health=lambda principal: self._observation.health.report(principal),
             progress_interval_s=self._config.server.progress_interval_s,
-            sweeps=[lambda: self._stores.conversations.expire(self._clock.wall_s(), ttl_s)],
+            sweeps=[lambda: self.stores.conversations.expire(self._clock.wall_s(), ttl_s)],
         )
 
     def _build_reception(self) -> Reception:
@@ -271,8 +271,8 @@ class Daemon:
             self._config,
             SERVER,
             self._calls.router,
-            self._stores.sessions,
-            durable=self._stores.calls.durable,
+            self.stores.sessions,
+            durable=self.stores.calls.durable,
             tasks=self._tasks,
             clock=self._clock,
             events=self._events,
