@@ -142,6 +142,7 @@ class Daemon:
     async def _become_ready(self) -> None:
         """Be ready once each MCP server has had its first start, or enough time for it."""
         await self._upstreams.wait_first_starts(self._config.server.ready_wait_s)
+        self.tools.end_start()
         if self._status == _STARTING:
             self._status = _OK
             self._events.emit(DaemonReady(self._clock.monotonic_s() - self._built_at))

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import sys
 import time
@@ -32,6 +33,7 @@ class House:
     def __init__(self, home: Path) -> None:
         self.shell = Shell(home)
         self.record = home / "record"
+        self.gate = home / "gate"
         self.record.touch()
         self.session: Frame = {}
         self.shell.environ |= {
@@ -58,6 +60,21 @@ class House:
             f'[providers.scripted]\nbase_url = "{provider.base_url}"\nmodels = ["m"]\n'
         )
         self.shell.environ["EXAI_CONFIG"] = str(config)
+
+    def hold_back_server(self, name: str) -> None:
+        """Have a server start only once `let_server_start` says so."""
+        path = Path(self.shell.environ["EXAI_MCP_CONFIG"])
+        servers = json.loads(path.read_text())["mcpServers"]
+        directly = [servers[name]["command"], *servers[name]["args"]]
+        os.mkfifo(self.gate)
+        servers[name] |= {
+            "command": "/bin/sh",
+            "args": ["-c", 'read go < "$0"; exec "$@"', str(self.gate), *directly],
+        }
+        path.write_text(json.dumps({"mcpServers": servers}))
+
+    def let_server_start(self) -> None:
+        self.gate.write_text("go\n")
 
     @asynccontextmanager
     async def daemon(self, *options: str) -> AsyncIterator[tuple[Process, str]]:
@@ -323,15 +340,16 @@ async def test_what_waits_for_its_server_does_not_keep_the_daemon_and_waits_on_i
     house.servers.write_text(json.dumps({"mcpServers": {"box": mute}}))
     async with house.daemon() as (process, url), house.session_with(url) as wire:
         assert (await wire.result("r1"))["error"]["code"] == "INTERRUPTED"
-        arguments = {"what": "w"}
-        await wire.begin("box__now", "w2", arguments=arguments, idempotency_key="w")
+        same = {"arguments": {"what": "w"}, "idempotency_key": "w"}
+        await wire.say("call_tool", name="box__now", request_id="w2", **same)
+        await wire.ask("health", "health_res")
         process.send_signal(signal.SIGTERM)
-        await wire.hear_op("going_away")
+        assert (await wire.result("w2"))["error"]["code"] == "SERVICE_UNAVAILABLE"
         assert (await ended(process)).status == 0
     house.set_servers(box={})
     async with house.daemon() as (_, url), house.session_with(url) as wire:
-        assert house.session["pending"] == ["r1", "w1", "w2"]
-        assert [(await wire.result(each))["text"] for each in ("w1", "w2")] == ["w 1", "w 1"]
+        assert house.session["pending"] == ["r1", "w1"]
+        assert (await wire.result("w1"))["text"] == "w 1"
 
 
 async def test_text_that_was_streamed_is_void_where_the_call_runs_again(house: House) -> None:
@@ -349,6 +367,54 @@ async def test_text_that_was_streamed_is_void_where_the_call_runs_again(house: H
             may_answer.set()
             answer = await wire.result()
             assert (answer["text"], answer["meta"]["attempts"]) == ("all of it", 2)
+
+
+async def test_who_comes_before_a_server_is_up_waits_for_it(house: House) -> None:
+    house.hold_back_server("box")
+    async with house.daemon() as (_, url), house.session_with(url) as wire:
+        await wire.say("call_tool", name="box__now", request_id="r1", arguments={"what": "w"})
+        await wire.ask("health", "health_res")
+        house.let_server_start()
+        assert (await wire.result())["text"] == "w 1"
+
+
+async def test_a_request_joins_by_its_key_what_waits_for_its_server(house: House) -> None:
+    fields: Frame = {"arguments": {"what": "a"}, "idempotency_key": "k"}
+    async with house.daemon() as (process, url), house.session_with(url) as wire:
+        await house.until_offered(wire, "box__again")
+        await wire.begin("box__again", **fields)
+        await house.until_begun("a")
+        await kill(process)
+    house.hold_back_server("box")
+    async with house.daemon() as (_, url), house.session_with(url) as wire:
+        await wire.say("call_tool", name="box__again", request_id="r2", **fields)
+        await wire.ask("health", "health_res")
+        house.let_server_start()
+        assert [(await wire.result(name))["text"] for name in ("r1", "r2")] == ["a 2", "a 2"]
+    assert house.executions("a") == 2
+
+
+async def test_a_stopping_daemon_takes_no_request_by_a_key_that_it_leaves_to_the_next(
+    house: House,
+) -> None:
+    house.set_servers(box={"max_inflight": 1})
+    house.shell.environ["EXAI_SERVER_DRAIN_S"] = "5"
+    fields: Frame = {"arguments": {"what": "w"}, "idempotency_key": "k"}
+    async with house.daemon() as (process, url), house.session_with(url) as wire:
+        await house.until_offered(wire, "box__once")
+        await wire.begin("box__once", "runs", arguments={"what": "o"})
+        await house.until_begun("o")
+        await wire.begin("box__now", "waits", **fields)
+        process.send_signal(signal.SIGTERM)
+        await wire.hear_op("going_away")
+        await wire.say("call_tool", name="box__now", request_id="same", **fields)
+        refusal = await wire.hear_op("call_tool_res", request_id="same")
+        assert (refusal["error"]["code"], "meta" in refusal) == ("SERVICE_UNAVAILABLE", False)
+        await kill(process)
+    async with house.daemon() as (_, url), house.session_with(url) as wire:
+        assert house.session["pending"] == ["runs", "waits"]
+        assert (await wire.call("box__now", "same", **fields))["text"] == "w 1"
+    assert house.executions("w") == 1
 
 
 async def test_a_conversation_goes_on_after_a_crash(house: House) -> None:
