@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from exai.core.config import ServerConfig
-from exai.transports.listening import BACKLOG, listening_socket
+from exai.transports.listening import BACKLOG, Listener, listening_socket, take_over
 from exai.transports.upgrade_rules import OriginRules
 
 _MAX_HEADER_BYTES = 32_768
@@ -47,7 +47,7 @@ class HttpServer:
         )
         self._app.router.redirect_slashes = False
         self._server = uvicorn.Server(self._uvicorn_config())
-        self._listener: socket.socket | None = None
+        self._listener: Listener | None = None
         self.port = 0
 
     async def open(self, inherited: socket.socket | None = None) -> None:
@@ -64,9 +64,21 @@ class HttpServer:
         self._server.lifespan = config.lifespan_class(config)
         await self._server.startup(sockets=[self._listener])
 
+    def rehearse(self, inherited: int | None) -> None:
+        """Do what `open` would, and undo it. Raises `OSError`."""
+        taken = take_over(inherited, self._config.host, self._config.http_port)
+        listening_socket(self._config.host, self._config.http_port, taken).close()
+
+    @property
+    def descriptor(self) -> int | None:
+        """The descriptor of the listening socket."""
+        return None if self._listener is None else self._listener.fileno()
+
     async def close(self) -> None:
         """Finish the requests under way, for a bounded time, and close."""
         if self._listener is not None:
+            self._listener.pause()
+            await asyncio.sleep(0)  # asyncio serves whom it has accepted only in its next turn
             await self._server.shutdown(sockets=[self._listener])
             self._listener = None
 
