@@ -258,7 +258,7 @@ async def test_a_call_that_gives_no_heed_does_not_keep_the_daemon_from_its_end(
     shell.environ |= {"EXAI_SERVER_DRAIN_S": "0.1", "EXAI_WS_CLOSE_TIMEOUT": "0.05"}
     code = """
 import asyncio
-from exai.cli import serve_command
+from exai.cli import time_to_end
 from exai.tools.built_in import EchoTool
 async def run(self, arguments, run):
     while True:
@@ -268,7 +268,7 @@ async def run(self, arguments, run):
         except asyncio.CancelledError:
             pass
 EchoTool.run = run
-serve_command._CHILDREN_END_WITHIN_S = 0.3
+time_to_end._CHILDREN_END_WITHIN_S = 0.3
 """
     async with serving(shell, code=code) as daemon, open_wire(daemon.url, token=TOKEN) as wire:
         await wire.say("call_tool", name="echo", request_id="r1", arguments={"text": "x"})
