@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import version
 from typing import NamedTuple, NoReturn
@@ -234,9 +234,13 @@ def _heed_signals(stop: asyncio.Event, upgrade: Upgrade, around: _Surroundings) 
         elif wish is Wish.END:
             end(signal.SIGHUP)
 
+    def wake_up() -> None:
+        with suppress(RuntimeError):  # the loop is closed: whatever was wished for is being done
+            loop.call_soon_threadsafe(heed_hangup)
+
     for number in serve_signals.STOP_SIGNALS:
         loop.add_signal_handler(number, end, number)
-    around.hangup.on_signal(partial(loop.call_soon_threadsafe, heed_hangup))
+    around.hangup.on_signal(wake_up)
     serve_signals.let_through()
 
 
