@@ -76,7 +76,10 @@ async def serving(
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", script, "serve", *arguments),
         stdout=PIPE,
-        **{"stderr": PIPE, "env": shell.environ, "cwd": shell.home} | options,
+        stderr=PIPE,
+        env=shell.environ,
+        cwd=shell.home,
+        **options,
     )
     daemon = Serving(process)
     try:

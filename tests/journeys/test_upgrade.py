@@ -1,19 +1,22 @@
 """How a daemon is replaced in place: same process, same ports, and no stranger notices."""
 
 import asyncio
-import json
+import fcntl
 import os
+import pty
 import signal
 import socket
+import ssl
+import termios
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from exai.cli.exit_codes import ExitCode
 from exai.stores.instance_lock import AlreadyRunning, InstanceLock, find_holder
@@ -31,7 +34,12 @@ from tests.journeys.daemon_process import (
     shell_in,
 )
 from tests.journeys.wire import open_wire
-from tests.processes.process_tree import descendants_of, open_file_count, until
+from tests.processes.process_tree import (
+    descendants_of,
+    environment_of,
+    open_file_count,
+    until,
+)
 
 WITHOUT_UVLOOP = "import sys; sys.modules['uvloop'] = None"
 REPLACED = ["upgrade_asked", "upgrade_agreed", "draining", "stopped", "opened", "ready"]
@@ -207,7 +215,9 @@ async def test_a_successor_that_would_not_start_is_refused_and_nobody_is_disturb
 async def test_a_program_that_is_not_whole_is_no_successor(
     shell: Shell, broken: str, reason: str
 ) -> None:
-    code = f"import pathlib, sys\nif pathlib.Path('broken').exists(): sys.modules[{broken!r}] = None"
+    code = (
+        f"import pathlib, sys\nif pathlib.Path('broken').exists(): sys.modules[{broken!r}] = None"
+    )
     async with serving(shell, code=code) as daemon:
         (shell.home / "broken").touch()
         daemon.process.send_signal(signal.SIGHUP)
@@ -356,10 +366,12 @@ async def test_a_port_that_was_configured_anew_is_opened_and_the_old_one_closed(
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", ports[0]), timeout=PATIENCE_S)
         with socket.create_server(("127.0.0.1", 0)) as taken:
-            config.write_text(f"[server]\nport = {taken.getsockname()[1]}\n")
+            port = taken.getsockname()[1]
+            config.write_text(f"[server]\nport = {port}\n")
             daemon.process.send_signal(signal.SIGHUP)
             refused = await daemon.has_logged("daemon.upgrade_refused")
-        assert str(taken.fileno()) and "cannot serve" in refused["reason"]
+        assert refused["reason"].startswith("cannot serve: ")
+        assert str(port) in refused["reason"]
         async with open_wire(daemon.url, token=TOKEN):
             pass
 
@@ -388,8 +400,7 @@ async def test_children_see_nothing_of_what_is_for_the_daemon_alone(shell: Shell
             await daemon.has_logged("daemon.ready")
             children = descendants_of(daemon.process.pid)
             assert len(children) == 2
-            for child in children:
-                seen = Path(f"/proc/{child}/environ").read_bytes()
+            for seen in map(environment_of, children):
                 assert b"EXAI_INHERITED" not in seen
                 assert b"NOTIFY_SOCKET" not in seen
 
@@ -411,22 +422,13 @@ async def test_an_odd_inheritance_is_warned_of_and_not_taken(
 import os
 os.environ["EXAI_INHERITED"] = {variable!r}.format(pid=os.getpid())
 """
-    script = f"{code}\nfrom exai.cli.app import main\nmain()"
-    process = await asyncio.create_subprocess_exec(
-        *(shell.python, "-c", script, "serve"),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=shell.environ,
-        cwd=shell.home,
-    )
-    daemon = Serving(process)
-    await daemon.has_opened()
-    process.terminate()
-    end = await ended(process)
+    async with serving(shell, code=code) as daemon:
+        daemon.process.terminate()
+        end = await ended(daemon.process)
     assert end.status == ExitCode.OK
-    assert f"exai: warning: EXAI_INHERITED {oddity}" in end.err.replace(":", "", 2) or (
-        oddity in end.err.splitlines()[0]
-    )
+    warning, *_ = end.err.splitlines()
+    assert warning.startswith("exai: warning: EXAI_INHERITED")
+    assert oddity in warning
 
 
 async def test_descriptors_that_are_no_sockets_and_no_lock_are_left_alone(shell: Shell) -> None:
@@ -459,3 +461,51 @@ serve_command.own_command = lambda: ["/nowhere/exai", "serve"]
     assert lines[-1]["event"] == "daemon.upgrade_failed"
     assert lines[-1]["reason"] == "/nowhere/exai: No such file or directory"
     assert not (state_dir_of(shell) / "address.json").exists()
+
+
+async def test_behind_tls_a_daemon_is_replaced_just_so(shell: Shell) -> None:
+    authority = trustme.CA()
+    certificate = shell.home / "certificate.pem"
+    certificate.write_bytes(
+        authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.bytes()
+    )
+    shell.environ["EXAI_SERVER_TLS_CERTIFICATE"] = str(certificate)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    async with serving(shell) as daemon:
+        url = daemon.url
+        async with open_wire(url, token=TOKEN, ssl=context) as wire:
+            daemon.process.send_signal(signal.SIGHUP)
+            assert await wire.closed() == (1012, "service restart")
+        async with open_wire(url, token=TOKEN, ssl=context, open_timeout=PATIENCE_S) as wire:
+            assert (await wire.call("echo", arguments={"text": "x"}))["ok"]
+        await daemon.has_opened()
+        assert daemon.url == url
+        certificate.write_text("no certificate")
+        daemon.process.send_signal(signal.SIGHUP)
+        refused = await daemon.has_logged("daemon.upgrade_refused")
+        assert str(certificate) in refused["reason"]
+
+
+@pytest.mark.parametrize("is_kept", [False, True], ids=["as it is", "nohup"])
+async def test_the_end_of_its_terminal_is_no_wish_for_an_upgrade(
+    shell: Shell, is_kept: bool
+) -> None:
+    master, slave = pty.openpty()
+
+    def begin_on_terminal() -> None:
+        os.setsid()
+        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if is_kept else signal.SIG_DFL)
+
+    async with serving(shell, stdin=slave, preexec_fn=begin_on_terminal) as daemon:
+        os.close(slave)
+        await upgrade(daemon)
+        os.close(master)
+        if is_kept:
+            async with open_wire(daemon.url, token=TOKEN):
+                daemon.process.terminate()
+        end, lines = await daemon.end()
+    assert end.status == ExitCode.OK
+    assert events_of(lines).count("daemon.upgrade_asked") == 1
+    assert events_of(lines)[-1] == "daemon.stopped"

@@ -31,6 +31,11 @@ def command_of(pid: int) -> bytes:
     return b""
 
 
+def environment_of(pid: int) -> bytes:
+    """Return the variables that a process was started with."""
+    return Path(f"/proc/{pid}/environ").read_bytes()
+
+
 def open_file_count(pid: int) -> int:
     """Return how many files a process has open."""
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))

@@ -74,4 +74,5 @@ def _watchdog_in(variables: Mapping[str, str]) -> float | None:
     """Return the watchdog's period, if it watches this process."""
     period_us = variables.get("WATCHDOG_USEC", "")
     is_ours = variables.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-    return int(period_us) / 1_000_000 if is_ours and period_us.isdecimal() else None
+    is_wanted = period_us.isdecimal() and int(period_us) > 0
+    return int(period_us) / 1_000_000 if is_ours and is_wanted else None

@@ -27,6 +27,7 @@ from exai.transports.upgrade_rules import OriginRules
 
 _MAX_HEADER_BYTES = 32_768
 _FIRST_REQUEST_WITHIN_S = 10.0
+_LAST_REQUEST_WITHIN_S = 0.2
 
 
 class HttpServer:
@@ -117,6 +118,7 @@ class _PatientProtocol(H11Protocol):
     """HTTP for peers that ask within a bounded time; uvicorn itself would wait for ever."""
 
     _patience: asyncio.TimerHandle
+    _is_last_request = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -130,10 +132,25 @@ class _PatientProtocol(H11Protocol):
         super().on_response_complete()
         if self.cycle.more_body:  # nobody reads it, nor what follows; uvicorn closes soon
             self.flow.pause_reading()
+        if self._is_last_request:
+            super().shutdown()
+
+    def shutdown(self) -> None:
+        """Close; but let who has just come have one answer, where uvicorn would hang up."""
+        self._is_last_request = True
+        if self._has_asked:
+            super().shutdown()
+        else:
+            self._patience.cancel()
+            self._patience = self.loop.call_later(_LAST_REQUEST_WITHIN_S, self._drop_the_silent)
+
+    @property
+    def _has_asked(self) -> bool:
+        request: object = self.cycle  # None until the first request is complete
+        return request is not None
 
     def _drop_the_silent(self) -> None:
-        request: object = self.cycle  # None until the first request is complete
-        if request is None:
+        if not self._has_asked:
             self.transport.abort()
 
 
