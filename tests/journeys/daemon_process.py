@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ from tests.upstream.running_server import SCRIPTED
 
 TOKEN = "token-of-the-drain-0123456789"
 PROMPT = {"prompt": "hello", "model": "m"}
+WITHOUT_UVLOOP = "import sys; sys.modules['uvloop'] = None"
 
 
 class Serving:
@@ -111,3 +113,19 @@ async def is_ready(daemon: Serving) -> bool:
 
 def events_of(lines: list[dict[str, Any]], room: str = "daemon") -> list[str]:
     return [line["event"] for line in lines if line["event"].startswith(room)]
+
+
+def state_dir_of(shell: Shell) -> Path:
+    """Return where a daemon of this shell keeps what it keeps."""
+    return shell.home / ".local/state/exai"
+
+
+async def upgrade(daemon: Serving) -> None:
+    """Have a daemon replaced, and wait until its successor has opened its ports."""
+    daemon.process.send_signal(signal.SIGHUP)
+    await daemon.has_opened()
+
+
+def port_in(url: str) -> int:
+    """Return the port of an address."""
+    return int(url.rstrip("/").rpartition(":")[2])

@@ -25,10 +25,10 @@ from exai.cli.config_file import (
     take_variables,
 )
 from exai.cli.exit_codes import ExitCode
-from exai.cli.own_command import own_command
 from exai.cli.secret_references import SecretUnreadable
 from exai.cli.serve_signals import Hangup, Wish
 from exai.cli.state_token import make_state_dir, make_state_token, token_path
+from exai.cli.successor import become_successor, take_inheritance
 from exai.cli.successor_check import CHECK_WITHIN_S
 from exai.cli.terminal import complain, write
 from exai.cli.time_to_end import time_to_end_s
@@ -41,14 +41,7 @@ from exai.core.token_store import RotationsUnreadable
 from exai.observe.logs import LogSink, configure_logging
 from exai.observe.metrics import Fanout
 from exai.observe.systemd_notifier import SYSTEMD_VARIABLES, SystemdNotifier
-from exai.processes.succession import (
-    INHERITANCE_VARIABLE,
-    NOTHING,
-    Inheritance,
-    NotInherited,
-    inheritance_in,
-    replace_process,
-)
+from exai.processes.succession import Inheritance
 from exai.stores.instance_lock import AlreadyRunning
 from exai.transports.server_certificate import CertificateUnusable
 from exai.ws_server import DaemonAddress, build_daemon
@@ -64,7 +57,7 @@ def run_serve(command_line: CommandLine, *, only_check: bool = False) -> ExitCod
     A daemon that is told to make room for its successor does not return: it becomes it.
     """
     hangup = Hangup()
-    inherited = _take_inheritance(os.getppid() if only_check else os.getpid())
+    inherited = take_inheritance(os.getppid() if only_check else os.getpid())
     notified = take_variables(*SYSTEMD_VARIABLES)
     try:
         loaded = load_config(command_line)
@@ -80,7 +73,7 @@ def run_serve(command_line: CommandLine, *, only_check: bool = False) -> ExitCod
         ):
             manager = SystemdNotifier(notified, SystemClock())
             surroundings = _Surroundings(log, manager, limit, hangup)
-            left = runner.run(
+            served = runner.run(
                 _serve(config, surroundings, inherited, _whereabouts_of_token(loaded))
             )
     except ConfigProblems as wrong:
@@ -91,10 +84,10 @@ def run_serve(command_line: CommandLine, *, only_check: bool = False) -> ExitCod
     except _UNUSABLE as error:
         complain(f"cannot serve: {error}")
         return ExitCode.CANNOT_SERVE
-    if isinstance(left, ExitCode):
-        return left
+    if isinstance(served, ExitCode):
+        return served
     hangup.leave_as_found()
-    return _become_successor(config, process_environment() | notified, left)
+    return _succeed(config, served, process_environment() | notified)
 
 
 def calm_collector() -> None:
@@ -116,16 +109,6 @@ class _Surroundings(NamedTuple):
     hangup: Hangup
 
 
-def _take_inheritance(heir: int) -> Inheritance:
-    """Return what was left to the process `heir`; what is odd about it is warned of."""
-    text = take_variables(INHERITANCE_VARIABLE).get(INHERITANCE_VARIABLE)
-    try:
-        return inheritance_in(text, heir)
-    except NotInherited as oddity:
-        complain(f"warning: {oddity}")
-        return NOTHING
-
-
 def _check(config: Config, inherited: Inheritance) -> ExitCode:
     """Do what comes before serving. Raises what would keep a daemon from it."""
     signal.alarm(round(CHECK_WITHIN_S))  # whoever asked may be gone, and we hold its sockets
@@ -133,18 +116,17 @@ def _check(config: Config, inherited: Inheritance) -> ExitCode:
     return ExitCode.OK
 
 
-def _become_successor(
-    config: Config, environment: dict[str, str], inheritance: Inheritance
-) -> ExitCode:
-    """Run our own command line anew; return only where that cannot be done."""
-    command = own_command()
-    try:
-        replace_process(command, environment, inheritance)
-    except OSError as error:
-        remove_address(config.state_dir)
-        with configure_logging(config.server.log_level, colors=_may_color()) as log:
-            log.emit(UpgradeFailed(f"{command[0]}: {error.strerror}"))
-        return ExitCode.DEFECT
+def _succeed(config: Config, upgrade: Upgrade, environment: dict[str, str]) -> ExitCode:
+    """Become the successor; return only where that is not wanted any more, or cannot be."""
+    failure = None
+    if upgrade.inheritance is not None:
+        failure = become_successor(environment, upgrade.inheritance)
+    remove_address(config.state_dir)
+    if failure is None:
+        return ExitCode.OK
+    with configure_logging(config.server.log_level, colors=_may_color()) as log:
+        log.emit(UpgradeFailed(failure))
+    return ExitCode.DEFECT
 
 
 def _with_token(loaded: LoadedConfig) -> Config:
@@ -186,11 +168,11 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 async def _serve(
     config: Config, around: _Surroundings, inherited: Inheritance, token_whereabouts: str
-) -> ExitCode | Inheritance:
-    """Serve until told to stop; return how it was, or what the successor inherits."""
+) -> ExitCode | Upgrade:
+    """Serve until told to stop; return how it was, or the upgrade that is to follow."""
     stop, is_open = asyncio.Event(), asyncio.Event()
     events = Fanout(around.log, around.manager)
-    left: Inheritance | None = None
+    agreed: Upgrade | None = None
 
     def tell_ready(address: DaemonAddress) -> None:
         is_open.set()
@@ -208,18 +190,18 @@ async def _serve(
                 upgrade.run(is_open),
             ):
                 await daemon.run(stop, tell_ready, inherited)
-        left = upgrade.inheritance
+        agreed = upgrade if upgrade.inheritance is not None else None
     except Exception as error:
         if isinstance(error, _REFUSALS) and not is_open.is_set():
             raise
         events.emit(DaemonFailed(error))
         return ExitCode.DEFECT
     finally:
-        if left is None:
+        if agreed is None:
             remove_address(config.state_dir)
         else:
             serve_signals.hold_back()
-    return ExitCode.OK if left is None else left
+    return agreed or ExitCode.OK
 
 
 def _heed_signals(stop: asyncio.Event, upgrade: Upgrade, around: _Surroundings) -> None:

@@ -41,7 +41,6 @@ Listen = Callable[[socket.socket, ServerConfig, ServeConnection], Awaitable[Libr
 class WebSocketServer:
     """Serves each WebSocket connection with `serve_channel`, and closes it afterwards."""
 
-    port: int
     library: LibraryName
 
     def __init__(
@@ -56,6 +55,7 @@ class WebSocketServer:
         self._serving: dict[WebSocketChannel, asyncio.Task[None]] = {}
         self._server: LibraryServer | None = None
         self._listener: Listener | None = None
+        self.port = 0
 
     async def open(self, inherited: socket.socket | None = None) -> None:
         """Begin to serve, on an inherited socket or on the configured address.
