@@ -28,6 +28,7 @@ def shell(tmp_path: Path) -> Shell:
     return shell_in(tmp_path)
 
 
+@pytest.mark.slow
 async def test_a_successor_that_would_not_start_is_refused_and_nobody_is_disturbed(
     shell: Shell,
 ) -> None:

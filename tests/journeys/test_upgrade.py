@@ -42,6 +42,7 @@ def shell(tmp_path: Path) -> Shell:
     return shell_in(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", ["picows", "websockets"])
 @pytest.mark.parametrize("code", ["", WITHOUT_UVLOOP], ids=["uvloop", "asyncio"])
 async def test_what_runs_is_finished_and_who_comes_meanwhile_waits_for_the_successor(
@@ -109,6 +110,7 @@ async def test_behind_tls_a_daemon_is_replaced_just_so(shell: Shell) -> None:
         assert str(certificate) in refused["reason"]
 
 
+@pytest.mark.slow
 async def test_a_port_that_was_configured_anew_is_opened_and_the_old_one_closed(
     shell: Shell,
 ) -> None:
@@ -151,6 +153,7 @@ async def test_a_state_directory_that_was_configured_anew_is_used_and_the_old_on
         assert find_holder(shell.home / "other") == (daemon.process.pid,)
 
 
+@pytest.mark.slow
 async def test_children_see_nothing_of_what_is_for_the_daemon_alone(shell: Shell) -> None:
     name_server(shell)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
