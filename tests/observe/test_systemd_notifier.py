@@ -16,6 +16,7 @@ from exai.observe.systemd_notifier import SystemdNotifier
 from exai.testing.hand_clock import HandClock
 from tests.cli.exai_process import PATIENCE_S
 from tests.journeys.daemon_process import serving, shell_in
+from tests.processes.process_tree import is_stopped, until
 
 DRAINING = events.DaemonDraining(drain_s=30.0, session_count=1, call_count=2)
 
@@ -166,9 +167,10 @@ async def test_a_daemon_whose_loop_stands_still_tells_its_watchdog_nothing(
     shell = shell_in(tmp_path)
     shell.environ |= {"NOTIFY_SOCKET": address_of(manager), "WATCHDOG_USEC": "50000"}
     async with serving(shell) as daemon:
-        while await asyncio.to_thread(manager.hears) != ["WATCHDOG=1"]:
-            pass
+        assert await asyncio.to_thread(manager.hears_state) == "READY=1"
+        assert await asyncio.to_thread(manager.hears) == ["WATCHDOG=1"]
         daemon.process.send_signal(signal.SIGSTOP)
+        await until(lambda: is_stopped(daemon.process.pid))
         manager.has_heard_count()
         manager.socket.settimeout(0.5)
         with pytest.raises(TimeoutError):

@@ -13,6 +13,11 @@ def is_alive(pid: int) -> bool:
     return _stat(pid)[0] not in "ZX"
 
 
+def is_stopped(pid: int) -> bool:
+    """Tell whether a process stands still, as after SIGSTOP."""
+    return _stat(pid)[0] == "T"
+
+
 def descendants_of(pid: int) -> set[int]:
     """Return all processes below `pid` that run."""
     parents = {

@@ -79,9 +79,11 @@ class HttpServer:
         """Finish the requests under way, for a bounded time, and close."""
         if self._listener is not None:
             self._listener.pause()
-            await asyncio.sleep(0)  # asyncio serves whom it has accepted only in its next turn
-            await self._server.shutdown(sockets=[self._listener])
-            self._listener = None
+            try:
+                await asyncio.sleep(0)  # asyncio serves whom it has accepted only in its next turn
+            finally:
+                await self._server.shutdown(sockets=[self._listener])
+                self._listener = None
 
     async def __aenter__(self) -> Self:
         await self.open()
