@@ -25,26 +25,32 @@ test: setup $(NODE_MODULES)  ## run all tests, side by side
 	@command -v git >/dev/null || scripts/debian_packages git
 	@command -v systemd-analyze >/dev/null || scripts/debian_packages systemd
 	@command -v promtool >/dev/null || scripts/debian_packages prometheus
+	-@tests/container/prepare
 	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 bench: setup $(PEERS)  ## measure, beside others, and write bench/REPORT.md (ARGS=--help: what else)
 	$(BIN)/python -m bench $(ARGS)
 
-check: setup  ## format, lint, types, imports, shape
+check: setup  ## format, lint, types, imports, shape, container files
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python scripts/shape_report.py
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec compose.yaml
 
 format: setup  ## put the source into shape
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-lock: setup  ## resolve the requirements, and those of the bench (ARGS=--upgrade: newest of all)
+lock: setup  ## resolve the requirements, of all, the image and the bench (ARGS=--upgrade: newest)
 	$(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
 		--extra local --group dev --generate-hashes --no-emit-index-url \
 		--custom-compile-command "make lock" --output-file requirements.lock $(ARGS)
+	$(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
+		--constraints requirements.lock --generate-hashes --no-emit-index-url \
+		--custom-compile-command "make lock" --output-file requirements-runtime.lock
 	$(BIN)/uv pip compile bench/requirements-peers.in --quiet --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url \
 		--custom-compile-command "make lock" --output-file bench/requirements-peers.txt $(ARGS)

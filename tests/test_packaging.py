@@ -16,6 +16,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 LOCK = (ROOT / "requirements.lock").read_text("utf-8")
+RUNTIME_LOCK = (ROOT / "requirements-runtime.lock").read_text("utf-8")
+HASH = re.compile(r"--hash=sha256:(\w+)")
 PIN = re.compile(r"^(?P<name>[a-z0-9-]+)==(?P<version>[^\s;]+)", re.MULTILINE)
 
 
@@ -47,18 +49,30 @@ def test_the_lock_pins_what_the_project_asks_for(requirement: Requirement) -> No
     assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)])
 
 
-def test_every_pin_has_hashes() -> None:
-    entries = re.split(r"^(?=\S)", LOCK, flags=re.MULTILINE)
-    pinned = [entry for entry in entries if PIN.match(entry)]
+def hashes(lock: str) -> dict[str, list[str]]:
+    """Return the hashes of each pin."""
+    entries = re.split(r"^(?=\S)", lock, flags=re.MULTILINE)
+    return {entry.split()[0]: HASH.findall(entry) for entry in entries if PIN.match(entry)}
 
-    assert pinned
-    assert [entry.split()[0] for entry in pinned if "--hash=sha256:" not in entry] == []
+
+def test_every_pin_has_hashes() -> None:
+    assert hashes(LOCK)
+    assert [pin for pin, found in hashes(LOCK).items() if not found] == []
+
+
+def test_the_image_is_made_of_the_same_pins_as_the_environment_and_of_no_tool() -> None:
+    runtime, all_pins = hashes(RUNTIME_LOCK), hashes(LOCK)
+    named = {pin.partition("==")[0] for pin in runtime}
+
+    assert {pin: all_pins.get(pin) for pin in runtime} == runtime
+    assert named >= {canonicalize_name(requirement.name) for requirement in needed_to_run()}
+    assert not named & {canonicalize_name(requirement.name) for requirement in needed_besides()}
 
 
 def test_no_lock_names_a_registry() -> None:
     packages = json.loads((ROOT / "tests" / "package-lock.json").read_text("utf-8"))["packages"]
 
-    assert "://" not in LOCK
+    assert "://" not in LOCK + RUNTIME_LOCK
     assert [name for name, package in packages.items() if "resolved" in package] == []
 
 

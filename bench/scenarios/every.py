@@ -1,9 +1,17 @@
 """All scenarios, in the order of the report."""
 
 from bench.scenario import Scenario
-from bench.scenarios import bursts, echo, fairness, idle_sessions, overload, stdio_upstream
+from bench.scenarios import (
+    bursts,
+    durability,
+    echo,
+    fairness,
+    idle_sessions,
+    overload,
+    stdio_upstream,
+)
 
 SCENARIOS: dict[str, Scenario] = {
     module.SCENARIO.name: module.SCENARIO
-    for module in (echo, stdio_upstream, bursts, overload, fairness, idle_sessions)
+    for module in (echo, durability, stdio_upstream, bursts, overload, fairness, idle_sessions)
 }

@@ -15,7 +15,6 @@ from starlette.routing import BaseRoute
 
 from exai.calls.call_path import CallPath
 from exai.connections.reception import Reception
-from exai.core.call_store import CallStore
 from exai.core.clock import Clock, SystemClock
 from exai.core.config import OPEN_ACCESS, Config
 from exai.core.events import (
@@ -37,8 +36,7 @@ from exai.protocols import close_codes
 from exai.protocols.hello import PROTOCOL, ServerName
 from exai.providers.registry import ProviderRegistry
 from exai.stores.instance_lock import InstanceLock
-from exai.stores.memory_conversations import MemoryConversationStore
-from exai.stores.memory_store import MemoryCallStore
+from exai.stores.stores import Stores, stores_of
 from exai.tools.built_in import VersionTool
 from exai.tools.own_tools import own_tools
 from exai.tools.registry import ToolRegistry
@@ -70,11 +68,11 @@ class Daemon:
         config: Config,
         environment: Mapping[str, str],
         events: EventSink,
-        store: CallStore,
+        stores: Stores,
         clock: Clock,
     ) -> None:
         self._config = config
-        self.tools = ToolRegistry()
+        self.tools = ToolRegistry(name for name, u in config.upstreams.items() if not u.disabled)
         self._metrics = Metrics(self.tools.has)
         self._events = Fanout(events, self._metrics)
         self._clock = clock
@@ -85,8 +83,7 @@ class Daemon:
         self._guard = ProcessGuard()
         self._upstreams = self._build_upstreams(environment)
         self._providers = self._build_providers()
-        self._store = store
-        self._conversations = MemoryConversationStore()
+        self._stores = stores
         self._calls = self._build_call_path()
         self._reception = self._build_reception()
         self._sessions, self._tokens = self._reception.sessions, self._reception.tokens
@@ -108,7 +105,8 @@ class Daemon:
         What was inherited is used where it fits the configuration. Whatever else ends the
         daemon sets `stop`, and closes without draining, as a crash would.
         Raises `AlreadyRunning` for a state directory in use, `OSError` for a port in use,
-        `RotationsUnreadable` for rotated tokens that cannot be read, `CertificateUnusable`.
+        `RotationsUnreadable` for rotated tokens that cannot be read, `DatabaseUnusable`,
+        `CertificateUnusable`.
         """
         server = self._config.server
         host, port, http_port = server.host, server.port, server.http_port
@@ -118,11 +116,13 @@ class Daemon:
         with InstanceLock(self._config.state_dir, inherited.lock) as self._lock, lone_cause():
             self._tokens.load_rotations()
             async with (
+                self._stores,
                 self._guard,
                 self._tasks,
                 _opened(self._http, take_over(inherited.http, host, http_port)),
                 self._providers,
                 self._upstreams,
+                self._recovered(),
                 _opened(self._websocket, take_over(inherited.websocket, host, port)),
                 running(
                     *(part.run() for part in self._calls.background),
@@ -141,12 +141,15 @@ class Daemon:
                 stopped_at = self._clock.monotonic_s()
                 interrupted_count = await self._drain()
                 over.set()
-        try:
-            await self._store.close()
-        finally:
-            await self._conversations.close()
         stop_s = self._clock.monotonic_s() - stopped_at
         self._events.emit(DaemonStopped(stop_s, interrupted_count))
+
+    @asynccontextmanager
+    async def _recovered(self) -> AsyncIterator[None]:
+        """Take up what an earlier process left, before anybody can ask for it."""
+        await self._reception.restore(self._stores.calls.ledger_id)
+        await self._calls.recovery.run(self._sessions.find)
+        yield
 
     def rehearse(self, inherited: Inheritance) -> None:
         """Raise what would keep `run` from serving; open nothing for good, and start nothing.
@@ -230,7 +233,7 @@ class Daemon:
         tools = own_tools(
             version_tool,
             self._providers,
-            self._conversations,
+            self._stores.conversations,
             self._config.conversations,
             self._clock,
         )
@@ -274,8 +277,8 @@ class Daemon:
             calls=self._calls,
             reception=self._reception,
             tools=self.tools,
-            store=self._store,
-            conversations=self._conversations,
+            store=self._stores.calls,
+            conversations=self._stores.conversations,
             providers=self._providers,
             upstreams=self._upstreams,
             upstream_tools=self._upstream_tools,
@@ -289,13 +292,13 @@ class Daemon:
             self._providers.scope_limits() | self._upstreams.scope_limits(),
             tools=self.tools,
             never_share=self._config.tools.never_share,
-            store=self._store,
+            store=self._stores.calls,
             tasks=self._tasks,
             clock=self._clock,
             events=self._events,
             health=lambda principal: self._observation.health.report(principal),
             progress_interval_s=self._config.server.progress_interval_s,
-            sweeps=[lambda: self._conversations.expire(self._clock.wall_s(), ttl_s)],
+            sweeps=[lambda: self._stores.conversations.expire(self._clock.wall_s(), ttl_s)],
         )
 
     def _build_reception(self) -> Reception:
@@ -303,7 +306,8 @@ class Daemon:
             self._config,
             SERVER,
             self._calls.router,
-            durable=self._store.durable,
+            self._stores.sessions,
+            durable=self._stores.calls.durable,
             tasks=self._tasks,
             clock=self._clock,
             events=self._events,
@@ -335,11 +339,12 @@ def build_daemon(
     *,
     environment: Mapping[str, str],
     events: EventSink,
-    store: CallStore | None = None,
+    stores: Stores | None = None,
     clock: Clock | None = None,
 ) -> Daemon:
     """Build a daemon from its configuration; nothing is opened yet.
 
     `environment` is what children may see a safe part of.
     """
-    return Daemon(config, environment, events, store or MemoryCallStore(), clock or SystemClock())
+    stores = stores or stores_of(config.store, config.state_dir)
+    return Daemon(config, environment, events, stores, clock or SystemClock())

@@ -82,9 +82,9 @@ class HesitantStore(MemoryCallStore):
         await self._hesitate()
         return known
 
-    async def start(self, call_id: str, owner: str, attempt: int) -> bool:
+    async def start(self, call_id: str, owner: str, attempt: int, now: float) -> bool:
         await self._hesitate()
-        return await super().start(call_id, owner, attempt)
+        return await super().start(call_id, owner, attempt, now)
 
     async def settle(self, call_id: str, settlement: Settlement, now: float) -> bool:
         await self._hesitate()
@@ -99,11 +99,14 @@ class Caller:
         self.session_id = session_id
         self.acknowledges = False
         self.has_ended = False
+        self.is_kept = True
         self.acks: dict[str, list[CallAcked]] = {}
         self.progress: dict[str, list[CallProgressed]] = {}
         self.answers: dict[str, list[CallAnswered]] = {}
         self.out_of_order: list[Reply] = []
         self._open: set[str] = set()
+
+    async def keep(self) -> None: ...
 
     def send(self, reply: Reply) -> None:
         match reply:

@@ -80,6 +80,7 @@ class Caller:
 
     acknowledges = True
     has_ended = False
+    is_kept = True
 
     def __init__(self, world: "World", principal: Principal, session_id: str) -> None:
         self.principal = principal
@@ -89,6 +90,8 @@ class Caller:
         self._sent: dict[str, CallTool] = {}
         self._awaited: set[str] = set()
         self._all_came = asyncio.Event()
+
+    async def keep(self) -> None: ...
 
     def send(self, reply: Reply) -> None:
         if isinstance(reply, CallProgressed) and reply.delta is not None:

@@ -94,7 +94,8 @@ async def test_a_daemon_that_is_well_is_told_so_for_people(shell: Shell, state_d
     assert f"ok  daemon           pid {process.pid} answers at {ready[2]}" in lines
     assert f"ok  token            the daemon takes the one from {state_dir}/token" in lines
     assert any("descriptors      the daemon may open enough files" in line for line in lines)
-    assert before == ["address.json", "daemon.lock", "token", HEALTH_FILE]
+    ledger = ["ledger.sqlite3", "ledger.sqlite3-shm", "ledger.sqlite3-wal"]
+    assert before == ["address.json", "daemon.lock", *ledger, "token", HEALTH_FILE]
 
 
 async def test_a_daemon_that_was_killed_leaves_a_stale_address_and_health_file(

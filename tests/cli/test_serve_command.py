@@ -56,7 +56,7 @@ async def test_a_daemon_is_found_called_and_stopped(shell: Shell) -> None:
         end = await ended(process)
         assert (end.status, end.out) == (ExitCode.OK, "")
         assert token_path.read_text().strip() not in ready[0] + end.err
-    assert sorted(os.listdir(token_path.parent)) == ["daemon.lock", "token"]
+    assert sorted(os.listdir(token_path.parent)) == ["daemon.lock", "ledger.sqlite3", "token"]
 
 
 async def test_a_second_daemon_on_one_state_directory_is_refused(shell: Shell) -> None:
@@ -245,7 +245,7 @@ async def lost(call: Awaitable[CallResult]) -> None:
 
 async def drains(client: DaemonClient) -> None:
     """Wait until the daemon takes no new calls."""
-    while (await client.call("echo", {"text": "x"})).ok:
+    while (await client.health())["status"] != "draining":
         pass
 
 

@@ -10,9 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exai.core.call_store import CallRecord, CallState, CallStore, SessionBounds, Settlement
+from exai.core.call_store import (
+    CallRecord,
+    CallState,
+    CallStore,
+    SessionBounds,
+    Settlement,
+    summary_of,
+)
 from exai.core.outcomes import Completed
-from tests.contracts.test_call_store import ANSWER, STORES, record, store
+from exai.stores.stores import Stores
+from tests.contracts.test_call_store import ANSWER, record, store
+from tests.contracts.twins import AMPLE, TWINS
 
 __all__ = ["store"]  # a fixture
 RESULT_TTL_S, KEY_TTL_S = 600.0, 86_400.0
@@ -49,7 +58,7 @@ async def test_a_key_outlives_its_session_and_its_result_its_own_time(store: Cal
     assert await store.expire(1600.0, RESULT_TTL_S, KEY_TTL_S) == 1
     assert (await found(store)).erased_because == "expired"
     assert await store.expire(1000.0 + KEY_TTL_S - 0.1, RESULT_TTL_S, KEY_TTL_S) == 0
-    assert (await found(store)).succeeded is True
+    assert (await found(store)).summary == summary_of(ANSWER)
     await store.expire(1000.0 + KEY_TTL_S, RESULT_TTL_S, KEY_TTL_S)
     assert await store.find_by_key("alice", "k") is None
     assert await store.key_count("alice") == 0
@@ -99,8 +108,8 @@ async def test_whose_session_ended_first_makes_room_first(store: CallStore) -> N
 async def test_tombstones_with_a_key_neither_count_nor_go(store: CallStore) -> None:
     for n in range(6):
         await settled(store, f"c{n}", idempotency_key=f"k{n}" if n < 3 else None)
-    await store.acknowledge("s1", [f"r-c{n}" for n in range(6)], now=1001.0)
-    await store.trim("s1", BOUNDS, now=1002.0)
+    await store.acknowledge("s1", [f"r-c{n}" for n in range(6)], AMPLE, now=1001.0)
+    await store.mark_sent("s1", [], BOUNDS, now=1002.0)
     known = [await store.find("s1", f"r-c{n}") is not None for n in range(6)]
     assert known == [True, True, True, False, True, True]
 
@@ -126,6 +135,24 @@ async def test_what_expires_while_a_large_session_ends_is_no_trouble(store: Call
     assert store.statistics().result_bytes == 0
 
 
+async def test_every_key_of_a_large_session_outlives_it(store: CallStore) -> None:
+    for n in range(2500):
+        await store.accept(record(f"c{n}", idempotency_key=f"k{n}" if n % 5 else None))
+    await store.end_session("s1")
+    assert await store.key_count("alice") == store.statistics().record_count == 2000
+    assert await store.owed("s1") == []
+    assert (await found(store, key="k2499")).call_id == "c2499"
+
+
+async def test_every_result_that_expires_is_counted_however_many_and_old(
+    store: CallStore,
+) -> None:
+    for n in range(2500):
+        await settled(store, f"c{n}", idempotency_key=f"k{n}" if n % 2 else None)
+    assert await store.expire(1e9, RESULT_TTL_S, KEY_TTL_S) == 2500
+    assert store.statistics().record_count == 1250, "keys are old enough to be forgotten at once"
+
+
 async def found(store: CallStore, principal: str = "alice", key: str = "k") -> CallRecord:
     known = await store.find_by_key(principal, key)
     assert known is not None
@@ -148,7 +175,7 @@ class NaiveStore:
 
     def settle(self, call_id: str, settlement: Settlement, now: float) -> bool:
         done = {"state": CallState.SETTLED, "settlement": settlement, "settled_at": now}
-        return self._change(call_id, "accepted", **done, succeeded=True)
+        return self._change(call_id, "accepted", **done, summary=summary_of(settlement))
 
     def acknowledge(self, session_id: str, request_ids: list[str], now: float) -> int:
         of_session = [
@@ -206,7 +233,7 @@ STEPS = st.one_of(
 )
 
 
-@pytest.mark.parametrize("make", list(STORES.values()), ids=list(STORES))
+@pytest.mark.parametrize("make", list(TWINS.values()), ids=list(TWINS))
 @settings(max_examples=150)
 @given(st.lists(STEPS, max_size=40))
 def test_any_sequence_of_events_does_as_a_plain_list_would(make: Any, steps: list[Any]) -> None:
@@ -214,9 +241,9 @@ def test_any_sequence_of_events_does_as_a_plain_list_would(make: Any, steps: lis
         asyncio.run(compare(make(Path(directory)), NaiveStore(), steps))
 
 
-async def compare(store: CallStore, naive: NaiveStore, steps: list[Any]) -> None:
-    await take(steps, store, naive)
-    await store.close()
+async def compare(stores: Stores, naive: NaiveStore, steps: list[Any]) -> None:
+    async with stores:
+        await take(steps, stores.calls, naive)
 
 
 async def take(steps: list[Any], store: CallStore, naive: NaiveStore) -> None:
@@ -234,7 +261,7 @@ async def take(steps: list[Any], store: CallStore, naive: NaiveStore) -> None:
         elif what == "acknowledge":
             session, request_ids = how[0], [f"r{call}" for call in dict.fromkeys(how[1])]
             erased = naive.acknowledge(session, request_ids, now)
-            assert await store.acknowledge(session, request_ids, now) == erased
+            assert await store.acknowledge(session, request_ids, AMPLE, now) == erased
         elif what == "expire":
             now += how[0]
             erased = naive.expire(now, RESULT_TTL_S, KEY_TTL_S)

@@ -1,7 +1,7 @@
-"""Every store of conversations keeps the same promises. A twin is one more line in `STORES`."""
+"""Every store of conversations keeps the same promises."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,24 +17,17 @@ from exai.core.conversation_store import (
     ConversationStore,
     Turn,
 )
-from exai.stores.memory_conversations import MemoryConversationStore
-from exai.stores.sqlite_conversations import SqliteConversationStore
-from exai.stores.sqlite_database import SqliteDatabase
-from exai.stores.sqlite_file import open_database
+from exai.stores.stores import Stores
+from tests.contracts.twins import TWINS
 
-STORES: dict[str, Callable[[Path], ConversationStore]] = {
-    "memory": lambda _: MemoryConversationStore(),
-    "sqlite": lambda directory: SqliteConversationStore(SqliteDatabase(open_database(directory))),
-}
 ROOMY = ConversationBounds(max_bytes=10_000, principal_max_count=100, principal_max_bytes=10**6)
 TTL_S = 100.0
 
 
-@pytest.fixture(params=list(STORES.values()), ids=list(STORES))
+@pytest.fixture(params=list(TWINS.values()), ids=list(TWINS))
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ConversationStore]:
-    opened: ConversationStore = request.param(tmp_path)
-    yield opened
-    await opened.close()
+    async with request.param(tmp_path) as stores:
+        yield stores.conversations
 
 
 def turn(n: int, at: float = 1000.0) -> Turn:
@@ -175,7 +168,7 @@ STEPS = st.one_of(
 TIGHT = ConversationBounds(max_bytes=60, principal_max_count=2, principal_max_bytes=90)
 
 
-@pytest.mark.parametrize("make", list(STORES.values()), ids=list(STORES))
+@pytest.mark.parametrize("make", list(TWINS.values()), ids=list(TWINS))
 @settings(max_examples=150)
 @given(st.lists(STEPS, max_size=40))
 def test_any_sequence_of_events_does_as_a_plain_list_would(make: Any, steps: list[Any]) -> None:
@@ -183,9 +176,9 @@ def test_any_sequence_of_events_does_as_a_plain_list_would(make: Any, steps: lis
         asyncio.run(compare(make(Path(directory)), NaiveStore(), steps))
 
 
-async def compare(store: ConversationStore, naive: NaiveStore, steps: list[Any]) -> None:
-    await take(steps, store, naive)
-    await store.close()
+async def compare(stores: Stores, naive: NaiveStore, steps: list[Any]) -> None:
+    async with stores:
+        await take(steps, stores.conversations, naive)
 
 
 async def take(steps: list[Any], store: ConversationStore, naive: NaiveStore) -> None:

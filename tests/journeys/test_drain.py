@@ -36,7 +36,7 @@ def shell(tmp_path: Path) -> Shell:
 async def test_a_daemon_that_is_told_to_stop_finishes_what_runs_and_takes_nothing_new(
     shell: Shell, number: signal.Signals
 ) -> None:
-    shell.environ["EXAI_WS_SESSION_MAX_INFLIGHT"] = "1"
+    shell.environ |= {"EXAI_WS_SESSION_MAX_INFLIGHT": "1", "EXAI_STORE_KIND": "memory"}
     may_answer = asyncio.Event()
     async with ScriptedProvider() as provider:
         provider.script(answers(may_answer, "done"))
@@ -91,7 +91,7 @@ async def test_who_comes_back_while_the_daemon_drains_is_told_and_gets_the_answe
 
 
 async def test_what_the_drain_time_cuts_off_is_told_so_and_counted(shell: Shell) -> None:
-    shell.environ["EXAI_SERVER_DRAIN_S"] = "0.1"
+    shell.environ |= {"EXAI_SERVER_DRAIN_S": "0.1", "EXAI_STORE_KIND": "memory"}
     async with ScriptedProvider() as provider:
         provider.script(never_answers)
         name_provider(shell, provider)
@@ -191,7 +191,11 @@ async def test_two_hundred_peers_are_all_told_and_let_go(shell: Shell) -> None:
 async def test_a_call_that_gives_no_heed_does_not_keep_the_daemon_from_its_end(
     shell: Shell,
 ) -> None:
-    shell.environ |= {"EXAI_SERVER_DRAIN_S": "0.1", "EXAI_WS_CLOSE_TIMEOUT": "0.05"}
+    shell.environ |= {
+        "EXAI_SERVER_DRAIN_S": "0.1",
+        "EXAI_WS_CLOSE_TIMEOUT": "0.05",
+        "EXAI_STORE_KIND": "memory",
+    }
     code = """
 import asyncio
 from exai.cli import time_to_end

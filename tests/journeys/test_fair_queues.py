@@ -136,9 +136,7 @@ async def test_who_has_to_wait_is_told_its_place(daemon: RunningDaemon, gates: G
         third = await wire.hear_op("progress", request_id="r2")
         gates.open()
         told = [await wire.result(f"r{n}") for n in range(3)]
-    assert second["message"] == (
-        "waiting for provider:small: place 1 in this session's line, 1 waiting in all"
-    )
+    assert "waiting for provider:small: place 1 in this session's line, " in second["message"]
     assert "place 2 in this session's line, 2 waiting in all" in third["message"]
     assert all(answer["meta"]["queue_ms"] >= 0 for answer in told)
 
@@ -175,6 +173,8 @@ async def test_a_full_line_is_a_refusal_with_a_time(daemon: RunningDaemon, gates
         assert "place 1" in (await modest.hear_op("progress"))["message"]
         gates.open()
         assert (await modest.result("m"))["ok"]
+        for n in range(1 + LIMITS.session_max_waiting):
+            assert (await greedy.result(f"r{n}"))["ok"]
 
 
 async def test_a_wait_that_would_outlast_the_call_is_refused_at_once(

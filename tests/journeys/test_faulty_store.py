@@ -5,13 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from exai.core.call_store import CallRecord, Settlement
+from exai.core.call_store import CallRecord, CallStore, SessionBounds, Settlement
 from exai.core.errors import ServiceUnavailable
 from exai.core.events import CallFailedInside
+from exai.stores.memory_conversations import MemoryConversationStore
+from exai.stores.memory_sessions import MemorySessionStore
 from exai.stores.memory_store import MemoryCallStore
+from exai.stores.stores import Stores
 from exai.testing.running_daemon import TOKEN, daemon_config, running_daemon
 from exai.testing.scripted_tool import Gates, ScriptedTool
 from tests.journeys.wire import open_wire
+
+
+def stores_with(calls: CallStore) -> Stores:
+    return Stores(calls, MemoryConversationStore(), MemorySessionStore())
 
 
 class SlowStore(MemoryCallStore):
@@ -29,7 +36,9 @@ class SlowStore(MemoryCallStore):
 
 
 class BrokenStore(MemoryCallStore):
-    """Raises in the methods that it is told to."""
+    """Raises in the methods that it is told to, until it is mended."""
+
+    durable = True
 
     def __init__(self, *broken: str) -> None:
         super().__init__()
@@ -47,9 +56,14 @@ class BrokenStore(MemoryCallStore):
         self._break("find")
         return await super().find(session_id, request_id)
 
-    async def acknowledge(self, session_id: str, request_ids: list[str], now: float) -> int:
+    async def acknowledge(
+        self, session_id: str, request_ids: list[str], bounds: SessionBounds, now: float
+    ) -> int:
         self._break("acknowledge")
-        return await super().acknowledge(session_id, request_ids, now)
+        return await super().acknowledge(session_id, request_ids, bounds, now)
+
+    def mend(self) -> None:
+        self._broken = ()
 
     def _break(self, method: str) -> None:
         if method in self._broken:
@@ -59,7 +73,7 @@ class BrokenStore(MemoryCallStore):
 async def test_nothing_is_acknowledged_before_it_is_stored(tmp_path: Path) -> None:
     store = SlowStore()
     async with (
-        running_daemon(daemon_config(tmp_path), store=store) as daemon,
+        running_daemon(daemon_config(tmp_path), stores=stores_with(store)) as daemon,
         open_wire(daemon.url, token=TOKEN) as wire,
     ):
         for _ in range(2):
@@ -78,7 +92,7 @@ async def test_a_call_cancelled_while_it_is_being_accepted_is_settled_and_never_
     store, gates = SlowStore(), Gates()
     tools = [ScriptedTool("gate", gates)]
     async with (
-        running_daemon(daemon_config(tmp_path), tools, store=store) as daemon,
+        running_daemon(daemon_config(tmp_path), tools, stores=stores_with(store)) as daemon,
         open_wire(daemon.url, token=TOKEN) as wire,
     ):
         await wire.say("call_tool", name="gate", request_id="r1")
@@ -97,7 +111,9 @@ async def test_a_call_that_cannot_be_stored_is_refused_and_does_not_run(tmp_path
     gates = Gates()
     async with (
         running_daemon(
-            daemon_config(tmp_path), [ScriptedTool("gate", gates)], store=BrokenStore("accept")
+            daemon_config(tmp_path),
+            [ScriptedTool("gate", gates)],
+            stores=stores_with(BrokenStore("accept")),
         ) as daemon,
         open_wire(daemon.url, token=TOKEN) as wire,
     ):
@@ -108,21 +124,31 @@ async def test_a_call_that_cannot_be_stored_is_refused_and_does_not_run(tmp_path
     assert gates.runs == []
 
 
-async def test_a_result_that_cannot_be_stored_still_reaches_its_caller(tmp_path: Path) -> None:
+async def test_a_result_that_cannot_be_stored_still_reaches_its_caller_and_is_stored_later(
+    tmp_path: Path,
+) -> None:
+    store = BrokenStore("settle")
     async with (
-        running_daemon(daemon_config(tmp_path), store=BrokenStore("settle")) as daemon,
+        running_daemon(daemon_config(tmp_path), stores=stores_with(store)) as daemon,
         open_wire(daemon.url, token=TOKEN) as wire,
     ):
-        assert (await wire.call("echo", arguments={"text": "done"}))["text"] == "done"
-        again = await wire.call("echo", arguments={"text": "done"})
-        assert again["error"]["code"] == "RESULT_UNKNOWN"
+        answer = await wire.call("echo", "r1", arguments={"text": "done"})
+        assert (answer["text"], answer["meta"]["durable"]) == ("done", False)
+        refused = await wire.call("echo", "r2", arguments={"text": "more"})
+        assert refused["error"]["code"] == "SERVICE_UNAVAILABLE"
+        again = await wire.call("echo", "r1", arguments={"text": "done"})
+        assert (again["text"], again["meta"]["replayed"]) == ("done", True)
+        store.mend()
+        assert "durable" not in (await wire.call("echo", "r2", arguments={"text": "more"}))["meta"]
+        stored = await store.find_all("default", "r1")
+    assert stored[0].settlement is not None
     assert "no space" in str(daemon.events.of(CallFailedInside)[0].exception)
 
 
 @pytest.mark.parametrize("op", ["get_result", "cancel_tool"])
 async def test_a_ledger_that_cannot_be_read_is_a_typed_failure(tmp_path: Path, op: str) -> None:
     async with (
-        running_daemon(daemon_config(tmp_path), store=BrokenStore("find")) as daemon,
+        running_daemon(daemon_config(tmp_path), stores=stores_with(BrokenStore("find"))) as daemon,
         open_wire(daemon.url, token=TOKEN) as wire,
     ):
         answer = await wire.ask(op, "call_tool_res", request_id="r1")
@@ -134,7 +160,9 @@ async def test_an_acknowledgement_that_fails_is_reported_and_harms_nothing(
     tmp_path: Path,
 ) -> None:
     async with (
-        running_daemon(daemon_config(tmp_path), store=BrokenStore("acknowledge")) as daemon,
+        running_daemon(
+            daemon_config(tmp_path), stores=stores_with(BrokenStore("acknowledge"))
+        ) as daemon,
         open_wire(daemon.url, token=TOKEN) as wire,
     ):
         await wire.call("echo", arguments={"text": "x"})

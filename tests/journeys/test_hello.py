@@ -46,7 +46,7 @@ async def test_a_hello_is_answered_with_all_that_a_client_must_know(
         "ok": True,
         "protocol": "exai.v1",
         "resumed": False,
-        "durable": False,
+        "durable": True,
         "limits": {
             "max_message_bytes": 33_554_432,
             "session_max_inflight": 8,

@@ -10,7 +10,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from exai.core.config import LimitsConfig, ServerConfig
+from exai.core.config import LimitsConfig, ServerConfig, StoreConfig
 from exai.core.errors import ToolFailed
 from exai.core.events import CallSettled, Event, SessionDetached
 from exai.core.outcomes import Completed, text_block
@@ -59,7 +59,8 @@ async def test_a_second_daemon_on_the_same_state_directory_is_refused(tmp_path: 
 
 async def test_a_stopping_daemon_finishes_what_runs_and_says_goodbye(tmp_path: Path) -> None:
     gates = Gates()
-    config = daemon_config(tmp_path, limits=LimitsConfig(session_max_inflight=1))
+    limits, store = LimitsConfig(session_max_inflight=1), StoreConfig(kind="memory")
+    config = daemon_config(tmp_path, limits=limits, store=store)
     async with (
         running_daemon(config, [ScriptedTool("gate", gates)]) as daemon,
         open_wire(daemon.url, token=TOKEN) as wire,
@@ -92,7 +93,8 @@ async def test_what_the_drain_time_cuts_off_is_settled_as_interrupted(
     tmp_path: Path, idempotent: bool
 ) -> None:
     gates = Gates()
-    config = daemon_config(tmp_path, server=ServerConfig(drain_s=0.05))
+    server, store = ServerConfig(drain_s=0.05), StoreConfig(kind="memory")
+    config = daemon_config(tmp_path, server=server, store=store)
     tool = ScriptedTool("gate", gates, policy=SharingPolicy(idempotent=idempotent))
     async with (
         running_daemon(config, [tool]) as daemon,

@@ -20,7 +20,10 @@ from exai.core.events import CallFailedInside, CallSettled, UpstreamStarted
 from exai.core.outcomes import Completed, text_block
 from exai.core.tool import ToolRun
 from exai.observe.logs import configure_logging
+from exai.stores.memory_conversations import MemoryConversationStore
+from exai.stores.memory_sessions import MemorySessionStore
 from exai.stores.memory_store import MemoryCallStore
+from exai.stores.stores import Stores
 from exai.testing import running_daemon as doubles
 from exai.testing.raw_peer import TEXT, frame, raw_peer, request
 from exai.testing.running_daemon import daemon_config, running_daemon
@@ -225,8 +228,8 @@ class ForgetfulStore(MemoryCallStore):
     """Complains of every call that it is to settle, and of what is in it."""
 
     async def settle(self, *record: Any, **fields: Any) -> Any:
-        await super().settle(*record, **fields)
-        raise RuntimeError(f"{record} {fields} {SECRET}")
+        if await super().settle(*record, **fields):
+            raise RuntimeError(f"{record} {fields} {SECRET}")
 
 
 async def test_nothing_that_is_said_to_a_tool_or_by_one_is_in_the_log(tmp_path: Path) -> None:
@@ -238,8 +241,9 @@ async def test_nothing_that_is_said_to_a_tool_or_by_one_is_in_the_log(tmp_path: 
             tmp_path, providers={"scripted": provider}, upstreams={"box": scripted()}
         )
         tools = [ScriptedTool(script.__name__, script) for script in TOOLS]
+        stores = Stores(ForgetfulStore(), MemoryConversationStore(), MemorySessionStore())
         with log.open("w") as stream, configure_logging("debug", stream) as sink:
-            async with running_daemon(config, tools, store=ForgetfulStore()) as daemon:
+            async with running_daemon(config, tools, stores=stores) as daemon:
                 async with open_wire(daemon.url, token=doubles.TOKEN) as wire:
                     await daemon.events.first_of(UpstreamStarted)
                     names = [tool.spec.name for tool in tools]

@@ -1,17 +1,18 @@
 """What is asked for at once is committed together, and one who fails fails alone."""
 
 import asyncio
+import os
 import sqlite3
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
 
 from exai.core.errors import ServiceUnavailable
 from exai.stores.sqlite_database import Operation, SqliteDatabase
-from exai.stores.sqlite_file import open_database
+from exai.stores.sqlite_file import FILE_NAME, DatabaseUnusable, open_database
 
 
 @pytest.fixture
@@ -21,9 +22,8 @@ def connection(tmp_path: Path) -> sqlite3.Connection:
 
 @asynccontextmanager
 async def opened(connection: sqlite3.Connection, **bounds: int) -> AsyncIterator[SqliteDatabase]:
-    database = SqliteDatabase(connection, **bounds)
-    yield database
-    await database.close()
+    async with SqliteDatabase(lambda: connection, **bounds) as database:
+        yield database
 
 
 @asynccontextmanager
@@ -166,29 +166,48 @@ async def test_what_waits_is_bounded_in_bytes_but_never_too_small_for_one(
 async def test_closing_does_what_waits_and_takes_nothing_more(tmp_path: Path) -> None:
     async with opened(open_with_cities(tmp_path)) as database:
         built = [database.submit(build(f"c{n}")) for n in range(50)]
-        await asyncio.gather(database.close(), database.close())
-        assert await asyncio.gather(*built) == list(range(1, 51))
-        with pytest.raises(ServiceUnavailable, match="closed"):
-            database.submit(names)
-    connection = open_database(tmp_path)
-    assert len(names(connection)) == 50
-    connection.close()
+    assert [each.result() for each in built] == list(range(1, 51))
+    with pytest.raises(ServiceUnavailable, match="closed"):
+        database.submit(names)
+    with closing(open_database(tmp_path)) as connection:
+        assert len(names(connection)) == 50
+
+
+async def test_what_is_not_open_yet_takes_nothing(tmp_path: Path) -> None:
+    database = SqliteDatabase(lambda: open_with_cities(tmp_path))
+    with pytest.raises(ServiceUnavailable, match="closed"):
+        database.submit(names)
+    assert os.listdir(tmp_path) == [], "nothing is opened before it is needed"
+
+
+async def test_totals_are_known_as_soon_as_it_is_open(tmp_path: Path) -> None:
+    with closing(open_database(tmp_path)) as connection:
+        connection.execute("UPDATE totals SET record_count = 3, text_bytes = 40")
+    async with SqliteDatabase(lambda: open_database(tmp_path)) as database:
+        assert database.totals == (3, 0, 0, 40)
+
+
+async def test_what_cannot_be_opened_is_told_to_who_opens_it(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_text("Dear diary, " * 1000)
+    with pytest.raises(DatabaseUnusable, match="not a database"):
+        async with SqliteDatabase(lambda: open_database(tmp_path)):
+            pass
 
 
 def test_a_loop_that_ends_without_closing_loses_nothing(tmp_path: Path) -> None:
-    database = SqliteDatabase(open_with_cities(tmp_path))
+    database = SqliteDatabase(lambda: open_with_cities(tmp_path))
     go_on = threading.Event()
 
     async def leave() -> None:
+        await database.__aenter__()
         database.submit(lambda _: go_on.wait(10))
         database.submit(build("Ur"))
 
     asyncio.run(leave())
     go_on.set()
-    asyncio.run(database.close())
-    connection = open_database(tmp_path)
-    assert names(connection) == ["Ur"]
-    connection.close()
+    asyncio.run(database.__aexit__(None, None, None))
+    with closing(open_database(tmp_path)) as connection:
+        assert names(connection) == ["Ur"]
 
 
 def open_with_cities(directory: Path) -> sqlite3.Connection:

@@ -75,8 +75,11 @@ class AdmissionController(Gatekeeper):
         size_bytes: int = 0,
         service_s: float = 0.0,
         patience_s: float = float("inf"),
+        is_owed: bool = False,
     ) -> tuple[Place, Stand]:
         """Take a place for one caller, with its permits if they are free; never waits.
+
+        A caller that `is_owed` a place was promised one before, and is never refused.
 
         Raises `QueueFull` where the session, the principal or the daemon has too many
         waiting, and where the wait and the work, which takes about `service_s`, would
@@ -87,7 +90,7 @@ class AdmissionController(Gatekeeper):
         stand = Stand(place, session, size_bytes)
         can_start = self._can_start(place, session)
         try:
-            if not can_start:
+            if not can_start and not is_owed:
                 self._check_room(session, place.scope, size_bytes)
                 waits_s = self._expected_waits_s(session, place.scope)
                 check_patience(waits_s, service_s, patience_s)
@@ -104,11 +107,20 @@ class AdmissionController(Gatekeeper):
             self._line_up(place, session)
         return place, stand
 
-    def join(self, place: Place, *, principal: str, session_id: str, size_bytes: int = 0) -> Stand:
+    def join(
+        self,
+        place: Place,
+        *,
+        principal: str,
+        session_id: str,
+        size_bytes: int = 0,
+        is_owed: bool = False,
+    ) -> Stand:
         """Add a caller to work that waits or runs. Raises `QueueFull`."""
         session = self._session(principal, session_id)
         try:
-            self._check_room(session, place.scope, size_bytes)
+            if not is_owed:
+                self._check_room(session, place.scope, size_bytes)
         except QueueFull:
             self._forget_if_idle(session)
             raise

@@ -24,6 +24,8 @@ class Call:
     `request_id` is the client's, or minted. `known_as` is the id of the call whose key this
     one follows, else its own: what is told of it is told of both. `size_bytes` is about what
     its arguments take. `task` is what moves it on, `run` the execution that it waits for.
+    `attempt` says which of its executions that is, `started_attempt` which one has begun, 0
+    for none; both may have been in an earlier process, which it then `is_taken_over` from.
     """
 
     def __init__(self, call_id: str, request: CallTool, request_id: str, peer: Peer) -> None:
@@ -39,12 +41,17 @@ class Call:
         self.deadline = 0.0
         self.queued_at = 0.0
         self.started_at: float | None = None
+        self.attempt = 1
+        self.started_attempt = 0
+        self.is_idempotent = False
+        self.is_taken_over = False
+        self.is_set_aside = False
+        self.is_stored = True
         self.run: ToolRun | None = None
         self.last_told_at = 0.0
         self.is_accepted = False
         self.is_joined = False
         self.is_cached = False
-        self.has_flown_anew = False
         self.early_joins = 0
         self.is_asked_about = False
         self._moved: asyncio.Event | None = None
@@ -82,7 +89,7 @@ class Call:
 
     def prepare(self, spec: ToolSpec, limit_s: float) -> None:
         """Let the call know its tool, and how long it may take; it may have asked for less."""
-        self.spec = spec
+        self.spec, self.is_idempotent = spec, spec.policy.idempotent
         self.timeout_s = min(self.request.timeout_s or limit_s, limit_s)
 
     def require_wanted(self) -> None:
@@ -102,28 +109,46 @@ class Call:
             self._moved.set()
             self._moved = None
 
+    def note_start(self, now: float) -> None:
+        """Let the execution that the call waits for have begun."""
+        self.started_attempt, self.started_at = self.attempt, now
+
     @property
-    def is_idempotent(self) -> bool:
-        """Tell whether the tool may run twice."""
-        return self.spec is not None and self.spec.policy.idempotent
+    def is_waiting(self) -> bool:
+        """Tell whether the execution that the call waits for has not begun."""
+        return self.started_attempt < self.attempt
 
     @property
     def may_have_begun(self) -> bool:
         """Tell whether the work that this call waits for may have had an effect."""
-        return self.started_at is not None and self.run is not None and self.run.may_have_begun
+        return self.started_attempt > 0 and (self.run is None or self.run.may_have_begun)
+
+    @property
+    def has_ended(self) -> bool:
+        """Tell whether nothing more is to be done for the call in this process."""
+        return self.outcome is not None or self.is_set_aside
 
     def decide(self, outcome: Outcome, now: float) -> bool:
-        """Give the call its outcome. False: it has one, and that one stands."""
-        if self.outcome is not None:
+        """Give the call its outcome. False: it has one that stands, or gets it elsewhere."""
+        if self.has_ended:
             return False
         self.outcome = outcome
-        if self.timer is not None:
-            self.timer.cancel()
+        self.stop_time()
         if self.is_accepted:
             started_at = now if self.started_at is None else self.started_at
             self.queue_s = started_at - self.queued_at
             self.run_s = now - started_at
         return True
+
+    def set_aside(self) -> None:
+        """Let the call have no outcome in this process: a later one takes it over."""
+        self.is_set_aside = True
+        self.stop_time()
+
+    def stop_time(self) -> None:
+        """Let the call not end at its deadline."""
+        if self.timer is not None:
+            self.timer.cancel()
 
     def expired(self) -> DeadlinePassed:
         """Return the error of a call whose time is over."""
@@ -158,6 +183,11 @@ class Call:
         self.last_told_at = clock.monotonic_s()
         self.peer.send(CallProgressed(self.request_id, self.request.name, clock.wall_s(), **said))
 
+    def tell_text_void(self, clock: Clock) -> None:
+        """Tell the peer that what it was told of the text by earlier attempts is void."""
+        if self.attempt > 1:
+            self.tell_progress(clock, delta="", offset=0, attempt=self.attempt)
+
     def join(self) -> None:
         """Let the same request, sent again, wait for the same answer."""
         if self.is_accepted:
@@ -182,6 +212,7 @@ class Call:
             call_id=self.call_id,
             cached=self.is_cached,
             joined=self.is_joined,
+            durable=self.is_stored,
             queue_ms=round(self.queue_s * 1000),
             run_ms=round(self.run_s * 1000),
         )

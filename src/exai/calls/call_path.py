@@ -14,6 +14,7 @@ from exai.calls.in_flight import InFlight
 from exai.calls.ledger import Ledger
 from exai.calls.limit import FixedLimit
 from exai.calls.pipeline import Pipeline
+from exai.calls.recovery import Recovery
 from exai.calls.request_router import RequestRouter
 from exai.calls.result_cache import ResultCache
 from exai.calls.retention import Retention
@@ -29,7 +30,8 @@ from exai.tools.registry import ToolRegistry, readings_of
 
 
 class CallPath:
-    """Every part of a call's walk. `router` is the entrance, `background` what runs beside.
+    """Every part of a call's walk. `router` is the entrance, `background` what runs beside,
+    `recovery` what is run before anybody may enter.
 
     `sweeps` are run now and then, and expire what other stores hold.
     """
@@ -82,10 +84,13 @@ class CallPath:
             defects,
             health,
         )
+        self.recovery = Recovery(
+            ledger, in_flight, settling, pipeline, tasks, clock, events, defects
+        )
         self.orphaned_permits = partial(_orphaned_permits, self.admission, self.sharing)
         self.background = (
             Heartbeat(in_flight, self.sharing, clock, progress_interval_s),
-            Retention([ledger.expire, *sweeps], defects, limits.result_ttl_s),
+            Retention([ledger.settle_late, ledger.expire, *sweeps], defects, limits.result_ttl_s),
         )
 
 

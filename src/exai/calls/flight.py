@@ -67,6 +67,12 @@ class Flight(ToolRun):
         self._leaf_holders: set[asyncio.Task[Any] | None] = set()
 
     @property
+    def runs_at_once(self) -> bool:
+        """Tell whether a caller that comes now has nothing to wait for."""
+        is_granted = self.place is not None and self.place.is_granted
+        return self.outcome is None and (is_granted or self.started_at is not None)
+
+    @property
     def deadline(self) -> float:
         """Return when nobody aboard waits any more, or the tool may take no longer."""
         return min(self.ends_at, max([call.deadline for call in self.callers], default=0.0))
@@ -157,7 +163,7 @@ class Flight(ToolRun):
         A call that follows its key may not: it is the same request as one that had it done.
         """
         has_time = not call.is_accepted or call.deadline > self._clock.monotonic_s()
-        was_done = call.has_flown_anew or call.follows_its_key
+        was_done = call.attempt > 1 or call.follows_its_key
         return has_time and not was_done and self.tool.spec.policy.idempotent
 
     def successor(self, call: Call, key: bytes | None) -> "Flight":

@@ -4,20 +4,38 @@ The one place where `Call`, which lives in this process, meets `CallRecord`, whi
 outlive it.
 """
 
+import asyncio
 from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
 
 from exai.calls.call import Call
 from exai.calls.service_times import retry_after_s
-from exai.core.call_store import CallRecord, CallState, CallStore, SessionBounds, Settlement
+from exai.core.call_store import (
+    CallRecord,
+    CallState,
+    CallStore,
+    SessionBounds,
+    Settlement,
+    summary_of,
+)
 from exai.core.clock import Clock
 from exai.core.config import LimitsConfig
 from exai.core.errors import QueueFull, RequestIdConflict, ResultUnknown
 from exai.core.outcomes import Failed
-from exai.core.replies import CallAnswered, CallMeta
+from exai.core.replies import CallAcked, CallAnswered, CallMeta
+
+_encode = msgspec.json.Encoder().encode
+_ENCODED_AT_ONCE_BYTES = 262_144
 
 
 class Ledger:
-    """The store, in the words of calls. `owner` is this process's boot id."""
+    """The store, in the words of calls. `owner` is this process's boot id.
+
+    An outcome that could not be stored is kept here until it can be, and is told to whoever
+    asks; until then no new call is accepted.
+    """
 
     def __init__(self, store: CallStore, limits: LimitsConfig, clock: Clock, owner: str) -> None:
         self._store = store
@@ -32,10 +50,16 @@ class Ledger:
         )
         self._clock = clock
         self._owner = owner
+        self._unstored: dict[str, _Unstored] = {}
+
+    @property
+    def is_durable(self) -> bool:
+        """Tell whether what is stored outlives this process."""
+        return self._store.durable
 
     async def find(self, session_id: str, request_id: str) -> CallRecord | None:
         """Return the record of a session's request."""
-        return await self._store.find(session_id, request_id)
+        return self._completed(await self._store.find(session_id, request_id))
 
     async def knows(self, session_id: str, request_id: str) -> bool:
         """Tell whether there is a record of a session's request."""
@@ -43,15 +67,28 @@ class Ledger:
 
     async def find_by_key(self, principal: str, idempotency_key: str) -> CallRecord | None:
         """Return the record of a principal's request under its idempotency key."""
-        return await self._store.find_by_key(principal, idempotency_key)
+        return self._completed(await self._store.find_by_key(principal, idempotency_key))
 
-    async def accept(self, call: Call) -> None:
+    async def find_all(self, principal: str, name: str) -> list[CallRecord]:
+        """Return a principal's records of this request id or call id, oldest first."""
+        found = await self._store.find_all(principal, name)
+        return [record for each in found if (record := self._completed(each))]
+
+    async def unsettled(self) -> list[CallRecord]:
+        """Return what has no outcome, in the order of acceptance."""
+        return await self._store.unsettled()
+
+    async def accept(self, call: Call, *, runs: bool) -> None:
         """Store the call as accepted: from here on it is owed an answer.
 
-        Raises `RequestIdConflict` where another call took its id meanwhile, and `QueueFull`
-        where the principal has too many idempotency keys, or a session that promised to
-        acknowledge its results too many of them.
+        A call that `runs` has nothing to wait for, and is stored as running at once. Raises
+        `RequestIdConflict` where another call took its id meanwhile; `QueueFull` where the
+        principal has too many idempotency keys, or a session that promised to acknowledge
+        its results too many of them; `ServiceUnavailable` where nothing can be stored.
         """
+        await self.settle_late()
+        if not call.peer.is_kept:
+            await call.peer.keep()
         key = None if call.follows_its_key else call.request.idempotency_key
         if key is not None:
             await self._check_key_count(call.peer.principal.name)
@@ -59,6 +96,7 @@ class Ledger:
             await self._check_results(call.peer.session_id)
         call.queued_at = self._clock.monotonic_s()
         call.deadline = call.queued_at + call.timeout_s
+        now = self._clock.wall_s()
         known = await self._store.accept(
             CallRecord(
                 call_id=call.call_id,
@@ -67,33 +105,84 @@ class Ledger:
                 request_id=call.request_id,
                 tool=call.tool_name,
                 arguments_digest=call.digest,
-                accepted_at=self._clock.wall_s(),
+                accepted_at=now,
                 timeout_s=call.timeout_s,
                 idempotency_key=key,
+                idempotent=call.is_idempotent,
+                follows=call.known_as if call.follows_its_key else None,
+                request=await self._to_run_again(call, runs=runs),
+                state=CallState.RUNNING if runs else CallState.ACCEPTED,
+                owner=self._owner if runs else "",
+                attempt=call.attempt if runs else 0,
+                started_at=now if runs else None,
             )
         )
         if known is not None:
             raise conflict(call.request_id)
+        if runs:
+            call.note_start(self._clock.monotonic_s())
         call.is_accepted = True
         call.pulse()
 
     async def start(self, calls: Sequence[Call]) -> None:
         """Store that calls run, before anything leaves for their tool."""
-        now = self._clock.monotonic_s()
-        for call in calls:
-            call.started_at = now
-        for call in calls:
-            attempt = 2 if call.has_flown_anew else 1
-            await self._store.start(call.call_id, self._owner, attempt)
+        starting = [call for call in calls if call.is_waiting]
+        for call in starting:
+            call.note_start(self._clock.monotonic_s())
+        now = self._clock.wall_s()
+        stored = [
+            self._store.start(call.call_id, self._owner, call.attempt, now) for call in starting
+        ]
+        await (stored[0] if len(stored) == 1 else asyncio.gather(*stored))
 
     async def settle(self, call: Call) -> None:
-        """Store the outcome that the call was given."""
+        """Store the outcome that the call was given.
+
+        Raises what keeps it from being stored; it is stored as soon as it can be.
+        """
         assert call.outcome is not None
-        now = self._clock.wall_s()
         settlement = Settlement(
             call.outcome, call.queue_s, call.run_s, call.is_joined, call.is_cached
         )
-        await self._store.settle(call.call_id, settlement, now)
+        await self._settle(call.call_id, _Unstored(settlement, self._clock.wall_s()))
+
+    async def settle_record(self, record: CallRecord, settlement: Settlement) -> None:
+        """Store the outcome of a call that an earlier process accepted."""
+        await self._settle(record.call_id, _Unstored(settlement, self._clock.wall_s()))
+
+    async def settle_late(self) -> None:
+        """Store what could not be stored before. Raises what still keeps it from that."""
+        for call_id, unstored in list(self._unstored.items()):
+            await self._settle(call_id, unstored)
+
+    async def _settle(self, call_id: str, unstored: "_Unstored") -> None:
+        try:
+            await self._store.settle(call_id, unstored.settlement, unstored.settled_at)
+        except BaseException:
+            self._unstored[call_id] = unstored
+            raise
+        self._unstored.pop(call_id, None)
+
+    def _completed(self, record: CallRecord | None) -> CallRecord | None:
+        """Return a record with its outcome, where that could not be stored yet."""
+        if record is None or record.call_id not in self._unstored:
+            return record
+        settlement, settled_at = self._unstored[record.call_id]
+        return msgspec.structs.replace(
+            record,
+            state=CallState.SETTLED,
+            settled_at=settled_at,
+            settlement=settlement,
+            summary=summary_of(settlement),
+        )
+
+    async def _to_run_again(self, call: Call, *, runs: bool) -> bytes | None:
+        """Return what a later process needs to run the call, if it may have to."""
+        if not self._store.durable or (runs and not (call.is_idempotent and call.attempt == 1)):
+            return None
+        if call.size_bytes > _ENCODED_AT_ONCE_BYTES:
+            return await asyncio.to_thread(_encode, call.request)
+        return _encode(call.request)
 
     async def owed(self, session_id: str) -> list[str]:
         """Return a session's requests whose answer is to come or not erased, oldest first."""
@@ -101,8 +190,8 @@ class Ledger:
 
     async def mark_sent(self, session_id: str, request_ids: list[str]) -> None:
         """Keep results that were sent as long as there is room for them."""
-        await self._store.mark_sent(session_id, request_ids)
-        await self._store.trim(session_id, self._bounds, self._clock.wall_s())
+        now = self._clock.wall_s()
+        await self._store.mark_sent(session_id, request_ids, self._bounds, now)
 
     async def forget_sent(self, session_id: str) -> None:
         """Let no result of a session count as sent."""
@@ -111,8 +200,7 @@ class Ledger:
     async def acknowledge(self, session_id: str, request_ids: list[str]) -> None:
         """Erase what the client has."""
         now = self._clock.wall_s()
-        await self._store.acknowledge(session_id, request_ids, now)
-        await self._store.trim(session_id, self._bounds, now)
+        await self._store.acknowledge(session_id, request_ids, self._bounds, now)
 
     async def end_session(self, session_id: str, principal: str) -> None:
         """Forget a session's calls, but for those with an idempotency key."""
@@ -146,6 +234,13 @@ class Ledger:
         )
 
 
+class _Unstored(NamedTuple):
+    """An outcome that waits to be stored. `settled_at` is unix seconds."""
+
+    settlement: Settlement
+    settled_at: float
+
+
 def conflict(request_id: str, idempotency_key: str | None = None) -> RequestIdConflict:
     """Return the error of an id, or a key, that stands for another call."""
     taken = (
@@ -165,7 +260,7 @@ def replay(record: CallRecord, request_id: str) -> CallAnswered:
         gone = ResultUnknown(
             "the result was erased",
             reason=record.erased_because or "expired",
-            ok=record.succeeded is True,
+            ok=record.summary is not None and record.summary.succeeded,
         )
         return CallAnswered(request_id, Failed(gone.describe()))
     meta = CallMeta(
@@ -177,6 +272,12 @@ def replay(record: CallRecord, request_id: str) -> CallAnswered:
         run_ms=round(settlement.run_s * 1000),
     )
     return CallAnswered(request_id, settlement.outcome, meta)
+
+
+def acked_again(record: CallRecord, call: Call) -> CallAcked:
+    """Return what is told of a request, sent again, whose outcome is still to come."""
+    name, timeout_s = call.request.name, record.timeout_s
+    return CallAcked(call.request_id, name, record.call_id, timeout_s, joined=True)
 
 
 def unknown(request_id: str) -> CallAnswered:

@@ -5,6 +5,7 @@ flight waits for its permits, runs its tool, and answers whoever is still aboard
 """
 
 import asyncio
+from collections.abc import Sequence
 
 from exai.calls.call import Call
 from exai.calls.defects import Defects
@@ -17,6 +18,7 @@ from exai.calls.tool_executor import ToolExecutor
 from exai.core.clock import Clock
 from exai.core.events import CallAccepted, EventSink, WorkEnded
 from exai.core.outcomes import Completed, Outcome
+from exai.core.tool import Tool
 from exai.tools.registry import ToolRegistry
 
 
@@ -53,7 +55,7 @@ class Pipeline:
         tool = self._tools.require_tool(call.request.name, peer.principal)
         tool.check(arguments)
         demand = await tool.demand_of(arguments, peer.principal)
-        limit_s = min(tool.spec.timeout_s or self._call_timeout_s, self._call_timeout_s)
+        limit_s = self._limit_s(tool)
         call.prepare(tool.spec, limit_s)
         self._sharing.board(call, tool, demand, limit_s)
         await self._accept(call)
@@ -66,10 +68,33 @@ class Pipeline:
         self._sharing.join(call, flight)
         await self._accept(call)
 
+    async def take_over(self, call: Call, same_request: Sequence[Call]) -> None:
+        """Walk a call on that an earlier process accepted. Raises `ExaiError` for a failure.
+
+        Its tool may take a while to be back; `same_request` are those of one idempotency key.
+        """
+        request, principal = call.request, call.peer.principal
+        tool = await self._tools.wait_for_tool(request.name, principal)
+        tool.check(request.arguments)
+        demand = await tool.demand_of(request.arguments, principal)
+        if call.has_ended:
+            return
+        call.spec = tool.spec
+        other = next((each for each in same_request if self._sharing.is_aboard(each)), None)
+        if other is None:
+            self._sharing.board(call, tool, demand, self._limit_s(tool))
+        else:
+            self._sharing.join(call, self._sharing.flight_of(other))
+        await self._take_off(call, self._sharing.flight_of(call))
+
+    def _limit_s(self, tool: Tool) -> float:
+        return min(tool.spec.timeout_s or self._call_timeout_s, self._call_timeout_s)
+
     async def _accept(self, call: Call) -> None:
         """Store the call, tell its peer, start its time, and have its flight fly."""
+        flight = self._sharing.flight_of(call)
         try:
-            await self._ledger.accept(call)
+            await self._ledger.accept(call, runs=flight.runs_at_once)
             call.tell_accepted(self._clock)
             self._events.emit(_accepted(call))
             self._settling.limit_time(call)

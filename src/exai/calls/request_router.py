@@ -15,7 +15,7 @@ from exai.calls.arguments_digest import arguments_digest, request_digest
 from exai.calls.call import Call
 from exai.calls.defects import Defects
 from exai.calls.in_flight import InFlight
-from exai.calls.ledger import Ledger, conflict, replay, unknown
+from exai.calls.ledger import Ledger, acked_again, conflict, replay, unknown
 from exai.calls.pipeline import Pipeline
 from exai.calls.settling import Settling
 from exai.calls.single_flight import SingleFlight
@@ -31,7 +31,7 @@ from exai.core.events import Whose
 from exai.core.identity import Principal
 from exai.core.outcomes import Failed
 from exai.core.peer import Peer
-from exai.core.replies import CallAnswered, HealthReported, ToolsListed
+from exai.core.replies import CallAnswered, CallProgressed, HealthReported, ToolsListed
 from exai.core.requests import (
     Acknowledge,
     CallTool,
@@ -153,19 +153,35 @@ class RequestRouter:
         Returns how many these were.
         """
         self._is_draining = True
-        for call in self._in_flight:
-            if call.started_at is None:
-                self._settling.end(call, ServiceUnavailable("the daemon is stopping"))
         try:
             async with asyncio.timeout(drain_s):
+                await self._stop_waiting()
                 await self._in_flight.wait_empty()
         except TimeoutError:
             late = list(self._in_flight)
             for call in late:
-                self._settling.end(call, _interrupted(call))
+                self._cut_off(call)
             await self._in_flight.wait_empty()
             return len(late)
         return 0
+
+    async def _stop_waiting(self) -> None:
+        """Leave what waits to the next process, if it will know of it."""
+        for call in self._in_flight:
+            if not self._ledger.is_durable and call.is_waiting:
+                self._settling.end(call, ServiceUnavailable("the daemon is stopping"))
+        for call in self._in_flight:
+            while not call.is_accepted and self._in_flight.has(call):
+                await call.wait_moved()
+            if call.is_waiting:
+                self._settling.set_aside(call)
+
+    def _cut_off(self, call: Call) -> None:
+        """End a call that runs; what may run again is left to the next process."""
+        is_first_run = call.is_idempotent and call.attempt == 1
+        may_run_later = self._ledger.is_durable and (call.is_waiting or is_first_run)
+        if not (may_run_later and self._settling.set_aside(call)):
+            self._settling.end(call, _interrupted(call))
 
     def _call_tool(self, peer: Peer, request: CallTool) -> None:
         request_id = request.request_id or f"exai-{secrets.token_hex(8)}"
@@ -227,7 +243,7 @@ class RequestRouter:
         """Answer a request that was settled before: nothing runs."""
         peer, request_id = call.peer, call.request_id
         if known.arguments_digest == call.digest:
-            peer.send(replay(known, request_id))
+            peer.send(acked_again(known, call) if known.is_unsettled else replay(known, request_id))
         else:
             peer.send(_refused(request_id, otherwise))
             if call.is_asked_about or call.withdrawn is not None:
@@ -256,7 +272,9 @@ class RequestRouter:
     async def _tell_stored(self, peer: Peer, request_id: str, *, is_asked: bool = True) -> None:
         try:
             known = await self._ledger.find(peer.session_id, request_id)
-            if known is not None and (is_asked or known.state is CallState.SETTLED):
+            if known is not None and known.is_unsettled:
+                peer.send(self._postponed(known))
+            elif known is not None and (is_asked or known.state is CallState.SETTLED):
                 peer.send(replay(known, request_id))
             elif is_asked:
                 peer.send(unknown(request_id))
@@ -266,6 +284,11 @@ class RequestRouter:
             whose = Whose(peer.session_id, request_id)
             info = self._defects.report("get_result", error, whose)
             peer.send(CallAnswered(request_id, Failed(info)))
+
+    def _postponed(self, known: CallRecord) -> CallProgressed:
+        """Return what is told of a call that the next process takes over."""
+        now, message = self._clock.wall_s(), "waiting for the daemon's restart"
+        return CallProgressed(known.request_id, known.tool, now, message=message)
 
     def _acknowledge(self, peer: Peer, request: Acknowledge) -> None:
         self._tasks.create_task(self._erase(peer, request.request_ids))

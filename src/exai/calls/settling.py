@@ -58,8 +58,26 @@ class Settling:
             return
         outcome = Failed(error.describe())
         if call.decide(outcome, self._clock.monotonic_s()):
-            self._sharing.leave(call)
+            self._leave(call)
             self._tasks.create_task(self._deliver(call, outcome))
+
+    def set_aside(self, call: Call) -> bool:
+        """Leave an accepted call to the next process, without an answer in this one.
+
+        False: it has ended, or its flight has landed, or it is being accepted still.
+        """
+        if not call.is_accepted or call.has_ended or self._sharing.has_landed(call):
+            return False
+        call.set_aside()
+        self._leave(call)
+        self._in_flight.unregister(call)
+        return True
+
+    def _leave(self, call: Call) -> None:
+        """Take a call out of its flight; one that waits for its tool has no flight yet."""
+        if not self._sharing.is_aboard(call) and call.is_taken_over and call.task is not None:
+            call.task.cancel()
+        self._sharing.leave(call)
 
     def limit_time(self, call: Call) -> None:
         """See to it that an accepted call ends at its deadline."""
@@ -72,8 +90,10 @@ class Settling:
     async def _deliver(self, call: Call, outcome: Outcome) -> None:
         if call.is_accepted:
             # What cannot be stored is still told: the work is done, and its caller waits.
+            call.is_stored = not self._ledger.is_durable
             with self._defects.contained("settling", call.whose):
                 await self._ledger.settle(call)
+                call.is_stored = True
         self._in_flight.unregister(call)
         self._answer(call, outcome)
         self._emit(call, outcome)

@@ -65,7 +65,16 @@ class SingleFlight:
                 landed.outcome = stored
                 call.run = self._aboard[call] = landed
                 return
-        self.lead(call, Flight(tool, demand, call, key=key, limit_s=limit_s, clock=self._clock))
+        flight = Flight(
+            tool,
+            demand,
+            call,
+            key=key,
+            limit_s=limit_s,
+            clock=self._clock,
+            first_attempt=call.attempt,
+        )
+        self.lead(call, flight)
 
     def join(self, call: Call, flight: Flight) -> None:
         """Let a call be answered by a flight of others. Raises `QueueFull`.
@@ -84,6 +93,7 @@ class SingleFlight:
             principal=peer.principal.name,
             session_id=peer.session_id,
             size_bytes=call.size_bytes,
+            is_owed=call.is_taken_over,
         )
         call.run = self._aboard[call] = flight
 
@@ -102,6 +112,7 @@ class SingleFlight:
             size_bytes=call.size_bytes,
             service_s=flight.expected_service_s,
             patience_s=call.timeout_s,
+            is_owed=call.is_taken_over,
         )
         if flight.key is not None:
             earlier = self._joinable.get(flight.key)
@@ -113,6 +124,10 @@ class SingleFlight:
     def flight_of(self, call: Call) -> Flight:
         """Return the flight that a call is aboard."""
         return self._aboard[call]
+
+    def is_aboard(self, call: Call) -> bool:
+        """Tell whether a call is aboard a flight."""
+        return call in self._aboard
 
     def owners(self) -> set[str]:
         """Return who may hold permits: every flight that somebody is aboard of, or that flies."""
@@ -128,6 +143,8 @@ class SingleFlight:
         flight = self._aboard.get(call)
         if flight is not None and flight.outcome is None:
             flight.catch_up(call)
+        if call.is_taken_over and (flight is None or not flight.has_streamed):
+            call.tell_text_void(self._clock)
 
     def place_in_line(self, call: Call) -> str | None:
         """Say where a waiting call stands; None for one that need not wait (any more)."""
@@ -189,7 +206,7 @@ class SingleFlight:
                     flight = successor
                 else:
                     self.join(call, flight)
-                call.has_flown_anew = True
+                call.attempt += 1
             except (DeadlinePassed, QueueFull) as refusal:
                 refusals[call] = refusal
         return refusals

@@ -52,6 +52,14 @@ Port = Annotated[
 HttpPort = Annotated[
     int | None, typer.Option(metavar="PORT", help="The HTTP port (8082).", show_default=False)
 ]
+Store = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND",
+        help="Keep accepted calls in sqlite (default), or in memory, until the end.",
+        show_default=False,
+    ),
+]
 Url = Annotated[
     str | None,
     typer.Option(metavar="URL", help="The daemon's ws:// address.", show_default=False),
@@ -84,6 +92,7 @@ def serve(
     port: Port = None,
     http_port: HttpPort = None,
     state_dir: StateDir = None,
+    store: Store = None,
     check: Annotated[
         bool, typer.Option("--check", help="Say whether a daemon would start; start none.")
     ] = False,
@@ -103,6 +112,7 @@ def serve(
         port=port,
         http_port=http_port,
         state_dir=state_dir,
+        store=store,
     )
     raise typer.Exit(run_serve(command_line, only_check=check))
 

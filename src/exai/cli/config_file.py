@@ -53,6 +53,7 @@ class CommandLine(msgspec.Struct, frozen=True, kw_only=True):
     host: str | None = None
     port: int | None = None
     http_port: int | None = None
+    store: str | None = None
 
 
 _FLAGS: dict[str, tuple[str, KeyPath]] = {
@@ -60,6 +61,7 @@ _FLAGS: dict[str, tuple[str, KeyPath]] = {
     "host": ("--host", ("server", "host")),
     "port": ("--port", ("server", "port")),
     "http_port": ("--http-port", ("server", "http_port")),
+    "store": ("--store", ("store", "kind")),
 }
 
 

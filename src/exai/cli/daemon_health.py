@@ -38,9 +38,19 @@ class HealthAnswer(msgspec.Struct, frozen=True):
         return len(self.report) > 1
 
 
+def http_connection(door: Door) -> HTTPConnection:
+    """Return a connection to this HTTP door, not yet open: no proxy is asked. Raises `NoDoor`."""
+    url = urlsplit(door.url)
+    host = url.hostname or ""
+    if url.scheme == "http":
+        return HTTPConnection(host, url.port, timeout=_PATIENCE_S)
+    context = door.tls_context() or ssl.create_default_context()
+    return HTTPSConnection(host, url.port, timeout=_PATIENCE_S, context=context)
+
+
 def ask_health(door: Door) -> HealthAnswer:
     """Return how the daemon at this HTTP door fares. Raises `NoAnswer`, and `NoDoor`."""
-    connection = _connection(door)
+    connection = http_connection(door)
     headers = {} if door.token is None else {"authorization": f"Bearer {door.token}"}
     try:
         connection.request("GET", f"{urlsplit(door.url).path.rstrip('/')}/health", headers=headers)
@@ -55,15 +65,6 @@ def ask_health(door: Door) -> HealthAnswer:
     finally:
         connection.close()
     return HealthAnswer(_report_in(response, body, door.url))
-
-
-def _connection(door: Door) -> HTTPConnection:
-    url = urlsplit(door.url)
-    host = url.hostname or ""
-    if url.scheme == "http":
-        return HTTPConnection(host, url.port, timeout=_PATIENCE_S)
-    context = door.tls_context() or ssl.create_default_context()
-    return HTTPSConnection(host, url.port, timeout=_PATIENCE_S, context=context)
 
 
 def _report_in(response: HTTPResponse, body: bytes, url: str) -> dict[str, Any]:

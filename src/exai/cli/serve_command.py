@@ -43,10 +43,17 @@ from exai.observe.metrics import Fanout
 from exai.observe.systemd_notifier import SYSTEMD_VARIABLES, SystemdNotifier
 from exai.processes.succession import Inheritance
 from exai.stores.instance_lock import AlreadyRunning
+from exai.stores.sqlite_file import DatabaseUnusable
 from exai.transports.server_certificate import CertificateUnusable
 from exai.ws_server import DaemonAddress, build_daemon
 
-_UNUSABLE = (SecretUnreadable, RotationsUnreadable, CertificateUnusable, OSError)
+_UNUSABLE = (
+    SecretUnreadable,
+    RotationsUnreadable,
+    DatabaseUnusable,
+    CertificateUnusable,
+    OSError,
+)
 _REFUSALS = (AlreadyRunning, *_UNUSABLE)
 _COLLECTOR_THRESHOLDS = (2000, 5, 50)
 

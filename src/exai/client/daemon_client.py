@@ -33,6 +33,7 @@ from exai.client.errors import (
 )
 from exai.client.link import CLOSE_TIMEOUT_S, Link, LinkClosed
 from exai.client.pending_request import PendingRequest
+from exai.core.errors import ErrorCode
 from exai.core.lifecycle import running
 from exai.core.requests import CacheUse
 
@@ -214,9 +215,12 @@ class DaemonClient:
         self._requests[request.request_id] = request
 
     async def _send(self, request: PendingRequest) -> None:
-        """Send a request over the present connection, once; without one it is sent later."""
+        """Send a request over the present connection, once; without one it is sent later.
+
+        So is a call where the daemon is about to go: it would be refused.
+        """
         link = self._link
-        if link is None or request.link is link:
+        if link is None or request.link is link or (request.is_call and link.goes_away):
             return
         request.link = link
         with suppress(LinkClosed):
@@ -317,9 +321,7 @@ class DaemonClient:
 
     def _give_up_what_is_lost(self, before: Frame) -> None:
         """In a fresh session, let go of the calls that must not be sent again."""
-        is_same_ledger = _instance(before) == _instance(self.session) or (
-            before.get("durable") is True and self.session.get("durable") is True
-        )
+        is_same_ledger = _ledger(before) == _ledger(self.session)
         for request in self._requests.values():
             is_safe = request.has_key and is_same_ledger
             if request.is_call and request.link is not None and not is_safe:
@@ -346,14 +348,25 @@ class DaemonClient:
         request_id, op = frame.get("request_id"), frame.get("op")
         if op == "error" and request_id is None:
             raise ProtocolBroken(f"the daemon cannot read what we sent: {frame.get('error')}")
+        if op == "going_away" and self._link is not None:
+            self._link.goes_away = True
         if not isinstance(request_id, str):
             return
         request = self._requests.get(request_id)
-        if request is not None:
+        if request is not None and self._comes_too_late(request, frame):
+            request.link = None
+        elif request is not None:
             request.is_accepted = request.is_accepted or op in ("call_tool_ack", "progress")
             request.inbox.put_nowait(frame)
         if op == "call_tool_res" and "meta" in frame:
             await self._say({"op": "ack", "request_ids": [request_id]})
+
+    def _comes_too_late(self, request: PendingRequest, answer: Frame) -> bool:
+        """Tell whether a daemon that goes away has not taken a call: the next one will."""
+        code = (answer.get("error") or {}).get("code")
+        is_refused = code == ErrorCode.SERVICE_UNAVAILABLE and "meta" not in answer
+        goes_away = self._link is not None and self._link.goes_away
+        return request.is_call and goes_away and is_refused and not request.is_accepted
 
     async def _take_back(self, request: PendingRequest) -> None:
         with suppress(ClientError, TimeoutError):
@@ -362,8 +375,10 @@ class DaemonClient:
                 await request.follow(None)
 
 
-def _instance(session: Frame) -> Any:
-    return session.get("server", {}).get("instance")
+def _ledger(session: Frame) -> Any:
+    """Return what names the place where the daemon remembers calls; older ones do not say."""
+    server = session.get("server", {})
+    return server.get("ledger") or server.get("instance")
 
 
 def _new_request_id() -> str:

@@ -31,13 +31,17 @@ class LinkClosed(Exception):
 
 
 class Link:
-    """A connection whose hello was accepted; `ack` is the daemon's `hello_ack`."""
+    """A connection whose hello was accepted; `ack` is the daemon's `hello_ack`.
+
+    `goes_away` tells whether the daemon has said that it is about to end.
+    """
 
     ack: Frame
 
     def __init__(self, url: str, connection: ClientConnection) -> None:
         self._url = url
         self._connection = connection
+        self.goes_away = False
 
     @classmethod
     async def open(

@@ -97,6 +97,13 @@ class AuthTokenManager:
                 found = holder.principal
         return found
 
+    def principal_of(self, name: str) -> Principal | None:
+        """Return the principal of a name, if there is one now."""
+        if self._anyone is not None:
+            return self._anyone if name == self._anyone.name else None
+        holder = self._holders.get(name)
+        return None if holder is None else holder.principal
+
     async def rotate(
         self, principal: Principal, old: str | None, new: str | None, grace_s: float
     ) -> bool:

@@ -16,6 +16,7 @@ from exai.connections.token_rotation import TokenRotation
 from exai.core.clock import Clock
 from exai.core.config import Config
 from exai.core.events import EventSink
+from exai.core.session_store import SessionStore
 from exai.protocols import exai_v1
 from exai.protocols.hello import Hello, ServerName
 from exai.stores.rotated_tokens import RotatedTokensFile
@@ -32,6 +33,7 @@ class Reception:
         config: Config,
         server_name: ServerName,
         router: RequestRouter,
+        session_store: SessionStore,
         *,
         durable: bool,
         tasks: asyncio.TaskGroup,
@@ -54,6 +56,7 @@ class Reception:
             greeting_of(server_name, server, config.limits, durable=durable),
             ResilientWebSocketManager(self._make_outbox),
             router,
+            session_store,
             config.limits,
             tasks,
             clock,
@@ -70,6 +73,10 @@ class Reception:
             event_sink=events,
             hello_timeout_s=server.hello_timeout_s,
         )
+
+    async def restore(self, ledger_id: str) -> None:
+        """Take up the sessions of an earlier process, which are in this ledger."""
+        await self.sessions.restore(ledger_id, self.tokens.principal_of)
 
     def _make_outbox(self, session: Session, hello: Hello) -> Outbox:
         """Return an outbox, which tells of what was sent where the client will not."""

@@ -6,6 +6,7 @@ from exai.connections.outbox import Outbox
 from exai.core.identity import Principal
 from exai.core.peer import Peer
 from exai.core.replies import Reply
+from exai.core.session_store import SessionRecord, SessionStore
 from exai.core.tokens import digest_of
 
 
@@ -14,13 +15,24 @@ class Session(Peer):
 
     `outbox` is that of its connection, None while it has none. `idle_since` is when it lost
     its connection or, if that was later, was last seen with a call under way (monotonic);
-    `is_owed` tells whether it was owed an answer when it lost its connection.
+    `is_owed` tells whether it was owed an answer when it lost its connection. It `is_kept`
+    once it rests in `store`.
     """
 
-    def __init__(self, session_id: str, resume_token: str, principal: Principal) -> None:
+    def __init__(
+        self,
+        session_id: str,
+        resume_digest: bytes,
+        principal: Principal,
+        store: SessionStore,
+        *,
+        is_kept: bool = False,
+    ) -> None:
         self.session_id = session_id
         self.principal = principal
-        self._resume_digest = digest_of(resume_token)
+        self.is_kept = is_kept
+        self._resume_digest = resume_digest
+        self._store = store
         self.acknowledges = False
         self.has_ended = False
         self.outbox: Outbox | None = None
@@ -31,6 +43,13 @@ class Session(Peer):
         """Tell whether who asks for this session may have it; takes as long whoever asks."""
         is_right = hmac.compare_digest(self._resume_digest, digest_of(resume_token))
         return is_right and principal.name == self.principal.name
+
+    async def keep(self) -> None:
+        """Have the session known to later processes. Raises `ServiceUnavailable`."""
+        await self._store.keep(
+            SessionRecord(self.session_id, self.principal.name, self._resume_digest)
+        )
+        self.is_kept = True
 
     def send(self, reply: Reply) -> None:
         """Tell the peer, if it is there; what it is owed for good rests in the ledger."""

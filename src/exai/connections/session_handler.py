@@ -6,7 +6,7 @@ expires some time after its last call has settled, unless its peer comes back be
 
 import asyncio
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
@@ -17,10 +17,20 @@ from exai.connections.resilient_ws import ResilientWebSocketManager
 from exai.connections.session import Session
 from exai.core.clock import Clock
 from exai.core.config import LimitsConfig, ServerConfig
-from exai.core.events import EventSink, SessionDetached, SessionEnded, SessionOpened, SessionResumed
+from exai.core.errors import ServiceUnavailable
+from exai.core.events import (
+    EventSink,
+    SessionDetached,
+    SessionEnded,
+    SessionOpened,
+    SessionResumed,
+    SessionUnkept,
+)
 from exai.core.identity import Principal
 from exai.core.peer import Peer
 from exai.core.replies import Reply
+from exai.core.session_store import SessionStore
+from exai.core.tokens import digest_of
 from exai.protocols import close_codes
 from exai.protocols.close_codes import Close
 from exai.protocols.hello import (
@@ -68,13 +78,18 @@ class Attachment(NamedTuple):
 
 
 class SessionHandler:
-    """All sessions. `greeting` is what every `hello_ack` says alike."""
+    """All sessions. `greeting` is what every `hello_ack` says alike.
+
+    Restored ones have no connection either, but do not count as left behind by their peers:
+    they lost them all at once, and are about to come back.
+    """
 
     def __init__(
         self,
         greeting: HelloAck,
         resilient_ws_manager: ResilientWebSocketManager,
         calls: SessionCalls,
+        store: SessionStore,
         limits: LimitsConfig,
         tasks: asyncio.TaskGroup,
         clock: Clock,
@@ -83,12 +98,14 @@ class SessionHandler:
         self._greeting = greeting
         self._attachments = resilient_ws_manager
         self._calls = calls
+        self._store = store
         self._limits = limits
         self._tasks = tasks
         self._clock = clock
         self._events = events
         self._sessions: dict[str, Session] = {}
         self._detached: dict[str, dict[Session, None]] = {}
+        self._restored: dict[Session, None] = {}
         self._retelling: set[Outbox] = set()
         self._going_away: Reply | None = None
         self._farewell: Close | None = None
@@ -105,7 +122,33 @@ class SessionHandler:
     @property
     def detached_count(self) -> int:
         """Return how many sessions have no connection."""
-        return sum(map(len, self._detached.values()))
+        return sum(map(len, self._detached.values())) + len(self._restored)
+
+    def find(self, session_id: str) -> Session | None:
+        """Return the session of an id."""
+        return self._sessions.get(session_id)
+
+    async def restore(
+        self, ledger_id: str, principal_of: Callable[[str], Principal | None]
+    ) -> None:
+        """Take up the sessions of an earlier process; those of nobody we know end.
+
+        They may come back for as long as if they had lost their connections just now. Raises
+        `ServiceUnavailable`.
+        """
+        named = msgspec.structs.replace(self._greeting.server, ledger=ledger_id)
+        self._greeting = msgspec.structs.replace(self._greeting, server=named)
+        for record in await self._store.load():
+            principal = principal_of(record.principal)
+            if principal is None:
+                await self._end_stored(record.session_id, record.principal)
+                continue
+            session = Session(
+                record.session_id, record.resume_digest, principal, self._store, is_kept=True
+            )
+            self._note_idle(session)
+            self._sessions[session.session_id] = session
+            self._restored[session] = None
 
     def takes_over(self, hello: Hello, principal: Principal) -> bool:
         """Tell whether a hello would take a session from a connection that is open."""
@@ -121,7 +164,7 @@ class SessionHandler:
         if self._going_away and not (session and self._calls.has_calls(session.session_id)):
             raise Refused(close_codes.SERVICE_RESTART)
         if session is None or hello.resume is None:
-            return self._open_fresh(hello, principal, remote_address)
+            return await self._open_fresh(hello, principal, remote_address)
         self._leave_detached(session)
         outbox = self._attachments.attach(session, hello)
         self._retelling.add(outbox)
@@ -177,14 +220,20 @@ class SessionHandler:
             session.outbox.finish(farewell)
             self._attachments.detach(session, session.outbox)
             self._wake_if_none_attached()
-        self._tasks.create_task(self._calls.end_session(session.session_id, session.principal.name))
+        self._tasks.create_task(self._end_stored(session.session_id, session.principal.name))
         self._events.emit(SessionEnded(session.session_id, session.principal.name, reason))
+
+    async def _end_stored(self, session_id: str, principal: str) -> None:
+        """Forget the session first: what it still calls is not run by a later process."""
+        with suppress(ServiceUnavailable):  # its time ends in any case
+            await self._store.forget(session_id)
+        await self._calls.end_session(session_id, principal)
 
     async def run_cleanup(self) -> None:
         """End detached sessions whose time is over, until cancelled."""
         while True:
             await asyncio.sleep(self._limits.session_cleanup_interval_s)
-            for sessions in list(self._detached.values()):
+            for sessions in (*self._detached.values(), self._restored):
                 for session in list(sessions):
                     self._expire(session)
 
@@ -218,9 +267,18 @@ class SessionHandler:
             return None
         return session
 
-    def _open_fresh(self, hello: Hello, principal: Principal, remote_address: str) -> Attachment:
+    async def _open_fresh(
+        self, hello: Hello, principal: Principal, remote_address: str
+    ) -> Attachment:
         resume_token = secrets.token_urlsafe(16)
-        session = Session(secrets.token_urlsafe(16), resume_token, principal)
+        session = Session(
+            secrets.token_urlsafe(16), digest_of(resume_token), principal, self._store
+        )
+        try:
+            await session.keep()
+        except ServiceUnavailable as unavailable:  # tried again before it calls
+            reason = str(unavailable)
+            self._events.emit(SessionUnkept(session.session_id, principal.name, reason))
         self._sessions[session.session_id] = session
         outbox = self._attachments.attach(session, hello)
         resume_error = "unknown_session" if hello.wants_resume else None
@@ -237,6 +295,7 @@ class SessionHandler:
         outbox.greet(encode_hello_ack(ack))
 
     def _leave_detached(self, session: Session) -> None:
+        self._restored.pop(session, None)
         of_principal = self._detached.get(session.principal.name, {})
         of_principal.pop(session, None)
         if not of_principal:

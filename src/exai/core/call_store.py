@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from exai.core.outcomes import Outcome
+from exai.core.outcomes import Completed, Outcome
 
 
 class CallState(StrEnum):
@@ -39,12 +39,51 @@ class Settlement(msgspec.Struct, frozen=True):
     cached: bool = False
 
 
-class CallRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What the ledger knows of one call.
+class Summary(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """What is remembered of a settlement that is erased: `code` is "ok" or the error's."""
 
-    `arguments_digest` covers tool name and canonical arguments; `accepted_at`,
-    `settled_at` and `erased_at` are unix seconds. `settlement` is gone once the state is
-    ERASED; `erased_because` and `succeeded` stay.
+    code: str
+    queue_s: float
+    run_s: float
+    attempts: int = 1
+    joined: bool = False
+    cached: bool = False
+    provider: str | None = None
+    model: str | None = None
+
+    @property
+    def succeeded(self) -> bool:
+        """Tell whether the outcome was a success."""
+        return self.code == SUCCESS
+
+
+SUCCESS = "ok"
+
+
+def summary_of(settlement: Settlement) -> Summary:
+    """Return what stays of a settlement."""
+    outcome, facts = settlement.outcome, settlement.outcome.facts
+    return Summary(
+        SUCCESS if isinstance(outcome, Completed) else outcome.error.code.value,
+        settlement.queue_s,
+        settlement.run_s,
+        facts.attempts,
+        settlement.joined,
+        settlement.cached,
+        facts.provider,
+        facts.model,
+    )
+
+
+class CallRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What the ledger knows of one call. Times named `_at` are unix seconds.
+
+    `arguments_digest` covers tool name and canonical arguments. `request` is the request as
+    JSON, there only while the call may have to run, or to run again: it goes when a call that
+    may run only once starts, when an `idempotent` one starts its second attempt, and when it
+    settles. `follows` is the call that is the same request by its key. `sent_at` is when a
+    result was first written to a socket, where its client does not acknowledge. `settlement`
+    is gone once the state is ERASED; `erased_because` and `summary` stay.
     """
 
     call_id: str
@@ -56,14 +95,24 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     accepted_at: float
     timeout_s: float
     idempotency_key: str | None = None
+    idempotent: bool = False
+    follows: str | None = None
+    request: bytes | None = None
     state: CallState = CallState.ACCEPTED
     owner: str = ""
     attempt: int = 0
+    started_at: float | None = None
     settled_at: float | None = None
     settlement: Settlement | None = None
-    succeeded: bool | None = None
+    summary: Summary | None = None
+    sent_at: float | None = None
     erased_at: float | None = None
     erased_because: ErasedBecause | None = None
+
+    @property
+    def is_unsettled(self) -> bool:
+        """Tell whether the call's outcome is still to come."""
+        return self.state in (CallState.ACCEPTED, CallState.RUNNING)
 
 
 class SessionBounds(msgspec.Struct, frozen=True):
@@ -94,16 +143,22 @@ class CallStore(ABC):
     durable: bool
     """Whether what is stored outlives the daemon's process."""
 
+    @property
+    @abstractmethod
+    def ledger_id(self) -> str:
+        """Return what names this ledger, and no other, as long as it lives."""
+
     @abstractmethod
     async def accept(self, record: CallRecord) -> CallRecord | None:
         """Insert `record` and return None; or return the record that has its id already.
 
+        Its state is ACCEPTED, or RUNNING where nothing is to be waited for.
         The same id is the same `(session_id, request_id)`, or the same `(principal,
         idempotency_key)`. Nothing is changed in that case.
         """
 
     @abstractmethod
-    async def start(self, call_id: str, owner: str, attempt: int) -> bool:
+    async def start(self, call_id: str, owner: str, attempt: int, now: float) -> bool:
         """ACCEPTED (or RUNNING of an earlier attempt) -> RUNNING. False: not in such a state."""
 
     @abstractmethod
@@ -116,19 +171,29 @@ class CallStore(ABC):
 
     @abstractmethod
     async def knows(self, session_id: str, request_id: str) -> bool:
-        """Tell whether anything is known of a session's request."""
+        """Tell whether a session's request may be known; False is certain."""
 
     @abstractmethod
     async def find_by_key(self, principal: str, idempotency_key: str) -> CallRecord | None:
         """Return what is known of the request that a principal gave this key, in any session."""
 
     @abstractmethod
+    async def find_all(self, principal: str, name: str) -> list[CallRecord]:
+        """Return a principal's records of this call id or request id, oldest first."""
+
+    @abstractmethod
     async def key_count(self, principal: str) -> int:
         """Return how many idempotency keys of a principal are remembered."""
 
     @abstractmethod
-    async def acknowledge(self, session_id: str, request_ids: list[str], now: float) -> int:
-        """SETTLED -> ERASED for those of `request_ids` that are settled; return how many."""
+    async def acknowledge(
+        self, session_id: str, request_ids: list[str], bounds: SessionBounds, now: float
+    ) -> int:
+        """SETTLED -> ERASED for those of `request_ids` that are settled; return how many.
+
+        Forgets the session's oldest tombstones over the bounds; those with an idempotency key
+        neither count nor go.
+        """
 
     @abstractmethod
     async def owed(self, session_id: str) -> list[str]:
@@ -146,20 +211,18 @@ class CallStore(ABC):
         """Return how much is kept for a session."""
 
     @abstractmethod
-    async def mark_sent(self, session_id: str, request_ids: list[str]) -> None:
-        """Note that these results were sent, so that they may make room for others."""
+    async def mark_sent(
+        self, session_id: str, request_ids: list[str], bounds: SessionBounds, now: float
+    ) -> int:
+        """Note that these results were sent, so that they may make room for others.
+
+        Erases the session's oldest sent results over the bounds, and returns how many; forgets
+        its oldest tombstones as `acknowledge` does.
+        """
 
     @abstractmethod
     async def forget_sent(self, session_id: str) -> None:
         """Note that none of a session's results was sent: they are about to be sent again."""
-
-    @abstractmethod
-    async def trim(self, session_id: str, bounds: SessionBounds, now: float) -> int:
-        """Erase a session's oldest sent results, forget its oldest tombstones, over the bounds.
-
-        Tombstones with an idempotency key neither count nor go. Returns how many results
-        were erased.
-        """
 
     @abstractmethod
     async def trim_keyed(self, principal: str, max_bytes: int, now: float) -> int:
@@ -186,7 +249,3 @@ class CallStore(ABC):
     @abstractmethod
     def statistics(self) -> StoreStatistics:
         """Return the numbers now."""
-
-    @abstractmethod
-    async def close(self) -> None:
-        """Flush and close."""

@@ -125,6 +125,16 @@ class LimitsConfig(Section, frozen=True, kw_only=True):
     result_cache_bytes: PositiveCount = 67_108_864
 
 
+class StoreConfig(Section, frozen=True, kw_only=True):
+    """Where accepted calls, sessions and conversations rest.
+
+    `synchronous` matters where the machine itself loses power (`stores.sqlite_file`).
+    """
+
+    kind: Literal["sqlite", "memory"] = "sqlite"
+    synchronous: Literal["normal", "full"] = "normal"
+
+
 class ToolsConfig(Section, frozen=True, kw_only=True):
     """Built-in tools."""
 
@@ -221,6 +231,7 @@ class Config(Section, frozen=True, kw_only=True):
     auth: AuthConfig = AuthConfig()
     limits: LimitsConfig = LimitsConfig()
     rates: RatesConfig = RatesConfig()
+    store: StoreConfig = StoreConfig()
     tools: ToolsConfig = ToolsConfig()
     conversations: ConversationsConfig = ConversationsConfig()
     local: LocalModelConfig = LocalModelConfig()

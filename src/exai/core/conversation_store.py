@@ -85,7 +85,3 @@ class ConversationStore(ABC):
     @abstractmethod
     def statistics(self) -> ConversationStatistics:
         """Return the numbers now."""
-
-    @abstractmethod
-    async def close(self) -> None:
-        """Flush and close."""

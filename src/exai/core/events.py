@@ -59,6 +59,22 @@ class CallSettled(Event, frozen=True):
     shared: str | None = None
 
 
+class CallsRecovered(Event, frozen=True):
+    """What an earlier process left: calls that are run, or run again, and those that cannot be."""
+
+    run_count: int
+    repeated_count: int
+    settled_count: int
+
+
+class SessionUnkept(Event, frozen=True):
+    """A session could not be stored, and takes no call until it is."""
+
+    session_id: str
+    principal: str
+    reason: str
+
+
 class WorkEnded(Event, frozen=True):
     """One execution of a model tool has ended, for however many callers: whose the first was."""
 

@@ -16,5 +16,11 @@ class Peer(Protocol):
     has_ended: bool
     """Whether the session is over: nothing of it begins any more."""
 
+    is_kept: bool
+    """Whether a later process will know the peer, where the store is durable."""
+
+    async def keep(self) -> None:
+        """Have the peer known to later processes. Raises `ServiceUnavailable`."""
+
     def send(self, reply: Reply) -> None:
         """Tell the peer, in order. Never waits and never raises; the peer may be gone."""

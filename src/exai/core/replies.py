@@ -42,12 +42,16 @@ class CallProgressed(Reply, frozen=True):
 
 
 class CallMeta(msgspec.Struct, frozen=True):
-    """How one caller's answer came about; milliseconds as the wire wants them."""
+    """How one caller's answer came about; milliseconds as the wire wants them.
+
+    Not `durable` is an answer that a durable ledger could not store.
+    """
 
     call_id: str
     cached: bool = False
     joined: bool = False
     replayed: bool = False
+    durable: bool = True
     queue_ms: int = 0
     run_ms: int = 0
 

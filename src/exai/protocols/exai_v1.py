@@ -136,6 +136,7 @@ class _ResultMeta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     cached: bool
     joined: bool
     replayed: bool
+    durable: bool = True
     attempts: int
     queue_ms: int
     run_ms: int
@@ -249,6 +250,7 @@ def _result(reply: CallAnswered) -> _CallToolRes:
             cached=meta.cached,
             joined=meta.joined,
             replayed=meta.replayed,
+            durable=meta.durable,
             attempts=facts.attempts,
             queue_ms=meta.queue_ms,
             run_ms=meta.run_ms,

@@ -63,11 +63,15 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class ServerName(msgspec.Struct, frozen=True):
-    """What the daemon calls itself; `instance` is another one after each start."""
+    """What the daemon calls itself; `instance` is another one after each start.
+
+    `ledger` names where it keeps accepted calls; behind another name nothing is known of them.
+    """
 
     name: str
     version: str
     instance: str = ""
+    ledger: str = ""
 
 
 class HelloAck(msgspec.Struct, frozen=True, tag_field="op", tag="hello_ack", omit_defaults=True):

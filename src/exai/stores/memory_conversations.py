@@ -72,9 +72,6 @@ class MemoryConversationStore(ConversationStore):
         """Return the numbers now."""
         return ConversationStatistics(len(self._conversations), self._text_bytes)
 
-    async def close(self) -> None:
-        """Nothing is open."""
-
     def _make_room(self, key: _Key, kept: "_Kept", bounds: ConversationBounds) -> None:
         while kept.text_bytes > bounds.max_bytes and len(kept.turns) > 1:
             self._count(key, -kept.drop_oldest())

@@ -1,6 +1,7 @@
 """The ledger in memory: fast, gone with the process, and the definition of the behaviour."""
 
 import asyncio
+import secrets
 from collections import Counter, OrderedDict, defaultdict
 from itertools import takewhile
 
@@ -15,8 +16,8 @@ from exai.core.call_store import (
     SessionUsage,
     Settlement,
     StoreStatistics,
+    summary_of,
 )
-from exai.core.outcomes import Completed
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Settlement).decode
@@ -38,6 +39,7 @@ class MemoryCallStore(CallStore):
     durable = False
 
     def __init__(self) -> None:
+        self._ledger_id = secrets.token_hex(8)
         self._records: dict[str, CallRecord] = {}
         self._settlements: dict[str, bytes] = {}
         self._by_session: defaultdict[str, dict[str, str]] = defaultdict(dict)
@@ -49,6 +51,11 @@ class MemoryCallStore(CallStore):
         self._of_session: defaultdict[str, _Kept] = defaultdict(_Kept)
         self._of_principal: defaultdict[str, _Kept] = defaultdict(_Kept)
         self._result_bytes = 0
+
+    @property
+    def ledger_id(self) -> str:
+        """Return the name it was given at its beginning."""
+        return self._ledger_id
 
     async def accept(self, record: CallRecord) -> CallRecord | None:
         """Insert `record` unless its id is known."""
@@ -65,13 +72,18 @@ class MemoryCallStore(CallStore):
             self._key_count[record.principal] += 1
         return None
 
-    async def start(self, call_id: str, owner: str, attempt: int) -> bool:
+    async def start(self, call_id: str, owner: str, attempt: int, now: float) -> bool:
         """Mark a call as running."""
         record = self._records.get(call_id)
         if record is None or record.state not in _UNSETTLED or record.attempt >= attempt:
             return False
         self._records[call_id] = msgspec.structs.replace(
-            record, state=CallState.RUNNING, owner=owner, attempt=attempt
+            record,
+            state=CallState.RUNNING,
+            owner=owner,
+            attempt=attempt,
+            started_at=now,
+            request=record.request if record.idempotent and attempt == 1 else None,
         )
         return True
 
@@ -85,8 +97,9 @@ class MemoryCallStore(CallStore):
         self._records[call_id] = msgspec.structs.replace(
             record,
             state=CallState.SETTLED,
+            request=None,
             settled_at=now,
-            succeeded=isinstance(settlement.outcome, Completed),
+            summary=summary_of(settlement),
         )
         self._settled_at[call_id] = now
         if record.idempotency_key is not None:
@@ -110,17 +123,30 @@ class MemoryCallStore(CallStore):
         call_id = self._by_key.get((principal, idempotency_key))
         return None if call_id is None else await self._whole(call_id)
 
+    async def find_all(self, principal: str, name: str) -> list[CallRecord]:
+        """Look through all records."""
+        found = [
+            (record, self._settlements.get(record.call_id))
+            for record in self._records.values()
+            if record.principal == principal and name in (record.call_id, record.request_id)
+        ]
+        found.sort(key=lambda each: each[0].accepted_at)
+        return [await _whole(record, encoded) for record, encoded in found]
+
     async def key_count(self, principal: str) -> int:
         """Return how many keys of a principal are remembered."""
         return self._key_count[principal]
 
-    async def acknowledge(self, session_id: str, request_ids: list[str], now: float) -> int:
+    async def acknowledge(
+        self, session_id: str, request_ids: list[str], bounds: SessionBounds, now: float
+    ) -> int:
         """Erase acknowledged results."""
         of_session = self._by_session.get(session_id, {})
         named = dict.fromkeys(of_session.get(request_id) for request_id in request_ids)
         settled = [call_id for call_id in named if call_id in self._settled_at]
         for call_id in settled:
             self._erase(call_id, "acknowledged", now)
+        self._trim(session_id, bounds, now)
         return len(settled)
 
     async def owed(self, session_id: str) -> list[str]:
@@ -141,28 +167,24 @@ class MemoryCallStore(CallStore):
         kept = self._of_session.get(session_id, _Kept())
         return SessionUsage(len(kept.result_bytes), kept.total_bytes)
 
-    async def mark_sent(self, session_id: str, request_ids: list[str]) -> None:
+    async def mark_sent(
+        self, session_id: str, request_ids: list[str], bounds: SessionBounds, now: float
+    ) -> int:
         """Let sent results make room for others."""
         of_session = self._by_session.get(session_id, {})
         for request_id in request_ids:
             call_id = of_session.get(request_id)
             if call_id in self._settled_at:
                 self._of_session[session_id].mark_sent(call_id)
+                record = self._records[call_id]
+                if record.sent_at is None:
+                    self._records[call_id] = msgspec.structs.replace(record, sent_at=now)
+        return self._trim(session_id, bounds, now)
 
     async def forget_sent(self, session_id: str) -> None:
         """Let no result make room for others."""
         if session_id in self._of_session:
             self._of_session[session_id].forget_sent()
-
-    async def trim(self, session_id: str, bounds: SessionBounds, now: float) -> int:
-        """Erase and forget a session's oldest while it has too many, or too large ones."""
-        kept, erased = self._of_session.get(session_id, _Kept()), 0
-        while len(kept.sent) > bounds.max_results or kept.sent_bytes > bounds.max_result_bytes:
-            self._erase(next(iter(kept.sent)), "expired", now)
-            erased += 1
-        while len(kept.tombstones) > bounds.max_tombstones:
-            self._forget(next(iter(kept.tombstones)))
-        return erased
 
     async def trim_keyed(self, principal: str, max_bytes: int, now: float) -> int:
         """Erase the oldest results that only their keys keep."""
@@ -187,30 +209,31 @@ class MemoryCallStore(CallStore):
     async def end_session(self, session_id: str) -> None:
         """Forget a session's records, but for those with an idempotency key."""
         of_session = self._by_session.get(session_id, {})
-        for done, (request_id, call_id) in enumerate(list(of_session.items()), 1):
-            if of_session.get(request_id) == call_id:  # not forgotten meanwhile
-                self._leave_session(self._records[call_id])
-            if done % _RECORDS_PER_TURN == 0:
-                await asyncio.sleep(0)
-        self._by_session.pop(session_id, None)
+        while of_session:  # also with what is accepted meanwhile
+            for done, (request_id, call_id) in enumerate(list(of_session.items()), 1):
+                if of_session.get(request_id) == call_id:  # not forgotten meanwhile
+                    self._leave_session(self._records[call_id])
+                if done % _RECORDS_PER_TURN == 0:
+                    await asyncio.sleep(0)
+        if not self._by_session.get(session_id):
+            self._by_session.pop(session_id, None)
 
     def statistics(self) -> StoreStatistics:
         """Return the numbers now."""
         return StoreStatistics(record_count=len(self._records), result_bytes=self._result_bytes)
 
-    async def close(self) -> None:
-        """Nothing to flush."""
+    def _trim(self, session_id: str, bounds: SessionBounds, now: float) -> int:
+        """Erase and forget a session's oldest while it has too many, or too large ones."""
+        kept, erased = self._of_session.get(session_id, _Kept()), 0
+        while len(kept.sent) > bounds.max_results or kept.sent_bytes > bounds.max_result_bytes:
+            self._erase(next(iter(kept.sent)), "expired", now)
+            erased += 1
+        while len(kept.tombstones) > bounds.max_tombstones:
+            self._forget(next(iter(kept.tombstones)))
+        return erased
 
     async def _whole(self, call_id: str) -> CallRecord:
-        """Return a record with its settlement, if it has one; a large one is read in a thread."""
-        record, encoded = self._records[call_id], self._settlements.get(call_id)
-        if encoded is None:
-            return record
-        if len(encoded) > _DECODED_AT_ONCE_BYTES:
-            settlement = await asyncio.to_thread(_decode, encoded)
-        else:
-            settlement = _decode(encoded)
-        return msgspec.structs.replace(record, settlement=settlement)
+        return await _whole(self._records[call_id], self._settlements.get(call_id))
 
     def _account_of(self, record: CallRecord) -> "_Kept":
         """Return where a record's result counts: in its session, or after that by its key."""
@@ -314,6 +337,17 @@ class _Kept:
         self.total_bytes -= size_bytes
         self.tombstones.pop(call_id, None)
         return size_bytes
+
+
+async def _whole(record: CallRecord, encoded: bytes | None) -> CallRecord:
+    """Return a record with its settlement, if it has one; a large one is read in a thread."""
+    if encoded is None:
+        return record
+    if len(encoded) > _DECODED_AT_ONCE_BYTES:
+        settlement = await asyncio.to_thread(_decode, encoded)
+    else:
+        settlement = _decode(encoded)
+    return msgspec.structs.replace(record, settlement=settlement)
 
 
 def _key_of(record: CallRecord) -> tuple[str, str] | None:

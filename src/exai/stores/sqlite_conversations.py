@@ -137,10 +137,6 @@ class SqliteConversationStore(ConversationStore):
         totals = self._database.totals
         return ConversationStatistics(totals.conversation_count, totals.text_bytes)
 
-    async def close(self) -> None:
-        """Close the database."""
-        await self._database.close()
-
 
 class _TurnRow:
     """A turn as it is stored."""

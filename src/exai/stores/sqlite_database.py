@@ -15,7 +15,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, NamedTuple, TypeVar
+from types import TracebackType
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from exai.core.errors import ServiceUnavailable
 
@@ -39,29 +40,51 @@ class Totals(NamedTuple):
 
 
 class SqliteDatabase:
-    """Carries out operations on a connection, which it owns from now on, in its own thread.
+    """Carries out operations in a thread of its own while it is open, as a context.
 
     `totals` are as of the last operation that its caller was told of.
     """
 
     def __init__(
         self,
-        connection: sqlite3.Connection,
+        connect: Callable[[], sqlite3.Connection],
         *,
         max_waiting: int = _MAX_WAITING,
         max_waiting_bytes: int = _MAX_WAITING_BYTES,
     ) -> None:
-        self._connection = connection
+        self._connect = connect
         self._max_waiting = max_waiting
         self._max_waiting_bytes = max_waiting_bytes
         self._waiting_count = 0
         self._waiting_bytes = 0
         self._orders: SimpleQueue[_Order[Any] | None] = SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._is_closing = False
-        self.totals = self._committed_totals = _read_totals(connection)
+        self._is_open = False
+        self.totals = self._committed_totals = Totals(0, 0, 0, 0)
+        self.ledger_id = ""
+        self._connection: sqlite3.Connection
         self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
+
+    async def __aenter__(self) -> Self:
+        """Open the file and begin to work. Raises `DatabaseUnusable`."""
+        self._connection = await asyncio.to_thread(self._connect)
+        (self.ledger_id,) = self._connection.execute("SELECT ledger_id FROM identity").fetchone()
+        self.totals = self._committed_totals = _read_totals(self._connection)
+        self._loop = asyncio.get_running_loop()  # to ask costs a system call before Python 3.12
+        self._is_open = True
         self._thread.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Carry out what waits, then close the file."""
+        self._is_open = False
+        self._orders.put(None)
+        await asyncio.to_thread(self._thread.join)
 
     def submit(self, operation: Operation[T], size_bytes: int = 0) -> asyncio.Future[T]:
         """Have an operation carried out; the future has its answer once that is committed.
@@ -71,9 +94,7 @@ class SqliteDatabase:
         so does the future where the database fails.
         """
         loop = self._loop
-        if loop is None:  # kept, for to ask costs a system call before Python 3.12
-            loop = self._loop = asyncio.get_running_loop()
-        if self._is_closing:
+        if loop is None or not self._is_open:
             raise ServiceUnavailable("the ledger is closed")
         if self._waiting_count and (
             self._waiting_count >= self._max_waiting
@@ -88,13 +109,6 @@ class SqliteDatabase:
         self._waiting_bytes += size_bytes
         self._orders.put(order)
         return order.future
-
-    async def close(self) -> None:
-        """Carry out what waits, then close the file; again is no harm: two stores share it."""
-        if not self._is_closing:
-            self._is_closing = True
-            self._orders.put(None)
-        await asyncio.to_thread(self._thread.join)
 
     def _work(self) -> None:
         """Be the thread: carry out and tell, until the end was ordered."""

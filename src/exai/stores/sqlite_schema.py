@@ -6,6 +6,9 @@ that no question needs to count.
 """
 
 _CALLS = """
+CREATE TABLE identity (ledger_id TEXT NOT NULL) STRICT;
+INSERT INTO identity VALUES (lower(hex(randomblob(8))));
+
 CREATE TABLE totals (
     record_count INTEGER NOT NULL,
     result_bytes INTEGER NOT NULL,
@@ -18,6 +21,7 @@ INSERT INTO totals VALUES (0, 0, 0, 0, 0);
 -- `number` is in the order of acceptance. `session_id` is NULL once the session has ended.
 -- `result_bytes` is 0 without a result, `sent_bytes` until it was sent. `rank` says when a
 -- call came to where it stands: among the sent, the erased, or what only a key keeps.
+-- `request` is there only while the call may have to run, or to run again.
 CREATE TABLE calls (
     number INTEGER PRIMARY KEY,
     call_id TEXT NOT NULL UNIQUE,
@@ -29,11 +33,16 @@ CREATE TABLE calls (
     accepted_at REAL NOT NULL,
     timeout_s REAL NOT NULL,
     idempotency_key TEXT,
+    idempotent INTEGER NOT NULL,
+    follows TEXT,
+    request BLOB,
     state TEXT NOT NULL,
     owner TEXT NOT NULL,
     attempt INTEGER NOT NULL,
+    started_at REAL,
     settled_at REAL,
-    succeeded INTEGER,
+    summary BLOB,
+    sent_at REAL,
     erased_at REAL,
     erased_because TEXT,
     result_bytes INTEGER NOT NULL DEFAULT 0,
@@ -41,6 +50,8 @@ CREATE TABLE calls (
     rank INTEGER NOT NULL DEFAULT 0,
     UNIQUE (session_id, request_id)
 ) STRICT;
+CREATE INDEX calls_by_name ON calls (principal, request_id);
+CREATE INDEX unsettled_calls ON calls (number) WHERE settled_at IS NULL;
 CREATE UNIQUE INDEX call_of_key ON calls (principal, idempotency_key)
     WHERE idempotency_key IS NOT NULL;
 CREATE INDEX owed_calls ON calls (session_id) WHERE erased_at IS NULL;
@@ -145,6 +156,16 @@ CREATE TRIGGER call_deleted AFTER DELETE ON calls BEGIN
 END;
 """
 
+_SESSIONS = """
+-- Of a resume token only a digest is kept.
+CREATE TABLE sessions (
+    number INTEGER PRIMARY KEY,
+    session_id TEXT NOT NULL UNIQUE,
+    principal TEXT NOT NULL,
+    resume_digest BLOB NOT NULL
+) STRICT;
+"""
+
 _CONVERSATIONS = """
 -- Texts are UTF-8 as bytes: half of a surrogate pair is none that SQLite's TEXT can hold.
 -- `rank` is in the order of the last turns.
@@ -209,5 +230,5 @@ CREATE TRIGGER conversation_forgotten AFTER DELETE ON conversations BEGIN
 END;
 """
 
-MIGRATIONS: tuple[str, ...] = (_CALLS + _CONVERSATIONS,)
+MIGRATIONS: tuple[str, ...] = (_CALLS + _SESSIONS + _CONVERSATIONS,)
 """The step at index n leads from version n to version n + 1."""

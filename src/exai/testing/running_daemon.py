@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from exai.core.call_store import CallStore
 from exai.core.config import Config, LocalModelConfig, PrincipalConfig, Secret, ServerConfig
 from exai.core.events import Event, EventSink
 from exai.core.tool import Tool
+from exai.stores.stores import Stores
 from exai.ws_server import Daemon, DaemonAddress, build_daemon
 
 TOKEN = "token-of-the-tests-0123456789"
@@ -81,12 +81,12 @@ async def running_daemon(
     tools: Sequence[Tool] = (),
     *,
     environment: Mapping[str, str] | None = None,
-    store: CallStore | None = None,
+    stores: Stores | None = None,
 ) -> AsyncIterator[RunningDaemon]:
     """Run a daemon while the context is open, with `tools` beside its own."""
     events = RecordedEvents()
     daemon = build_daemon(
-        config, environment=environment or {"PATH": os.defpath}, events=events, store=store
+        config, environment=environment or {"PATH": os.defpath}, events=events, stores=stores
     )
     daemon.tools.replace("test", tools)
     stop = asyncio.Event()

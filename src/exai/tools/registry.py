@@ -1,6 +1,7 @@
 """Every tool that can be called now, by name, and who may see it."""
 
-from collections.abc import Callable, Sequence, Set
+import asyncio
+from collections.abc import Callable, Iterable, Sequence, Set
 from difflib import get_close_matches
 
 from exai.core.errors import ToolNotFound
@@ -12,9 +13,14 @@ _SHOWN_LENGTH = 64
 
 
 class ToolRegistry:
-    """Tools by name. Each source (the daemon itself, an MCP server) replaces its own."""
+    """Tools by name. Each source (the daemon itself, an MCP server) replaces its own.
 
-    def __init__(self) -> None:
+    `awaited` are sources whose tools are still to come, each named `source__…`.
+    """
+
+    def __init__(self, awaited: Iterable[str] = ()) -> None:
+        self._awaited = set(awaited)
+        self._replaced = asyncio.Event()
         self._by_source: dict[str, dict[str, Tool]] = {}
         self._tools: dict[str, Tool] = {}
         self._listeners: list[Callable[[Set[str]], None]] = []
@@ -34,10 +40,13 @@ class ToolRegistry:
         names = before.keys() | offered.keys()
         changed = {name for name in names if _spec(before, name) != _spec(offered, name)}
         self._by_source[source] = offered
+        self._awaited.discard(source)
         self._tools = {name: t for ts in self._by_source.values() for name, t in ts.items()}
         if changed:
             for listener in self._listeners:
                 listener(changed)
+        self._replaced.set()
+        self._replaced = asyncio.Event()
 
     def require_tool(self, name: str, principal: Principal) -> Tool:
         """Return the tool that `principal` means by `name`.
@@ -53,6 +62,12 @@ class ToolRegistry:
         closest = get_close_matches(name[:_SHOWN_LENGTH], visible)
         hint = f"; did you mean {closest[0]}?" if closest else ""
         raise ToolNotFound(f"there is no tool {name[:_SHOWN_LENGTH]!r}{hint}", closest=closest)
+
+    async def wait_for_tool(self, name: str, principal: Principal) -> Tool:
+        """Return the tool as `require_tool` does, once its source has said what it offers."""
+        while any(name.startswith(f"{source}__") for source in self._awaited):
+            await self._replaced.wait()
+        return self.require_tool(name, principal)
 
     def has(self, name: str) -> bool:
         """Tell whether there is a tool of this very name."""

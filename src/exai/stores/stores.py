@@ -1,0 +1,68 @@
+"""What the daemon remembers, together: calls, conversations, sessions; in memory or in SQLite."""
+
+from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from exai.core.call_store import CallStore
+from exai.core.config import StoreConfig
+from exai.core.conversation_store import ConversationStore
+from exai.core.session_store import SessionStore
+from exai.stores.memory_conversations import MemoryConversationStore
+from exai.stores.memory_sessions import MemorySessionStore
+from exai.stores.memory_store import MemoryCallStore
+from exai.stores.sqlite_conversations import SqliteConversationStore
+from exai.stores.sqlite_database import SqliteDatabase
+from exai.stores.sqlite_file import open_database
+from exai.stores.sqlite_sessions import SqliteSessionStore
+from exai.stores.sqlite_store import SqliteCallStore
+
+
+class Stores:
+    """The stores of one daemon; they may be used while this is open, as a context."""
+
+    def __init__(
+        self,
+        calls: CallStore,
+        conversations: ConversationStore,
+        sessions: SessionStore,
+        behind: AbstractAsyncContextManager[object] | None = None,
+    ) -> None:
+        self.calls = calls
+        self.conversations = conversations
+        self.sessions = sessions
+        self._behind = behind or nullcontext()
+
+    async def __aenter__(self) -> Self:
+        """Open what is behind them. Raises `DatabaseUnusable`."""
+        await self._behind.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Carry out what waits, and close."""
+        await self._behind.__aexit__(kind, error, traceback)
+
+
+def stores_of(config: StoreConfig, state_dir: Path) -> Stores:
+    """Return the stores that are configured; nothing is opened yet."""
+    if config.kind == "memory":
+        return memory_stores()
+    database = SqliteDatabase(partial(open_database, state_dir, synchronous=config.synchronous))
+    return Stores(
+        SqliteCallStore(database),
+        SqliteConversationStore(database),
+        SqliteSessionStore(database),
+        database,
+    )
+
+
+def memory_stores() -> Stores:
+    """Return stores that forget all when the process ends."""
+    return Stores(MemoryCallStore(), MemoryConversationStore(), MemorySessionStore())
