@@ -80,6 +80,32 @@ async def test_what_runs_is_finished_and_who_comes_meanwhile_waits_for_the_succe
     assert {line["pid"] for line in lines if "pid" in line} == {daemon.process.pid}
 
 
+@pytest.mark.slow
+async def test_who_waits_is_served_by_the_successor_and_told_when_it_comes_back(
+    shell: Shell,
+) -> None:
+    shell.environ["EXAI_WS_SESSION_MAX_INFLIGHT"] = "1"
+    may_answer = asyncio.Event()
+    async with ScriptedProvider() as provider:
+        provider.script(answers(may_answer, "done"))
+        name_provider(shell, provider)
+        async with serving(shell) as daemon:
+            async with open_wire(daemon.url, greet=False, says_bye=False) as wire:
+                ack = await wire.hello(token=TOKEN)
+                await wire.begin("chat", "runs", arguments=PROMPT)
+                await provider.wait_for_requests(1)
+                await wire.begin("chat", "waits", arguments=PROMPT | {"prompt": "other"})
+                daemon.process.send_signal(signal.SIGHUP)
+                await wire.hear_op("going_away")
+                may_answer.set()
+                assert (await wire.result("runs"))["text"] == "done"
+                assert await wire.closed() == (1012, "service restart")
+            resume = {"session_id": ack["session_id"], "resume_token": ack["resume_token"]}
+            async with open_wire(daemon.url, greet=False, open_timeout=PATIENCE_S) as again:
+                assert (await again.hello(token=TOKEN, resume=resume))["resumed"]
+                assert (await again.result("waits"))["text"] == "done"
+
+
 async def greeting_of(url: str) -> dict[str, Any]:
     """Connect, and return what is said to a hello."""
     async with open_wire(url, greet=False, open_timeout=PATIENCE_S) as wire:
