@@ -5,6 +5,7 @@ Nothing here is global: two daemons with different configurations live in one pr
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Set
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -30,6 +31,7 @@ from exai.core.tool import upstream_scope
 from exai.observe.metrics import Fanout, Metrics
 from exai.observe.observation import Observation, Observed
 from exai.processes.process_guard import ProcessGuard
+from exai.processes.succession import NOTHING, Inheritance, duplicate
 from exai.protocols import close_codes
 from exai.protocols.hello import PROTOCOL, ServerName
 from exai.providers.registry import ProviderRegistry
@@ -41,6 +43,7 @@ from exai.tools.registry import ToolRegistry
 from exai.tools.upstream_tools import UpstreamTools
 from exai.transports.health_routes import health_routes
 from exai.transports.http_app import HttpServer
+from exai.transports.listening import take_over
 from exai.transports.server_certificate import certificate_of
 from exai.transports.websocket import WebSocketServer
 from exai.upstream.pool import UpstreamPool
@@ -89,29 +92,38 @@ class Daemon:
         tls = None if self._certificate is None else self._certificate.context
         self._websocket = WebSocketServer(config.server, self._reception.serve, tls)
         self._http = HttpServer(config.server, self._build_routes(), tls)
+        self._lock: InstanceLock | None = None
 
-    async def run(self, stop: asyncio.Event, on_ready: Callable[[DaemonAddress], object]) -> None:
+    async def run(
+        self,
+        stop: asyncio.Event,
+        on_ready: Callable[[DaemonAddress], object],
+        inherited: Inheritance = NOTHING,
+    ) -> None:
         """Open, tell where, serve until `stop` is set, drain, close.
 
-        Whatever else ends it sets `stop`, and closes without draining, as a crash would.
+        What was inherited is used where it fits the configuration. Whatever else ends the
+        daemon sets `stop`, and closes without draining, as a crash would.
         Raises `AlreadyRunning` for a state directory in use, `OSError` for a port in use,
         `RotationsUnreadable` for rotated tokens that cannot be read, `DatabaseUnusable`,
         `CertificateUnusable`.
         """
+        server = self._config.server
+        host, port, http_port = server.host, server.port, server.http_port
         self._offer_own_tools()
         if self._certificate is not None:
             self._certificate.load()
-        with InstanceLock(self._config.state_dir), lone_cause():
+        with InstanceLock(self._config.state_dir, inherited.lock) as self._lock, lone_cause():
             self._tokens.load_rotations()
             async with (
                 self.stores,
                 self._guard,
                 self._tasks,
+                _opened(self._http, take_over(inherited.http, host, http_port)),
                 self._providers,
                 self._upstreams,
                 self._recovered(),
-                self._http,
-                self._websocket,
+                _opened(self._websocket, take_over(inherited.websocket, host, port)),
                 running(
                     *(part.run() for part in self._calls.background),
                     self._sessions.run_cleanup(),
@@ -138,6 +150,30 @@ class Daemon:
         await self._reception.restore(self.stores.calls.ledger_id)
         await self._calls.recovery.run(self._sessions.find)
         yield
+
+    def rehearse(self, inherited: Inheritance) -> None:
+        """Raise what would keep `run` from serving; open nothing for good, and start nothing.
+
+        Raises `ImportError`, too, where a part of the program is missing.
+        """
+        if self._certificate is not None:
+            self._certificate.load()
+        InstanceLock(self._config.state_dir, inherited.lock).rehearse()
+        self._tokens.load_rotations()
+        self._http.rehearse(inherited.http)
+        self._websocket.rehearse(inherited.websocket)
+
+    @property
+    def estate(self) -> Inheritance:
+        """What a successor would inherit, while the ports are open."""
+        lock = None if self._lock is None else self._lock.descriptor
+        return Inheritance(self._websocket.descriptor, self._http.descriptor, lock)
+
+    async def hand_over(self) -> Inheritance:
+        """Return what a successor inherits, to outlive us; new WebSocket peers wait for it."""
+        left = Inheritance(*(fd if fd is None else duplicate(fd) for fd in self.estate))
+        await self._websocket.leave_waiting()
+        return left
 
     async def _become_ready(self) -> None:
         """Be ready once each MCP server has had its first start, or enough time for it."""
@@ -286,6 +322,17 @@ class Daemon:
             metrics=self._observation.metrics_page,
             authenticate=self._tokens.authenticate,
         )
+
+
+@asynccontextmanager
+async def _opened(
+    server: HttpServer | WebSocketServer, inherited: socket.socket | None
+) -> AsyncIterator[None]:
+    await server.open(inherited)
+    try:
+        yield
+    finally:
+        await server.close()
 
 
 def build_daemon(
