@@ -141,6 +141,7 @@ class Daemon:
         """
         InstanceLock(self._config.state_dir, inherited.lock).rehearse()
         self._tokens.load_rotations()
+        self.stores.rehearse()
         self._doors.rehearse(inherited)
 
     @property
