@@ -23,6 +23,7 @@ run: setup  ## start the daemon with its defaults
 
 test: setup $(NODE_MODULES)  ## run all tests, side by side
 	@command -v git >/dev/null || scripts/debian_packages git
+	@command -v systemd-analyze >/dev/null || scripts/debian_packages systemd
 	@command -v promtool >/dev/null || scripts/debian_packages prometheus
 	-@tests/container/prepare
 	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(ARGS)

@@ -331,13 +331,47 @@ async def test_a_stopped_daemon_leaves_to_the_next_what_it_did_not_begin_or_may_
         assert (await wire.result("once"))["meta"]["replayed"] is True
 
 
-async def test_who_comes_before_a_server_is_up_waits_for_it(house: House) -> None:
-    house.hold_back_server("box")
-    async with house.daemon() as (_, url), house.session_with(url) as wire:
-        await wire.say("call_tool", name="box__now", request_id="r1", arguments={"what": "w"})
+async def test_what_waits_for_its_server_does_not_keep_the_daemon_and_waits_on_in_the_next(
+    house: House,
+) -> None:
+    house.set_servers(box={"max_inflight": 1})
+    async with house.daemon() as (process, url), house.session_with(url) as wire:
+        await house.until_offered(wire, "box__once")
+        await wire.begin("box__once", arguments={"what": "o"}, idempotency_key="o")
+        await house.until_begun("o")
+        await wire.begin("box__now", "w1", arguments={"what": "w"}, idempotency_key="w")
+        await kill(process)
+    mute = {"command": sys.executable, "args": ["-I", "-S", str(SCRIPTED), "--mute"]}
+    house.servers.write_text(json.dumps({"mcpServers": {"box": mute}}))
+    async with house.daemon() as (process, url), house.session_with(url) as wire:
+        assert (await wire.result("r1"))["error"]["code"] == "INTERRUPTED"
+        same = {"arguments": {"what": "w"}, "idempotency_key": "w"}
+        await wire.say("call_tool", name="box__now", request_id="w2", **same)
         await wire.ask("health", "health_res")
-        house.let_server_start()
-        assert (await wire.result())["text"] == "w 1"
+        process.send_signal(signal.SIGTERM)
+        assert (await wire.result("w2"))["error"]["code"] == "SERVICE_UNAVAILABLE"
+        assert (await ended(process)).status == 0
+    house.set_servers(box={})
+    async with house.daemon() as (_, url), house.session_with(url) as wire:
+        assert house.session["pending"] == ["r1", "w1"]
+        assert (await wire.result("w1"))["text"] == "w 1"
+
+
+async def test_text_that_was_streamed_is_void_where_the_call_runs_again(house: House) -> None:
+    async with ScriptedProvider() as provider:
+        house.name_provider(provider)
+        provider.script(answers("half of it", asyncio.Event()))
+        async with house.daemon() as (process, url), house.session_with(url) as wire:
+            await wire.begin("chat", arguments={"prompt": "hello", "model": "m"})
+            await wire.hear_op("progress", delta="half of it", offset=0, attempt=1)
+            await kill(process)
+        may_answer = asyncio.Event()
+        provider.script(answers(may_answer, "all of it"))
+        async with house.daemon() as (_, url), house.session_with(url) as wire:
+            await wire.hear_op("progress", delta="", offset=0, attempt=2)
+            may_answer.set()
+            answer = await wire.result()
+            assert (answer["text"], answer["meta"]["attempts"]) == ("all of it", 2)
 
 
 async def test_who_calls_a_server_that_does_not_start_may_try_again(house: House) -> None:
@@ -347,6 +381,31 @@ async def test_who_calls_a_server_that_does_not_start_may_try_again(house: House
         assert (error["code"], error["retryable"]) == ("UPSTREAM_ERROR", True)
         error = (await wire.call("bag__now", arguments={"what": "w"}))["error"]
         assert error["code"] == "TOOL_NOT_FOUND"
+
+
+async def test_who_comes_before_a_server_is_up_waits_for_it(house: House) -> None:
+    house.hold_back_server("box")
+    async with house.daemon() as (_, url), house.session_with(url) as wire:
+        await wire.say("call_tool", name="box__now", request_id="r1", arguments={"what": "w"})
+        await wire.ask("health", "health_res")
+        house.let_server_start()
+        assert (await wire.result())["text"] == "w 1"
+
+
+async def test_a_request_joins_by_its_key_what_waits_for_its_server(house: House) -> None:
+    fields: Frame = {"arguments": {"what": "a"}, "idempotency_key": "k"}
+    async with house.daemon() as (process, url), house.session_with(url) as wire:
+        await house.until_offered(wire, "box__again")
+        await wire.begin("box__again", **fields)
+        await house.until_begun("a")
+        await kill(process)
+    house.hold_back_server("box")
+    async with house.daemon() as (_, url), house.session_with(url) as wire:
+        await wire.say("call_tool", name="box__again", request_id="r2", **fields)
+        await wire.ask("health", "health_res")
+        house.let_server_start()
+        assert [(await wire.result(name))["text"] for name in ("r1", "r2")] == ["a 2", "a 2"]
+    assert house.executions("a") == 2
 
 
 async def test_a_stopping_daemon_takes_no_request_by_a_key_that_it_leaves_to_the_next(
@@ -370,48 +429,6 @@ async def test_a_stopping_daemon_takes_no_request_by_a_key_that_it_leaves_to_the
         assert house.session["pending"] == ["runs", "waits"]
         assert (await wire.call("box__now", "same", **fields))["text"] == "w 1"
     assert house.executions("w") == 1
-
-
-async def test_what_waits_for_its_server_does_not_keep_the_daemon_and_waits_on_in_the_next(
-    house: House,
-) -> None:
-    house.set_servers(box={"max_inflight": 1})
-    async with house.daemon() as (process, url), house.session_with(url) as wire:
-        await house.until_offered(wire, "box__once")
-        await wire.begin("box__once", arguments={"what": "o"}, idempotency_key="o")
-        await house.until_begun("o")
-        await wire.begin("box__now", "w1", arguments={"what": "w"}, idempotency_key="w")
-        await kill(process)
-    mute = {"command": sys.executable, "args": ["-I", "-S", str(SCRIPTED), "--mute"]}
-    house.servers.write_text(json.dumps({"mcpServers": {"box": mute}}))
-    async with house.daemon() as (process, url), house.session_with(url) as wire:
-        assert (await wire.result("r1"))["error"]["code"] == "INTERRUPTED"
-        arguments = {"what": "w"}
-        await wire.begin("box__now", "w2", arguments=arguments, idempotency_key="w")
-        process.send_signal(signal.SIGTERM)
-        await wire.hear_op("going_away")
-        assert (await ended(process)).status == 0
-    house.set_servers(box={})
-    async with house.daemon() as (_, url), house.session_with(url) as wire:
-        assert house.session["pending"] == ["r1", "w1", "w2"]
-        assert [(await wire.result(each))["text"] for each in ("w1", "w2")] == ["w 1", "w 1"]
-
-
-async def test_text_that_was_streamed_is_void_where_the_call_runs_again(house: House) -> None:
-    async with ScriptedProvider() as provider:
-        house.name_provider(provider)
-        provider.script(answers("half of it", asyncio.Event()))
-        async with house.daemon() as (process, url), house.session_with(url) as wire:
-            await wire.begin("chat", arguments={"prompt": "hello", "model": "m"})
-            await wire.hear_op("progress", delta="half of it", offset=0, attempt=1)
-            await kill(process)
-        may_answer = asyncio.Event()
-        provider.script(answers(may_answer, "all of it"))
-        async with house.daemon() as (_, url), house.session_with(url) as wire:
-            await wire.hear_op("progress", delta="", offset=0, attempt=2)
-            may_answer.set()
-            answer = await wire.result()
-            assert (answer["text"], answer["meta"]["attempts"]) == ("all of it", 2)
 
 
 async def test_a_conversation_goes_on_after_a_crash(house: House) -> None:

@@ -26,7 +26,6 @@ class Call:
     its arguments take. `task` is what moves it on, `run` the execution that it waits for.
     `attempt` says which of its executions that is, `started_attempt` which one has begun, 0
     for none; both may have been in an earlier process, from which it then `is_taken_over`.
-    Such a call may have to wait for its tool, beside all that are the `same_request` by key.
     """
 
     def __init__(self, call_id: str, request: CallTool, request_id: str, peer: Peer) -> None:
@@ -47,7 +46,6 @@ class Call:
         self.is_idempotent = False
         self.is_taken_over = False
         self.is_set_aside = False
-        self.same_request: list[Call] = []
         self.is_stored = True
         self.run: ToolRun | None = None
         self.last_told_at = 0.0

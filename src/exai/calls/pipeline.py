@@ -5,6 +5,7 @@ flight waits for its permits, runs its tool, and answers whoever is still aboard
 """
 
 import asyncio
+from collections.abc import Sequence
 
 from exai.calls.call import Call
 from exai.calls.defects import Defects
@@ -61,19 +62,16 @@ class Pipeline:
 
     async def follow(self, call: Call, earlier: Call) -> None:
         """Let a call be answered by the flight of an earlier one: it is the same request."""
-        call.known_as = earlier.known_as
-        if not self._sharing.is_aboard(earlier):
-            await self._wait_with(call, earlier)
-            return
         flight = self._sharing.flight_of(earlier)
         call.prepare(flight.tool.spec, flight.limit_s)
+        call.known_as = earlier.known_as
         self._sharing.join(call, flight)
         await self._accept(call)
 
-    async def take_over(self, call: Call) -> None:
+    async def take_over(self, call: Call, same_request: Sequence[Call]) -> None:
         """Walk a call on that an earlier process accepted. Raises `ExaiError` for a failure.
 
-        Its tool may take a while to be back.
+        Its tool may take a while to be back; `same_request` are those of one idempotency key.
         """
         request, principal = call.request, call.peer.principal
         tool = await self._tools.wait_for_tool(request.name, principal, is_owed=True)
@@ -82,22 +80,13 @@ class Pipeline:
         if call.has_ended:
             return
         call.spec = tool.spec
-        other = next((each for each in call.same_request if self._sharing.is_aboard(each)), None)
+        other = next((each for each in same_request if self._sharing.is_aboard(each)), None)
         if other is None:
             self._sharing.board(call, tool, demand, self._limit_s(tool))
         else:
             self._sharing.join(call, self._sharing.flight_of(other))
+        call.pulse()
         await self._take_off(call, self._sharing.flight_of(call))
-
-    async def _wait_with(self, call: Call, earlier: Call) -> None:
-        """Let a call wait for its tool beside an earlier one, which another process left."""
-        call.timeout_s = min(call.request.timeout_s or self._call_timeout_s, self._call_timeout_s)
-        call.is_idempotent = earlier.is_idempotent
-        await self._store(call, runs=False)
-        call.is_taken_over = True
-        call.same_request = earlier.same_request
-        call.same_request.append(call)
-        await self.take_over(call)
 
     def _limit_s(self, tool: Tool) -> float:
         return min(tool.spec.timeout_s or self._call_timeout_s, self._call_timeout_s)
@@ -106,19 +95,15 @@ class Pipeline:
         """Store the call, tell its peer, start its time, and have its flight fly."""
         flight = self._sharing.flight_of(call)
         try:
-            await self._store(call, runs=flight.runs_at_once or _is_done(call, flight))
+            await self._ledger.accept(call, runs=flight.runs_at_once or _is_done(call, flight))
+            call.tell_accepted(self._clock)
+            self._events.emit(_accepted(call))
+            self._settling.limit_time(call)
+            call.require_wanted()
         except BaseException:
             self._sharing.leave(call)
             raise
         await self._take_off(call, self._sharing.flight_of(call))
-
-    async def _store(self, call: Call, *, runs: bool) -> None:
-        """Let the call be owed an answer from now on."""
-        await self._ledger.accept(call, runs=runs)
-        call.tell_accepted(self._clock)
-        self._events.emit(_accepted(call))
-        self._settling.limit_time(call)
-        call.require_wanted()
 
     async def _take_off(self, call: Call, flight: Flight) -> None:
         """Bring an accepted call to where its flight is already."""

@@ -145,13 +145,13 @@ class Recovery:
         for call in calls:
             same_request[call.known_as].append(call)
         for call in calls:
-            call.same_request = same_request[call.known_as]
-            call.task = self._tasks.create_task(self._walk(call))
+            walk = self._walk(call, same_request[call.known_as])
+            call.task = self._tasks.create_task(walk)
             self._settling.limit_time(call)
 
-    async def _walk(self, call: Call) -> None:
+    async def _walk(self, call: Call, same_request: Sequence[Call]) -> None:
         refusal = await self._defects.outcome_of(
-            self._pipeline.take_over(call), call.request.name, call.whose
+            self._pipeline.take_over(call, same_request), call.request.name, call.whose
         )
         if refusal is not None:
             await self._settling.settle(call, refusal)

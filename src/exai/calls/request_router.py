@@ -45,7 +45,6 @@ from exai.tools.registry import ToolRegistry
 
 _REASON_LENGTH = 200
 _HASHED_AT_ONCE_LENGTH = 262_144
-_STOPPING = "the daemon is stopping; reconnect and try again"
 
 
 class RequestRouter:
@@ -154,6 +153,7 @@ class RequestRouter:
         Returns how many these were.
         """
         self._is_draining = True
+        late: list[Call] = []
         try:
             async with asyncio.timeout(drain_s):
                 await self._stop_waiting()
@@ -163,8 +163,9 @@ class RequestRouter:
             for call in late:
                 self._cut_off(call)
             await self._in_flight.wait_empty()
-            return len(late)
-        return 0
+        with self._defects.contained("settling"):
+            await self._ledger.settle_late()
+        return len(late)
 
     async def _stop_waiting(self) -> None:
         """Leave what waits to the next process, if it will know of it."""
@@ -221,7 +222,7 @@ class RequestRouter:
             self._answer_again(call, known, conflict(call.request_id))
         elif not await self._find_by_key(call):
             if self._is_draining:
-                raise ServiceUnavailable(_STOPPING)
+                raise _stopping()
             await self._pipeline.board(call)
 
     async def _find_by_key(self, call: Call) -> bool:
@@ -233,34 +234,29 @@ class RequestRouter:
         while (earlier := self._in_flight.claim_key(call, idempotency_key)) is not None:
             if earlier.digest != call.digest:
                 raise refusal
-            if earlier.is_accepted and not earlier.has_ended:
+            if earlier.is_accepted and self._sharing.is_aboard(earlier) and not earlier.has_ended:
                 await self._pipeline.follow(call, earlier)
                 return True
             await earlier.wait_moved()
         known = await self._ledger.find_by_key(call.peer.principal.name, idempotency_key)
         if known is None:
             return False
+        if known.is_unsettled and known.arguments_digest == call.digest:
+            # It was left to the next process, which would know nothing of this request.
+            raise _stopping()
         self._answer_again(call, known, refusal)
         return True
 
     def _answer_again(self, call: Call, known: CallRecord, otherwise: ExaiError) -> None:
-        """Answer a request that was accepted before: nothing runs.
-
-        One without an outcome is left to the next process. Raises `ServiceUnavailable` where
-        another request stands for it, which that process would know nothing of.
-        """
+        """Answer a request that was settled before: nothing runs."""
         peer, request_id = call.peer, call.request_id
-        is_own = (known.session_id, known.request_id) == (peer.session_id, request_id)
-        if known.arguments_digest != call.digest:
+        if known.arguments_digest == call.digest:
+            peer.send(acked_again(known, call) if known.is_unsettled else replay(known, request_id))
+        else:
             peer.send(_refused(request_id, otherwise))
             if call.is_asked_about or call.withdrawn is not None:
+                is_own = (known.session_id, known.request_id) == (peer.session_id, request_id)
                 peer.send(replay(known, request_id) if is_own else unknown(request_id))
-        elif not known.is_unsettled:
-            peer.send(replay(known, request_id))
-        elif is_own:
-            peer.send(acked_again(known, call))
-        else:
-            raise ServiceUnavailable(_STOPPING)
         self._in_flight.unregister(call)
 
     def _cancel_tool(self, peer: Peer, request: CancelTool) -> None:
@@ -321,6 +317,10 @@ class RequestRouter:
 
     def _report_health(self, peer: Peer, request: Health) -> None:
         peer.send(HealthReported(request.request_id, self._health(peer.principal)))
+
+
+def _stopping() -> ServiceUnavailable:
+    return ServiceUnavailable("the daemon is stopping; reconnect and try again")
 
 
 def _refused(request_id: str, error: ExaiError) -> CallAnswered:

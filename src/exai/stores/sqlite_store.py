@@ -175,10 +175,11 @@ class SqliteCallStore(CallStore):
         return count
 
     async def owed(self, session_id: str) -> list[str]:
-        """Return what has not settled, or is not erased, once all of that is stored."""
+        """Return what has not settled, or is not erased, as far as that is stored."""
         owed = self._index.owed(session_id)
         await self._database.submit(lambda connection: None)
-        return owed
+        stored = set(self._index.owed(session_id))
+        return [request_id for request_id in owed if request_id in stored]
 
     async def usage(self, session_id: str) -> SessionUsage:
         """Return how many results a session has, and how large they are together."""
