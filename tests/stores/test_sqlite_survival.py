@@ -135,16 +135,21 @@ def tell_until_killed(directory: Path, name: str, line_count: int) -> dict[str, 
 
 
 async def check_counts(directory: Path, store: CallStore) -> None:
-    """Compare what triggers have counted with what there is."""
+    """Compare what was counted as it was loaded with what there is."""
     with closing(open_database(directory)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         counted = connection.execute(
-            "SELECT count(*), sum(length(encoded)), sum(settled_at IS NOT NULL AND encoded IS NULL)"
-            " - sum(erased_at IS NOT NULL) FROM calls LEFT JOIN settlements USING (number)"
+            "SELECT count(*), coalesce(sum(length(settlement)), 0), count(settlement),"
+            " count(*) FILTER (WHERE state = 'settled') FROM calls"
         ).fetchone()
     statistics = store.statistics()
-    assert counted == (statistics.record_count, statistics.result_bytes or None, 0)
     usage = await store.usage("s1")
+    assert counted == (
+        statistics.record_count,
+        statistics.result_bytes,
+        usage.result_count,
+        usage.result_count,
+    )
     assert usage.result_bytes == statistics.result_bytes
 
 
