@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from itertools import takewhile
 
+_NEVER = float("-inf")
+
 
 class ByTime:
     """Ids, nearly always added in the order of their times, so that only the old are looked at.
@@ -14,7 +16,7 @@ class ByTime:
     def __init__(self) -> None:
         self._in_order: dict[str, float] = {}
         self._late: dict[str, float] = {}
-        self._newest = float("-inf")
+        self._newest = _NEVER
 
     def __contains__(self, name: object) -> bool:
         """Tell whether an id is there."""
@@ -32,6 +34,8 @@ class ByTime:
         """Remove an id, if it is there."""
         if self._in_order.pop(name, None) is None:
             self._late.pop(name, None)
+        if not self._in_order and not self._late:
+            self._newest = _NEVER
 
     def until(self, horizon: float) -> list[str]:
         """Return those that are not later than `horizon`, by their times, then as added."""
