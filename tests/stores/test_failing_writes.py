@@ -447,6 +447,24 @@ async def test_all_of_a_session_is_forgotten_where_nothing_can_be_stored(
     assert await is_as_stored(store, database)
 
 
+async def test_who_is_told_that_a_result_is_erased_is_told_once_that_is_stored(
+    store: SqliteCallStore, database: SqliteDatabase
+) -> None:
+    """Else a process that is killed then would have the result again."""
+    await settled(store, call(1))
+    async with held_up(database):
+        erasing = asyncio.ensure_future(store.acknowledge("s1", ["r1"], AMPLE, now=1001.0))
+        asking = asyncio.ensure_future(store.find("s1", "r1"))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not asking.done()
+    known = await asking
+    assert known is not None
+    assert known.state is CallState.ERASED
+    assert await erasing == 1
+    assert await kept(database) == []
+
+
 async def test_what_is_erased_and_forgotten_in_one_step_is_stored_in_one_step(
     store: SqliteCallStore, database: SqliteDatabase
 ) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from exai.core.call_store import CallState, SessionBounds
+from exai.core.call_store import SessionBounds
 from exai.core.conversation_store import Conversation, ConversationBounds, Turn
 from exai.core.session_store import SessionRecord
 from exai.stores import sqlite_store
@@ -94,9 +94,6 @@ async def test_what_is_not_said_in_a_call_is_known_without_the_database(
     await store.acknowledge("s1", ["r-c0"], AMPLE, now=1001.0)
     async with listening(database) as asked:
         assert await store.find("s1", "r-unknown") is None
-        erased = await store.find("s1", "r-c0")
-        assert erased is not None
-        assert erased.state is CallState.ERASED
         assert await store.knows("s1", "r-c1")
         assert await store.key_count("alice") == 3
         assert await store.owed("s1") == ["r-c1", "r-c2"]

@@ -273,9 +273,10 @@ class SqliteCallStore(CallStore):
         self._due += part
 
     async def _whole(self, record: CallRecord) -> CallRecord | None:
-        """Return a record with what was said; None: its acceptance could not be stored."""
-        if record.state is CallState.ERASED:
-            return record
+        """Return a record with what was said; None: its acceptance could not be stored.
+
+        The database is asked for what is erased too: after that, its erasing is committed.
+        """
         (row,) = await self._said([record])
         return await self._with(row, record)
 
