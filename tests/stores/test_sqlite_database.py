@@ -207,13 +207,6 @@ async def test_what_is_not_open_yet_takes_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == [], "nothing is opened before it is needed"
 
 
-async def test_totals_are_known_as_soon_as_it_is_open(tmp_path: Path) -> None:
-    with closing(open_database(tmp_path)) as connection:
-        connection.execute("UPDATE totals SET conversation_count = 3, text_bytes = 40")
-    async with SqliteDatabase(lambda: open_database(tmp_path)) as database:
-        assert database.totals == (3, 40)
-
-
 async def test_what_cannot_be_opened_is_told_to_who_opens_it(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_text("Dear diary, " * 1000)
     with pytest.raises(DatabaseUnusable, match="not a database"):
