@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from exai.core.errors import ServiceUnavailable
+from exai.stores.sqlite_log import SqliteLog
 
 T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], T]
@@ -31,6 +32,7 @@ Undo = Callable[[], None]
 
 _MAX_WAITING = 10_000
 _MAX_WAITING_BYTES = 67_108_864
+_LOGGED_BYTES = 6000  # by an operation, about, beside what it says: a page or two
 
 
 class SqliteDatabase:
@@ -114,6 +116,7 @@ class SqliteDatabase:
 
     def _work(self) -> None:
         """Be the thread: carry out and tell, until the end was ordered."""
+        log = SqliteLog(self._connection)
         is_open = True
         while is_open:
             orders, is_open = self._next_orders()
@@ -122,6 +125,8 @@ class SqliteDatabase:
                 with suppress(RuntimeError):  # the loop has ended: nobody is left to be told
                     loop = orders[0].future.get_loop()
                     loop.call_soon_threadsafe(self._tell, orders)
+                log.after_commit(sum(_LOGGED_BYTES + order.size_bytes for order in orders))
+        log.close()
         self._connection.close()
 
     def _next_orders(self) -> tuple[list["_Order[Any]"], bool]:
