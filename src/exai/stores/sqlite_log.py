@@ -45,7 +45,7 @@ class SqliteLog:
     def _work(self) -> None:
         with closing(sqlite3.connect(self._path, isolation_level=None)) as connection:
             while self._is_due.wait() and not self._is_closing:
+                self._is_due.clear()
                 with suppress(sqlite3.Error):
                     connection.execute(_MOVE).fetchone()
-                self._is_due.clear()
                 self._is_moved = True
