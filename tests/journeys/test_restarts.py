@@ -172,6 +172,39 @@ async def test_a_call_that_may_not_be_repeated_is_interrupted(house: House) -> N
     assert house.executions("o") == 1
 
 
+async def test_what_ran_is_not_repeated_where_its_tool_may_be_repeated_no_more(
+    house: House,
+) -> None:
+    async with house.daemon() as (process, url), house.session_with(url) as wire:
+        await house.until_offered(wire, "box__again")
+        await wire.begin("box__again", arguments={"what": "a"})
+        await house.until_begun("a")
+        await kill(process)
+    house.set_servers(box={"tools": {"again": {"idempotent": False}}})
+    async with house.daemon() as (_, url), house.session_with(url) as wire:
+        error = (await wire.result())["error"]
+        assert (error["code"], error["retryable"]) == ("INTERRUPTED", False)
+        assert error["details"] == {"may_have_run": True}
+    assert house.executions("a") == 1
+
+
+async def test_what_waited_runs_once_where_its_tool_may_be_repeated_no_more(house: House) -> None:
+    house.set_servers(box={"max_inflight": 1})
+    async with house.daemon() as (process, url), house.session_with(url) as wire:
+        await house.until_offered(wire, "box__again")
+        await wire.begin("box__once", "once", arguments={"what": "o"})
+        await house.until_begun("o")
+        await wire.begin("box__again", "waits", arguments={"what": "a"})
+        await kill(process)
+    house.set_servers(box={"tools": {"again": {"idempotent": False}}})
+    async with house.daemon() as (process, _):
+        await house.until_begun("a")
+        await kill(process)
+    async with house.daemon() as (_, url), house.session_with(url) as wire:
+        assert (await wire.result("waits"))["error"]["code"] == "INTERRUPTED"
+    assert house.executions("a") == 1
+
+
 async def test_what_waited_runs_and_what_came_first_comes_first(house: House) -> None:
     house.set_servers(box={"max_inflight": 1})
     async with house.daemon() as (process, url), house.session_with(url) as wire:

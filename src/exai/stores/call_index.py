@@ -168,10 +168,13 @@ class CallIndex:
         self._count_bytes(record, size_bytes)
         return True
 
-    def put_back(self, record: CallRecord) -> None:
-        """Let a call be as it was before a change that could not be stored."""
+    def put_back(self, record: CallRecord, changed_to: CallState) -> None:
+        """Let a call be as it was before a change that could not be stored.
+
+        One that has come further meanwhile stays as it is: what comes later says all of it.
+        """
         call_id = record.call_id
-        if call_id not in self._records:
+        if call_id not in self._records or self._records[call_id].state is not changed_to:
             return
         if self._settled_at.pop(call_id, None) is not None:
             self._keyed_at.pop(call_id, None)

@@ -123,7 +123,7 @@ class SqliteCallStore(CallStore):
             return False
         keeps_request = started.idempotent and attempt == 1
         values = (owner, attempt, now, keeps_request, self._numbers[call_id])
-        await self._change(_START, values, before)
+        await self._change(_START, values, before, CallState.RUNNING)
         return True
 
     async def settle(self, call_id: str, settlement: Settlement, now: float) -> bool:
@@ -137,7 +137,7 @@ class SqliteCallStore(CallStore):
             return False
         rank, number = next(self._next_rank), self._numbers[call_id]
         values = (now, _encode(summary), encoded, rank, number)
-        await self._change(_SETTLE, values, before, len(encoded))
+        await self._change(_SETTLE, values, before, CallState.SETTLED, len(encoded))
         return True
 
     async def find(self, session_id: str, request_id: str) -> CallRecord | None:
@@ -220,7 +220,12 @@ class SqliteCallStore(CallStore):
         return StoreStatistics(len(self._index), self._index.result_bytes)
 
     async def _change(
-        self, statement: str, values: tuple[object, ...], before: CallRecord, size_bytes: int = 0
+        self,
+        statement: str,
+        values: tuple[object, ...],
+        before: CallRecord,
+        changed_to: CallState,
+        size_bytes: int = 0,
     ) -> None:
         """Store the change of one call, which is taken back where that fails."""
         try:
@@ -228,7 +233,7 @@ class SqliteCallStore(CallStore):
                 lambda connection: connection.execute(statement, values), size_bytes
             )
         except Exception:
-            self._index.put_back(before)
+            self._index.put_back(before, changed_to)
             raise
 
     async def _drop(self, changes: Changes) -> int:
