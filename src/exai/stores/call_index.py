@@ -6,8 +6,7 @@ whoever keeps the rest.
 """
 
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Iterable
-from itertools import takewhile
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -20,6 +19,7 @@ from exai.core.call_store import (
     SessionUsage,
     Summary,
 )
+from exai.stores.by_time import ByTime
 
 RECORDS_PER_TURN = 1000
 """How many may change before others have their turn."""
@@ -51,9 +51,8 @@ class StoredCall(NamedTuple):
 class CallIndex:
     """All calls, by their names and in the order of their times.
 
-    `_settled_at`, `_erased_at` and `_keyed_at` (when a call with a key settled) are in the
-    order of their times, so that expiry looks only at what expires. A tombstone stands in
-    `_erased_at` if it has no key, else in `_keyed_at` alone.
+    `_keyed_at` is when a call with a key settled. A tombstone stands in `_erased_at` if it has
+    no key, else in `_keyed_at` alone.
     """
 
     def __init__(self) -> None:
@@ -62,9 +61,9 @@ class CallIndex:
         self._by_session: defaultdict[str, dict[str, str]] = defaultdict(dict)
         self._by_key: dict[tuple[str, str], str] = {}
         self._key_count: Counter[str] = Counter()
-        self._settled_at: dict[str, float] = {}
-        self._erased_at: dict[str, float] = {}
-        self._keyed_at: dict[str, float] = {}
+        self._settled_at = ByTime()
+        self._erased_at = ByTime()
+        self._keyed_at = ByTime()
         self._of_session: defaultdict[str, _Kept] = defaultdict(_Kept)
         self._of_principal: defaultdict[str, _Kept] = defaultdict(_Kept)
         self._bytes_of_principal: Counter[str] = Counter()
@@ -109,14 +108,10 @@ class CallIndex:
         """Return how large a principal's results are together, over all its sessions."""
         return self._bytes_of_principal[principal]
 
-    def owed(self, session_id: str) -> list[str]:
-        """Return a session's requests that have not settled, or are not erased."""
-        of_session = self._by_session.get(session_id, {})
-        return [
-            request_id
-            for request_id, call_id in of_session.items()
-            if self._records[call_id].state is not CallState.ERASED
-        ]
+    def owed(self, session_id: str) -> list[CallRecord]:
+        """Return a session's calls that have not settled, or are not erased."""
+        records = [self._records[each] for each in self._by_session.get(session_id, {}).values()]
+        return [record for record in records if record.state is not CallState.ERASED]
 
     def usage(self, session_id: str) -> SessionUsage:
         """Return how many results a session has, and how large they are together."""
@@ -161,26 +156,50 @@ class CallIndex:
         self._records[call_id] = msgspec.structs.replace(
             record, state=CallState.SETTLED, request=None, settled_at=now, summary=summary
         )
-        self._settled_at[call_id] = now
+        self._settled_at.add(call_id, now)
         if record.idempotency_key is not None:
-            self._keyed_at[call_id] = now
+            self._keyed_at.add(call_id, now)
         self._account_of(record).add_result(call_id, size_bytes)
         self._count_bytes(record, size_bytes)
         return True
 
-    def put_back(self, record: CallRecord, changed_to: CallState) -> None:
-        """Let a call be as it was before a change that could not be stored.
+    def undo_start(self, before: CallRecord, attempt: int) -> None:
+        """Let a call be as before an attempt that could not be stored.
 
-        One that has come further meanwhile stays as it is: what comes later says all of it.
+        What happened to it since then stays: it may have settled, or be forgotten.
         """
-        call_id = record.call_id
-        if call_id not in self._records or self._records[call_id].state is not changed_to:
+        record = self._records.get(before.call_id)
+        if record is None or record.attempt != attempt:
             return
-        if self._settled_at.pop(call_id, None) is not None:
-            self._keyed_at.pop(call_id, None)
-            self._count_bytes(record, -self._account_of(record).forget(call_id))
-            self._drop_empty_accounts(record)
-        self._records[call_id] = record
+        is_running = record.state is CallState.RUNNING
+        self._records[record.call_id] = msgspec.structs.replace(
+            record,
+            state=before.state if is_running else record.state,
+            owner=before.owner,
+            attempt=before.attempt,
+            started_at=before.started_at,
+        )
+
+    def undo_settle(self, call_id: str) -> None:
+        """Let a call be without the outcome that could not be stored.
+
+        What happened to it since then stays: its session may have ended, it may be erased or
+        forgotten.
+        """
+        record = self._records.get(call_id)
+        if record is None or record.state is not CallState.SETTLED:
+            return
+        self._settled_at.discard(call_id)
+        self._keyed_at.discard(call_id)
+        self._count_bytes(record, -self._account_of(record).forget(call_id))
+        self._drop_what_is_empty(record)
+        self._records[call_id] = msgspec.structs.replace(
+            record,
+            state=CallState.RUNNING if record.attempt else CallState.ACCEPTED,
+            settled_at=None,
+            summary=None,
+            sent_at=None,
+        )
 
     def mark_sent(
         self, session_id: str, request_ids: list[str], bounds: SessionBounds, now: float
@@ -189,7 +208,7 @@ class CallIndex:
         of_session = self._by_session.get(session_id, {})
         for request_id in request_ids:
             call_id = of_session.get(request_id)
-            if call_id in self._settled_at:
+            if call_id is not None and call_id in self._settled_at:
                 self._of_session[session_id].mark_sent(call_id)
                 record = self._records[call_id]
                 if record.sent_at is None:
@@ -207,7 +226,7 @@ class CallIndex:
         """Erase acknowledged results; return how many these were."""
         changes = Changes()
         of_session = self._by_session.get(session_id, {})
-        named = dict.fromkeys(of_session.get(request_id) for request_id in request_ids)
+        named = {of_session[each]: None for each in request_ids if each in of_session}
         settled = [call_id for call_id in named if call_id in self._settled_at]
         for call_id in settled:
             self._erase(call_id, "acknowledged", now, changes)
@@ -223,11 +242,11 @@ class CallIndex:
     def expire(self, now: float, result_ttl_s: float, idempotency_ttl_s: float) -> Changes:
         """Erase old results, forget old tombstones."""
         changes, horizon = Changes(), now - result_ttl_s
-        for call_id in _until(self._erased_at, horizon):
+        for call_id in self._erased_at.until(horizon):
             self._forget(call_id, changes)
-        for call_id in _until(self._settled_at, horizon):
+        for call_id in self._settled_at.until(horizon):
             self._erase(call_id, "expired", now, changes)
-        for call_id in _until(self._keyed_at, now - max(idempotency_ttl_s, result_ttl_s)):
+        for call_id in self._keyed_at.until(now - max(idempotency_ttl_s, result_ttl_s)):
             self._forget(call_id, changes)
         return changes
 
@@ -236,30 +255,53 @@ class CallIndex:
         changes, of_session = Changes(), self._by_session.get(session_id, {})
         for call_id in list(of_session.values())[:most]:
             self._leave_session(self._records[call_id], changes)
-        if not of_session:
-            self._by_session.pop(session_id, None)
         return changes
 
-    def load(self, stored: Iterable[StoredCall]) -> None:
-        """Take in what was stored, in the order of acceptance; nothing was taken in before."""
-        by_rank = sorted(stored, key=lambda each: each.rank)
-        for record, _, _ in stored:
-            self._add(record)
+    def load(self, stored: Sequence[StoredCall]) -> Changes:
+        """Take in what was stored, in the order of acceptance; nothing was taken in before.
+
+        Of two that have one name the later stands: it was accepted because the earlier had
+        left its session, or was forgotten, which could not be stored.
+        """
+        changes = Changes()
+        for call in stored:
+            self._add_instead(call.record, changes)
+        by_rank = [
+            call
+            for call in sorted(stored, key=lambda call: call.rank)
+            if call.record.call_id in self._records
+        ]
         for record, size_bytes, _ in by_rank:
             if record.state is CallState.SETTLED:
                 self._account_of(record).add_result(record.call_id, size_bytes)
                 self._count_bytes(record, size_bytes)
             elif record.erased_at is not None and record.idempotency_key is None:
-                self._erased_at[record.call_id] = record.erased_at
+                self._erased_at.add(record.call_id, record.erased_at)
                 self._account_of(record).tombstones[record.call_id] = None
         for settled_at, record in sorted(
-            ((each.record.settled_at, each.record) for each in by_rank if each.record.settled_at),
+            (
+                (call.record.settled_at, call.record)
+                for call in by_rank
+                if call.record.settled_at is not None
+            ),
             key=lambda settled: settled[0],
         ):
             if record.state is CallState.SETTLED:
-                self._settled_at[record.call_id] = settled_at
+                self._settled_at.add(record.call_id, settled_at)
             if record.idempotency_key is not None:
-                self._keyed_at[record.call_id] = settled_at
+                self._keyed_at.add(record.call_id, settled_at)
+        return changes
+
+    def _add_instead(self, record: CallRecord, changes: Changes) -> None:
+        """Add a record, in place of those that have its names."""
+        earlier = self.find(record.session_id, record.request_id)
+        if earlier is not None:
+            self._leave_session(earlier, changes)
+        if record.idempotency_key is not None:
+            earlier = self.find_by_key(record.principal, record.idempotency_key)
+            if earlier is not None:
+                self._forget(earlier.call_id, changes)
+        self._add(record)
 
     def _add(self, record: CallRecord) -> None:
         self._records[record.call_id] = record
@@ -295,7 +337,7 @@ class CallIndex:
         self._by_session[record.session_id].pop(record.request_id)
         if record.call_id in self._settled_at:
             self._account_of(record).add_result(record.call_id, size_bytes)
-        self._drop_empty_accounts(record)
+        self._drop_what_is_empty(record)
         changes.left.append(record.call_id)
 
     def _erase(self, call_id: str, because: ErasedBecause, now: float, changes: Changes) -> None:
@@ -305,19 +347,19 @@ class CallIndex:
             erased_because=because,
             erased_at=now,
         )
-        del self._settled_at[call_id]
+        self._settled_at.discard(call_id)
         account = self._account_of(record)
         self._count_bytes(record, -account.forget(call_id))
         if record.idempotency_key is None:
-            self._erased_at[call_id] = now
+            self._erased_at.add(call_id, now)
             account.tombstones[call_id] = None
-        self._drop_empty_accounts(record)
+        self._drop_what_is_empty(record)
         changes.erased.append(record)
 
     def _forget(self, call_id: str, changes: Changes) -> None:
         record = self._records.pop(call_id)
         for times in (self._settled_at, self._erased_at, self._keyed_at):
-            times.pop(call_id, None)
+            times.discard(call_id)
         self._count_bytes(record, -self._account_of(record).forget(call_id))
         of_session = self._by_session.get(record.session_id, {})
         if of_session.get(record.request_id) == call_id:
@@ -327,7 +369,7 @@ class CallIndex:
             self._key_count[record.principal] -= 1
             if not self._key_count[record.principal]:
                 del self._key_count[record.principal]
-        self._drop_empty_accounts(record)
+        self._drop_what_is_empty(record)
         changes.forgotten.append(call_id)
 
     def _count_bytes(self, record: CallRecord, by: int) -> None:
@@ -336,13 +378,15 @@ class CallIndex:
         if not self._bytes_of_principal[record.principal]:
             del self._bytes_of_principal[record.principal]
 
-    def _drop_empty_accounts(self, record: CallRecord) -> None:
+    def _drop_what_is_empty(self, record: CallRecord) -> None:
         for accounts, name in (
             (self._of_session, record.session_id),
             (self._of_principal, record.principal),
         ):
             if name in accounts and accounts[name].is_empty:
                 del accounts[name]
+        if not self._by_session.get(record.session_id, True):
+            del self._by_session[record.session_id]
 
 
 class _Kept:
@@ -388,8 +432,3 @@ class _Kept:
         self.total_bytes -= size_bytes
         self.tombstones.pop(call_id, None)
         return size_bytes
-
-
-def _until(times: dict[str, float], horizon: float) -> list[str]:
-    """Return the keys of the leading entries that are not later than `horizon`."""
-    return [key for key, _ in takewhile(lambda entry: entry[1] <= horizon, times.items())]

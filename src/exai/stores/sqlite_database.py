@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any, Generic, NamedTuple, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from exai.core.errors import ServiceUnavailable
 
@@ -26,22 +26,15 @@ Operation = Callable[[sqlite3.Connection], T]
 it was undone, so it changes nothing but the database.
 """
 
+Undo = Callable[[], None]
+"""Takes back what its caller did in memory, where the operation is not carried out."""
+
 _MAX_WAITING = 10_000
 _MAX_WAITING_BYTES = 67_108_864
 
 
-class Totals(NamedTuple):
-    """How full the database is, as its triggers count."""
-
-    conversation_count: int
-    text_bytes: int
-
-
 class SqliteDatabase:
-    """Carries out operations in a thread of its own while it is open, as a context.
-
-    `totals` are as of the last operation that its caller was told of.
-    """
+    """Carries out operations in a thread of its own while it is open, as a context."""
 
     def __init__(
         self,
@@ -58,7 +51,6 @@ class SqliteDatabase:
         self._orders: SimpleQueue[_Order[Any] | None] = SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_open = False
-        self.totals = self._committed_totals = Totals(0, 0)
         self.ledger_id = ""
         self._connection: sqlite3.Connection
         self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
@@ -67,7 +59,6 @@ class SqliteDatabase:
         """Open the file and begin to work. Raises `DatabaseUnusable`."""
         self._connection = await asyncio.to_thread(self._connect)
         (self.ledger_id,) = self._connection.execute("SELECT ledger_id FROM identity").fetchone()
-        self.totals = self._committed_totals = _read_totals(self._connection)
         self._loop = asyncio.get_running_loop()  # to ask costs a system call before Python 3.12
         self._is_open = True
         self._thread.start()
@@ -84,29 +75,42 @@ class SqliteDatabase:
         self._orders.put(None)
         await asyncio.to_thread(self._thread.join)
 
-    def submit(self, operation: Operation[T], size_bytes: int = 0) -> asyncio.Future[T]:
+    def submit(
+        self, operation: Operation[T], size_bytes: int = 0, undo: Undo | None = None
+    ) -> asyncio.Future[T]:
         """Have an operation carried out; the future has its answer once that is committed.
 
         It is carried out whoever waits for it, also when the future is cancelled.
         `size_bytes` is what waits with it. Raises `ServiceUnavailable` where too much waits;
-        so does the future where the database fails.
+        so does the future where the database fails. Where it is not carried out, `undo` is
+        called before anybody is told of that, or of anything that was asked for later.
         """
-        loop = self._loop
-        if loop is None or not self._is_open:
-            raise ServiceUnavailable("the ledger is closed")
-        if self._waiting_count and (
-            self._waiting_count >= self._max_waiting
-            or self._waiting_bytes + size_bytes > self._max_waiting_bytes
-        ):
-            raise ServiceUnavailable(
-                f"the ledger cannot keep up: {self._waiting_count} operations of "
-                f"{self._waiting_bytes:,} bytes wait"
-            )
-        order = _Order(operation, size_bytes, loop.create_future())
+        refusal = self._why_not(size_bytes)
+        if refusal is not None:
+            if undo is not None:
+                undo()
+            raise ServiceUnavailable(refusal)
+        assert self._loop is not None
+        order = _Order(operation, size_bytes, undo, self._loop.create_future())
         self._waiting_count += 1
         self._waiting_bytes += size_bytes
         self._orders.put(order)
         return order.future
+
+    def _why_not(self, size_bytes: int) -> str | None:
+        """Return why nothing of this size is taken now."""
+        if not self._is_open:
+            return "the ledger is closed"
+        is_too_much = (
+            self._waiting_count >= self._max_waiting
+            or self._waiting_bytes + size_bytes > self._max_waiting_bytes
+        )
+        if self._waiting_count and is_too_much:
+            return (
+                f"the ledger cannot keep up: {self._waiting_count} operations of "
+                f"{self._waiting_bytes:,} bytes wait"
+            )
+        return None
 
     def _work(self) -> None:
         """Be the thread: carry out and tell, until the end was ordered."""
@@ -117,7 +121,7 @@ class SqliteDatabase:
             if orders:
                 with suppress(RuntimeError):  # the loop has ended: nobody is left to be told
                     loop = orders[0].future.get_loop()
-                    loop.call_soon_threadsafe(self._tell, orders, self._committed_totals)
+                    loop.call_soon_threadsafe(self._tell, orders)
         self._connection.close()
 
     def _next_orders(self) -> tuple[list["_Order[Any]"], bool]:
@@ -141,8 +145,6 @@ class SqliteDatabase:
             with _transaction(self._connection):
                 for order in orders:
                     order.answer = order.operation(self._connection)
-                totals = _read_totals(self._connection)
-            self._committed_totals = totals
         except Exception as error:  # noqa: BLE001 - raised where it is waited for
             if len(orders) == 1:
                 orders[0].error = _for_callers(error)
@@ -150,12 +152,13 @@ class SqliteDatabase:
             for order in orders:
                 self._carry_out([order])
 
-    def _tell(self, orders: list["_Order[Any]"], totals: Totals) -> None:
+    def _tell(self, orders: list["_Order[Any]"]) -> None:
         """Give every operation's caller its answer, on the loop."""
-        self.totals = totals
         for order in orders:
             self._waiting_count -= 1
             self._waiting_bytes -= order.size_bytes
+            if order.error is not None and order.undo is not None:
+                order.undo()
             if order.future.done():
                 continue  # cancelled
             if order.error is None:
@@ -167,11 +170,18 @@ class SqliteDatabase:
 class _Order(Generic[T]):
     """An operation, and what became of it."""
 
-    __slots__ = ("answer", "error", "future", "operation", "size_bytes")
+    __slots__ = ("answer", "error", "future", "operation", "size_bytes", "undo")
 
-    def __init__(self, operation: Operation[T], size_bytes: int, future: asyncio.Future[T]) -> None:
+    def __init__(
+        self,
+        operation: Operation[T],
+        size_bytes: int,
+        undo: Undo | None,
+        future: asyncio.Future[T],
+    ) -> None:
         self.operation = operation
         self.size_bytes = size_bytes
+        self.undo = undo
         self.future = future
         self.answer: T
         self.error: Exception | None = None
@@ -195,8 +205,3 @@ def _for_callers(error: Exception) -> Exception:
     told = ServiceUnavailable(f"the ledger is out of order: {error}")
     told.__cause__ = error
     return told
-
-
-def _read_totals(connection: sqlite3.Connection) -> Totals:
-    read = connection.execute("SELECT conversation_count, text_bytes FROM totals")
-    return Totals(*read.fetchone())
