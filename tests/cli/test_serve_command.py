@@ -21,6 +21,7 @@ from exai.cli.exit_codes import ExitCode
 from exai.client.answers import CallResult
 from exai.client.daemon_client import DaemonClient
 from exai.client.errors import ConnectionLost
+from exai.stores.sqlite_file import FILE_NAME
 from tests.cli.exai_process import ANY_PORTS, PATIENCE_S, Shell, ended, serving
 
 
@@ -316,6 +317,32 @@ async def test_behind_tls_a_daemon_is_known_by_its_own_certificate(shell: Shell)
         unknown = await shell.run("tools")
         assert unknown.status == ExitCode.USAGE
         assert "holds no certificate" in unknown.err
+
+
+async def test_a_ledger_that_another_program_writes_is_told(shell: Shell) -> None:
+    async with serving(shell) as (process, _):
+        process.kill()
+        await process.wait()
+    impatient = """
+from exai.stores import sqlite_file
+sqlite_file._BUSY_TIMEOUT_MS = 10
+from exai.cli.app import main
+main()
+"""
+    ledger = shell.home / ".local/state/exai" / FILE_NAME
+    with closing(sqlite3.connect(ledger, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        end = await ended(
+            await asyncio.create_subprocess_exec(
+                *(shell.python, "-c", impatient, "serve", *ANY_PORTS),
+                stdout=PIPE,
+                stderr=PIPE,
+                env=shell.environ,
+                cwd=shell.home,
+            )
+        )
+    assert (end.status, end.out) == (ExitCode.CANNOT_SERVE, "")
+    assert end.err == "exai: cannot serve: the ledger is out of order: database is locked\n"
 
 
 async def test_a_certificate_that_cannot_be_used_is_told(shell: Shell) -> None:

@@ -17,6 +17,7 @@ import pytest
 from exai.testing.scripted_provider import ScriptedProvider, answers
 from tests.cli.exai_process import Shell, ended
 from tests.cli.exai_process import serving as serving_process
+from tests.journeys.daemon_process import serving as patched
 from tests.journeys.wire import Frame, Wire, open_wire
 from tests.processes.process_tree import until
 from tests.upstream.running_server import SCRIPTED
@@ -172,6 +173,39 @@ async def test_a_call_that_may_not_be_repeated_is_interrupted(house: House) -> N
     assert house.executions("o") == 1
 
 
+async def test_what_ran_is_not_repeated_where_its_tool_may_be_repeated_no_more(
+    house: House,
+) -> None:
+    async with house.daemon() as (process, url), house.session_with(url) as wire:
+        await house.until_offered(wire, "box__again")
+        await wire.begin("box__again", arguments={"what": "a"})
+        await house.until_begun("a")
+        await kill(process)
+    house.set_servers(box={"tools": {"again": {"idempotent": False}}})
+    async with house.daemon() as (_, url), house.session_with(url) as wire:
+        error = (await wire.result())["error"]
+        assert (error["code"], error["retryable"]) == ("INTERRUPTED", False)
+        assert error["details"] == {"may_have_run": True}
+    assert house.executions("a") == 1
+
+
+async def test_what_waited_runs_once_where_its_tool_may_be_repeated_no_more(house: House) -> None:
+    house.set_servers(box={"max_inflight": 1})
+    async with house.daemon() as (process, url), house.session_with(url) as wire:
+        await house.until_offered(wire, "box__again")
+        await wire.begin("box__once", "once", arguments={"what": "o"})
+        await house.until_begun("o")
+        await wire.begin("box__again", "waits", arguments={"what": "a"})
+        await kill(process)
+    house.set_servers(box={"tools": {"again": {"idempotent": False}}})
+    async with house.daemon() as (process, _):
+        await house.until_begun("a")
+        await kill(process)
+    async with house.daemon() as (_, url), house.session_with(url) as wire:
+        assert (await wire.result("waits"))["error"]["code"] == "INTERRUPTED"
+    assert house.executions("a") == 1
+
+
 async def test_what_waited_runs_and_what_came_first_comes_first(house: House) -> None:
     house.set_servers(box={"max_inflight": 1})
     async with house.daemon() as (process, url), house.session_with(url) as wire:
@@ -202,6 +236,45 @@ async def test_a_call_and_its_followers_run_again_together(house: House) -> None
         answers_ = [await wire.result(request_id) for request_id in ("r1", "r2")]
     assert [answer["text"] for answer in answers_] == ["a 2", "a 2"]
     assert [answer["meta"]["joined"] for answer in answers_] == [False, True]
+
+
+async def test_work_that_began_for_another_call_of_the_same_key_is_not_begun_again(
+    house: House,
+) -> None:
+    house.set_servers(box={"max_inflight": 1})
+    house.shell.environ |= {"EXAI_WS_PORT": "0", "EXAI_SERVER_HTTP_PORT": "0"}
+    code = """
+import asyncio, pathlib
+from exai.stores.sqlite_store import SqliteCallStore
+accept, start = SqliteCallStore.accept, SqliteCallStore.start
+late = set()
+async def accept_once_it_runs(self, record):
+    while record.request_id == "same" and "begun o" not in pathlib.Path("record").read_text():
+        late.add(record.call_id)
+        await asyncio.sleep(0)
+    return await accept(self, record)
+async def start_if_not_late(self, call_id, *others):
+    if call_id in late:
+        await asyncio.Event().wait()
+    return await start(self, call_id, *others)
+SqliteCallStore.accept, SqliteCallStore.start = accept_once_it_runs, start_if_not_late
+"""
+    fields: Frame = {"arguments": {"what": "o"}, "idempotency_key": "k"}
+    async with patched(house.shell, code=code) as daemon, house.session_with(daemon.url) as wire:
+        await house.until_offered(wire, "box__once")
+        await wire.begin("box__once", "before", arguments={"what": "b"})
+        await house.until_begun("b")
+        await wire.begin("box__once", "first", **fields)
+        await wire.say("call_tool", name="box__once", request_id="same", **fields)
+        await wire.ask("health", "health_res")
+        await wire.say("cancel_tool", request_id="before")
+        await wire.hear_op("call_tool_ack", request_id="same")
+        await wire.say("cancel_tool", request_id="first")
+        assert (await wire.result("first"))["error"]["details"] == {"may_have_run": True}
+        await kill(daemon.process)
+    async with patched(house.shell) as daemon, house.session_with(daemon.url) as wire:
+        assert (await wire.result("same"))["error"]["code"] == "INTERRUPTED"
+    assert house.executions("o") == 1
 
 
 async def test_a_deadline_that_passes_while_the_daemon_is_down_is_a_time_out(house: House) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import socket
 import ssl
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,27 @@ REPLACED = ["upgrade_asked", "upgrade_agreed", "draining", "stopped", "opened", 
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
     return shell_in(tmp_path)
+
+
+async def test_whose_connection_the_daemon_closes_was_not_left_behind_by_its_peer(
+    shell: Shell,
+) -> None:
+    shell.environ["EXAI_LIMITS_PRINCIPAL_MAX_DETACHED_SESSIONS"] = "1"
+    async with serving(shell) as daemon, AsyncExitStack() as stack:
+        acks = []
+        for n in range(3):
+            wire = await stack.enter_async_context(
+                open_wire(daemon.url, greet=False, says_bye=False)
+            )
+            acks.append(await wire.hello(token=TOKEN, acks=True))
+            assert (await wire.call("echo", arguments={"text": f"t{n}"}))["ok"]
+        await upgrade(daemon)
+        for n, ack in enumerate(acks):
+            resume = {key: ack[key] for key in ("session_id", "resume_token")}
+            async with open_wire(daemon.url, greet=False) as again:
+                assert (await again.hello(token=TOKEN, resume=resume))["resumed"]
+                assert (await again.result())["text"] == f"t{n}"
+        daemon.process.kill()
 
 
 @pytest.mark.slow

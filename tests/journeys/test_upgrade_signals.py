@@ -111,6 +111,29 @@ async def test_a_check_that_fails_after_the_end_has_begun_is_no_refusal(shell: S
     assert "daemon.upgrade_refused" not in events_of(lines)
 
 
+async def test_a_check_that_ends_when_the_ports_are_closed_already_is_of_no_account(
+    shell: Shell,
+) -> None:
+    code = """
+import asyncio, os
+from exai.cli import upgrade
+async def find_fault(estate):
+    try:
+        while os.fstat(estate.http):
+            await asyncio.sleep(0)
+    except OSError:
+        return None
+upgrade.find_fault = find_fault
+"""
+    async with serving(shell, code=code) as daemon:
+        daemon.process.send_signal(signal.SIGHUP)
+        await daemon.has_logged("daemon.upgrade_asked")
+        daemon.process.terminate()
+        end, lines = await daemon.end()
+    assert end.status == ExitCode.OK
+    assert events_of(lines)[-1] == "daemon.stopped"
+
+
 async def test_a_wish_that_comes_too_early_is_kept_in_mind(shell: Shell) -> None:
     code = """
 import pathlib, os, signal

@@ -1,5 +1,6 @@
 """What was said to be stored is there, however the process that said so has ended."""
 
+import asyncio
 import json
 import random
 import sqlite3
@@ -13,6 +14,7 @@ import pytest
 
 from exai.core.call_store import CallState, CallStore, Settlement
 from exai.core.config import StoreConfig
+from exai.core.errors import ServiceUnavailable
 from exai.core.outcomes import Completed, text_block
 from exai.core.session_store import SessionRecord, SessionStore
 from exai.stores.sqlite_file import FILE_NAME, open_database
@@ -27,6 +29,7 @@ import asyncio, sys
 from pathlib import Path
 from exai.core.call_store import CallRecord, CallState, SessionBounds, Settlement
 from exai.core.config import StoreConfig
+from exai.core.errors import ServiceUnavailable
 from exai.core.outcomes import Completed
 from exai.core.session_store import SessionRecord
 from exai.stores.stores import stores_of
@@ -210,6 +213,25 @@ async def test_what_cannot_be_written_fails_and_harms_nothing(tmp_path: Path) ->
             assert known.state is CallState.SETTLED
             assert known.settlement is not None
         await check_counts(tmp_path, stores.calls)
+
+
+async def test_a_start_that_cannot_be_stored_takes_no_later_outcome_back(tmp_path: Path) -> None:
+    async with stores_of(StoreConfig(), tmp_path) as stores:
+        await stores.calls.accept(record())
+        with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection:
+            connection.execute(
+                "CREATE TRIGGER no_start BEFORE UPDATE ON calls WHEN NEW.state = 'running' "
+                "BEGIN SELECT RAISE(ABORT, 'no'); END"
+            )
+        started, settled = await asyncio.gather(
+            stores.calls.start("c1", "boot", 1, now=1001.0),
+            stores.calls.settle("c1", ANSWER, now=1002.0),
+            return_exceptions=True,
+        )
+        assert (isinstance(started, ServiceUnavailable), settled) == (True, True)
+        known = await stores.calls.find("s1", "r-c1")
+        assert known is not None
+        assert (known.state, known.settlement) == (CallState.SETTLED, ANSWER)
 
 
 async def test_what_is_erased_cannot_be_read_in_the_file(tmp_path: Path) -> None:

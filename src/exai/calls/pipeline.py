@@ -16,6 +16,7 @@ from exai.calls.settling import Settling
 from exai.calls.single_flight import SingleFlight
 from exai.calls.tool_executor import ToolExecutor
 from exai.core.clock import Clock
+from exai.core.errors import CallInterrupted
 from exai.core.events import CallAccepted, EventSink, WorkEnded
 from exai.core.outcomes import Completed, Outcome
 from exai.core.tool import Tool
@@ -71,7 +72,8 @@ class Pipeline:
     async def take_over(self, call: Call, same_request: Sequence[Call]) -> None:
         """Walk a call on that an earlier process accepted. Raises `ExaiError` for a failure.
 
-        Its tool may take a while to be back; `same_request` are those of one idempotency key.
+        Its tool may take a while to be back, and may not be the one that it was; `same_request` are
+        those of one idempotency key.
         """
         request, principal = call.request, call.peer.principal
         tool = await self._tools.wait_for_tool(request.name, principal, is_owed=True)
@@ -80,6 +82,14 @@ class Pipeline:
         if call.has_ended:
             return
         call.spec = tool.spec
+        call.is_idempotent = call.is_idempotent and tool.spec.policy.idempotent
+        if call.attempt > 1 and not call.is_idempotent:
+            raise CallInterrupted(
+                "the daemon ended while the call ran, whose tool may be repeated no more; it may "
+                "have had its effect",
+                retryable=False,
+                **call.possible_effect(),
+            )
         other = next((each for each in same_request if self._sharing.is_aboard(each)), None)
         if other is None:
             self._sharing.board(call, tool, demand, self._limit_s(tool))

@@ -14,7 +14,7 @@ is decided before anybody can connect; what is to run goes through admission aft
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -74,7 +74,8 @@ class Recovery:
         """Settle what cannot go on, see to it that the rest does. Raises `ServiceUnavailable`."""
         going_on: dict[str, Call] = {}
         settled: dict[str, Outcome] = {}
-        for record in _as_far_as_their_work(await self._ledger.unsettled()):
+        unsettled = await self._ledger.unsettled()
+        for record in _as_far_as_their_work(unsettled, await self._settled_attempts(unsettled)):
             peer = peer_of(record.session_id)
             end = await self._end_of(record, peer, going_on, settled)
             if peer is not None and end is None:
@@ -88,6 +89,16 @@ class Recovery:
             self._events.emit(
                 CallsRecovered(len(going_on) - repeated_count, repeated_count, len(settled))
             )
+
+    async def _settled_attempts(self, unsettled: Sequence[CallRecord]) -> dict[str, int]:
+        """Return how often the work had begun of requests whose first call has settled."""
+        own = {record.call_id for record in unsettled}
+        followers = [r for r in unsettled if r.follows is not None and r.follows not in own]
+        return {
+            first.call_id: first.attempt
+            for each in followers
+            for first in await self._ledger.find_all(each.principal, each.follows or "")
+        }
 
     async def _end_of(
         self,
@@ -168,12 +179,14 @@ class Recovery:
         self._events.emit(CallSettled(*who, code, settlement.queue_s, settlement.run_s, None))
 
 
-def _as_far_as_their_work(unsettled: Sequence[CallRecord]) -> list[CallRecord]:
+def _as_far_as_their_work(
+    unsettled: Sequence[CallRecord], settled_attempts: Mapping[str, int]
+) -> list[CallRecord]:
     """Return the records, each as far as the furthest of the same request.
 
     A follower that was accepted just when the work began may not be marked as running yet.
     """
-    attempts: dict[str, int] = {}
+    attempts = dict(settled_attempts)
     for record in unsettled:
         known_as = record.follows or record.call_id
         attempts[known_as] = max(record.attempt, attempts.get(known_as, 0))

@@ -66,6 +66,8 @@ class Upgrade:
         return True
 
     async def _make_room(self) -> None:
+        if self._stop.is_set():  # told to end during the check: the ports may be closed by now
+            return
         inheritance = await self._daemon.hand_over()
         if self._stop.is_set():  # told to end meanwhile
             inheritance.close()

@@ -303,10 +303,14 @@ class SessionHandler:
             self._detached.pop(session.principal.name, None)
 
     async def _make_room(self, session: Session) -> None:
-        """End sessions that a principal left behind, beyond so many: first those owed nothing."""
+        """End sessions that a principal left behind, beyond so many: first those owed nothing.
+
+        None while draining: their peers leave since we go, and come back to the next process.
+        """
         session.is_owed = bool(await self._calls.owed_to(session))
         of_principal = self._detached.get(session.principal.name, {})
-        while len(of_principal) > self._limits.principal_max_detached_sessions:
+        most = self._limits.principal_max_detached_sessions
+        while len(of_principal) > most and self._going_away is None:
             self.end(min(of_principal, key=lambda each: each.is_owed), "too many detached sessions")
 
     def _expire(self, session: Session) -> None:
