@@ -39,6 +39,7 @@ from exai.tools.built_in import VersionTool
 from exai.tools.own_tools import own_tools
 from exai.tools.registry import ToolRegistry
 from exai.tools.upstream_tools import UpstreamTools
+from exai.transports.explain_route import explain_route
 from exai.transports.health_routes import health_routes
 from exai.transports.http_app import HttpServer
 from exai.transports.server_certificate import certificate_of
@@ -241,7 +242,6 @@ class Daemon:
             calls=self._calls,
             reception=self._reception,
             tools=self.tools,
-            store=self._stores.calls,
             conversations=self._stores.conversations,
             providers=self._providers,
             upstreams=self._upstreams,
@@ -278,13 +278,17 @@ class Daemon:
         )
 
     def _build_routes(self) -> list[BaseRoute]:
-        return health_routes(
-            status=lambda: self._status,
-            blocked_by=self._blocked_by,
-            health=self._observation.health.report,
-            metrics=self._observation.metrics_page,
-            authenticate=self._tokens.authenticate,
-        )
+        authenticate = self._tokens.authenticate
+        return [
+            *health_routes(
+                status=lambda: self._status,
+                blocked_by=self._blocked_by,
+                health=self._observation.health.report,
+                metrics=self._observation.metrics_page,
+                authenticate=authenticate,
+            ),
+            explain_route(self._calls.explaining.explain, authenticate),
+        ]
 
 
 def build_daemon(

@@ -5,8 +5,9 @@ Nothing here waits. What changes beside the call that was named is told (`Change
 whoever keeps the rest.
 """
 
-from collections import Counter, OrderedDict, defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable
+from heapq import nlargest
 from itertools import takewhile
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from exai.core.call_store import (
     CallRecord,
     CallState,
     ErasedBecause,
+    FoundCalls,
     SessionBounds,
     SessionUsage,
     Summary,
@@ -39,12 +41,11 @@ class Changes:
 
 
 class StoredCall(NamedTuple):
-    """A call as it was stored. `size_bytes` is that of its result; `rank` orders results that
-    settled or left their session, and tombstones, as it happened.
+    """A call as it was stored. `rank` orders results that settled or left their session, and
+    tombstones, as it happened.
     """
 
     record: CallRecord
-    size_bytes: int
     rank: int
 
 
@@ -60,8 +61,7 @@ class CallIndex:
         self.result_bytes = 0
         self._records: dict[str, CallRecord] = {}
         self._by_session: defaultdict[str, dict[str, str]] = defaultdict(dict)
-        self._by_key: dict[tuple[str, str], str] = {}
-        self._key_count: Counter[str] = Counter()
+        self._by_key: defaultdict[str, dict[str, str]] = defaultdict(dict)
         self._settled_at: dict[str, float] = {}
         self._erased_at: dict[str, float] = {}
         self._keyed_at: dict[str, float] = {}
@@ -84,17 +84,23 @@ class CallIndex:
 
     def find_by_key(self, principal: str, idempotency_key: str) -> CallRecord | None:
         """Return the record of the request that a principal gave this key."""
-        call_id = self._by_key.get((principal, idempotency_key))
+        call_id = self._by_key.get(principal, {}).get(idempotency_key)
         return None if call_id is None else self._records[call_id]
 
-    def find_all(self, principal: str, name: str) -> list[CallRecord]:
-        """Go through all records; return a principal's of this id or request id, oldest first."""
+    def find_all(self, principal: str, name: str, limit: int) -> FoundCalls:
+        """Ask every session, and every key of the principal; a session may have ended."""
+        in_sessions = [ids[name] for ids in self._by_session.values() if name in ids]
+        of_keys = self._by_key.get(principal, {}).values()
         found = [
             record
-            for record in self._records.values()
-            if record.principal == principal and name in (record.call_id, record.request_id)
+            for call_id in {name, *in_sessions, *of_keys}
+            if (record := self._records.get(call_id)) is not None
+            and record.principal == principal
+            and name in (record.call_id, record.request_id)
         ]
-        return sorted(found, key=lambda record: record.accepted_at)
+        newest = nlargest(limit, found, key=lambda record: (record.accepted_at, record.call_id))
+        said_nothing = [msgspec.structs.replace(record, request=None) for record in newest]
+        return FoundCalls(said_nothing, len(found) - len(newest))
 
     def unsettled(self) -> list[CallRecord]:
         """Return the records without an outcome, oldest first."""
@@ -102,7 +108,7 @@ class CallIndex:
 
     def key_count(self, principal: str) -> int:
         """Return how many keys of a principal are remembered."""
-        return self._key_count[principal]
+        return len(self._by_key.get(principal, {}))
 
     def owed(self, session_id: str) -> list[str]:
         """Return a session's requests that have not settled, or are not erased."""
@@ -154,7 +160,12 @@ class CallIndex:
         if record is None or not record.is_unsettled:
             return False
         self._records[call_id] = msgspec.structs.replace(
-            record, state=CallState.SETTLED, request=None, settled_at=now, summary=summary
+            record,
+            state=CallState.SETTLED,
+            request=None,
+            settled_at=now,
+            summary=summary,
+            result_bytes=size_bytes,
         )
         self._settled_at[call_id] = now
         if record.idempotency_key is not None:
@@ -235,12 +246,12 @@ class CallIndex:
     def load(self, stored: Iterable[StoredCall]) -> None:
         """Take in what was stored, in the order of acceptance; nothing was taken in before."""
         by_rank = sorted(stored, key=lambda each: each.rank)
-        for record, _, _ in stored:
+        for record, _ in stored:
             self._add(record)
-        for record, size_bytes, _ in by_rank:
+        for record, _ in by_rank:
             if record.state is CallState.SETTLED:
-                self._account_of(record).add_result(record.call_id, size_bytes)
-                self.result_bytes += size_bytes
+                self._account_of(record).add_result(record.call_id, record.result_bytes)
+                self.result_bytes += record.result_bytes
             elif record.erased_at is not None and record.idempotency_key is None:
                 self._erased_at[record.call_id] = record.erased_at
                 self._account_of(record).tombstones[record.call_id] = None
@@ -258,8 +269,7 @@ class CallIndex:
         if record.session_id:
             self._by_session[record.session_id][record.request_id] = record.call_id
         if record.idempotency_key is not None:
-            self._by_key[record.principal, record.idempotency_key] = record.call_id
-            self._key_count[record.principal] += 1
+            self._by_key[record.principal][record.idempotency_key] = record.call_id
 
     def _trim(
         self, session_id: str, bounds: SessionBounds, now: float, changes: Changes
@@ -294,6 +304,7 @@ class CallIndex:
         record = self._records[call_id] = msgspec.structs.replace(
             self._records[call_id],
             state=CallState.ERASED,
+            result_bytes=0,
             erased_because=because,
             erased_at=now,
         )
@@ -315,10 +326,10 @@ class CallIndex:
         if of_session.get(record.request_id) == call_id:
             del of_session[record.request_id]
         if record.idempotency_key is not None:
-            del self._by_key[record.principal, record.idempotency_key]
-            self._key_count[record.principal] -= 1
-            if not self._key_count[record.principal]:
-                del self._key_count[record.principal]
+            of_principal = self._by_key[record.principal]
+            del of_principal[record.idempotency_key]
+            if not of_principal:
+                del self._by_key[record.principal]
         self._drop_empty_accounts(record)
         changes.forgotten.append(call_id)
 

@@ -19,6 +19,7 @@ from exai.core.call_store import (
     CallRecord,
     CallState,
     CallStore,
+    FoundCalls,
     SessionBounds,
     SessionUsage,
     Settlement,
@@ -154,9 +155,14 @@ class SqliteCallStore(CallStore):
         found = self._index.find_by_key(principal, idempotency_key)
         return None if found is None else await self._whole(found)
 
-    async def find_all(self, principal: str, name: str) -> list[CallRecord]:
-        """Look through all records."""
-        return await self._all_whole(self._index.find_all(principal, name))
+    async def find_call(self, call_id: str) -> CallRecord | None:
+        """Return what is known of a call."""
+        found = self._index.get(call_id)
+        return None if found is None else await self._whole(found)
+
+    async def find_all(self, principal: str, name: str, limit: int) -> FoundCalls:
+        """Return a principal's calls of this name."""
+        return self._index.find_all(principal, name, limit)
 
     async def unsettled(self) -> list[CallRecord]:
         """Look through all records."""
@@ -351,9 +357,10 @@ def _stored_call(rank: int, size_bytes: int | None, *columns: Any) -> StoredCall
         attempt=attempt,
         started_at=started_at,
         settled_at=settled_at,
+        result_bytes=size_bytes or 0,
         summary=None if summary is None else _decode_summary(summary),
         sent_at=sent_at,
         erased_at=erased_at,
         erased_because=because,
     )
-    return StoredCall(record, size_bytes or 0, rank)
+    return StoredCall(record, rank)
