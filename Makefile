@@ -10,7 +10,7 @@ NODE_MODULES = tests/node_modules/.package-lock.json
 PEERS = .venv-bench/.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test bench check format lock clean
+.PHONY: help setup run test bench chaos check format lock clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -23,12 +23,16 @@ run: setup  ## start the daemon with its defaults
 
 test: setup $(NODE_MODULES)  ## run all tests, side by side
 	@command -v git >/dev/null || scripts/debian_packages git
+	@command -v systemd-analyze >/dev/null || scripts/debian_packages systemd
 	@command -v promtool >/dev/null || scripts/debian_packages prometheus
 	-@tests/container/prepare
 	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 bench: setup $(PEERS)  ## measure, beside others, and write bench/REPORT.md (ARGS=--help: what else)
 	$(BIN)/python -m bench $(ARGS)
+
+chaos: setup  ## kill the daemon under load, and prove that nothing is lost (ARGS=--help: how)
+	$(BIN)/python -m bench.chaos $(ARGS)
 
 check: setup  ## format, lint, types, imports, shape, container files
 	$(BIN)/ruff format --check

@@ -4,9 +4,10 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from bench.chaos.results import chaos_section, chaos_targets, read_chaos
 from bench.raw_results import raw_path, read_raw
 from bench.runs import Header, Run
-from bench.scenario import Results, Scenario, table
+from bench.scenario import Results, Target, table
 from bench.scenarios.every import SCENARIOS
 
 _HOW_TO_READ = """\
@@ -36,10 +37,14 @@ def write_report(directory: Path) -> Path:
         if raw_path(directory, scenario.name).exists()
     ]
     shared = _shared_settings([run for _, _, runs in found for run in runs])
-    lines = ["# What EXAI costs", "", _HOW_TO_READ, "## Targets", "", *_targets(found), ""]
+    chaos = read_chaos(directory)
+    targets = [one for scenario, _, runs in found for one in scenario.targets(Results(runs))]
+    lines = ["# What EXAI costs", "", _HOW_TO_READ, "## Targets", ""]
+    lines += [*_targets([*targets, *chaos_targets(chaos)]), ""]
     for scenario, header, runs in found:
         lines += [f"## {scenario.question}", "", *scenario.tables(Results(runs)), ""]
         lines += [*_origin(header, runs, shared), ""]
+    lines += chaos_section(chaos)
     lines += ["## Measured on", "", *dict.fromkeys(_describe(header) for _, header, _ in found)]
     lines += ["", f"Settings of every `exai`: {_shown(shared)}."]
     report = directory / "REPORT.md"
@@ -58,8 +63,7 @@ def _shared_settings(runs: list[Run]) -> dict[str, Any]:
     }
 
 
-def _targets(found: list[tuple[Scenario, Header, list[Run]]]) -> list[str]:
-    targets = [one for scenario, _, runs in found for one in scenario.targets(Results(runs))]
+def _targets(targets: list[Target]) -> list[str]:
     return table(["what", "goal", "accepted", "reached", ""], targets)
 
 

@@ -5,6 +5,7 @@ Nothing here is global: two daemons with different configurations live in one pr
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Set
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -30,6 +31,7 @@ from exai.core.tool import upstream_scope
 from exai.observe.metrics import Fanout, Metrics
 from exai.observe.observation import Observation, Observed
 from exai.processes.process_guard import ProcessGuard
+from exai.processes.succession import NOTHING, Inheritance, duplicate
 from exai.protocols import close_codes
 from exai.protocols.hello import PROTOCOL, ServerName
 from exai.providers.registry import ProviderRegistry
@@ -42,6 +44,7 @@ from exai.tools.upstream_tools import UpstreamTools
 from exai.transports.explain_route import explain_route
 from exai.transports.health_routes import health_routes
 from exai.transports.http_app import HttpServer
+from exai.transports.listening import take_over
 from exai.transports.server_certificate import certificate_of
 from exai.transports.websocket import WebSocketServer
 from exai.upstream.pool import UpstreamPool
@@ -81,7 +84,7 @@ class Daemon:
         self._guard = ProcessGuard()
         self._upstreams = self._build_upstreams(environment)
         self._providers = self._build_providers()
-        self._stores = stores
+        self.stores = stores
         self._calls = self._build_call_path()
         self._reception = self._build_reception()
         self._sessions, self._tokens = self._reception.sessions, self._reception.tokens
@@ -90,29 +93,38 @@ class Daemon:
         tls = None if self._certificate is None else self._certificate.context
         self._websocket = WebSocketServer(config.server, self._reception.serve, tls)
         self._http = HttpServer(config.server, self._build_routes(), tls)
+        self._lock: InstanceLock | None = None
 
-    async def run(self, stop: asyncio.Event, on_ready: Callable[[DaemonAddress], object]) -> None:
+    async def run(
+        self,
+        stop: asyncio.Event,
+        on_ready: Callable[[DaemonAddress], object],
+        inherited: Inheritance = NOTHING,
+    ) -> None:
         """Open, tell where, serve until `stop` is set, drain, close.
 
-        Whatever else ends it sets `stop`, and closes without draining, as a crash would.
+        What was inherited is used where it fits the configuration. Whatever else ends the
+        daemon sets `stop`, and closes without draining, as a crash would.
         Raises `AlreadyRunning` for a state directory in use, `OSError` for a port in use,
         `RotationsUnreadable` for rotated tokens that cannot be read, `DatabaseUnusable`,
         `CertificateUnusable`.
         """
+        server = self._config.server
+        host, port, http_port = server.host, server.port, server.http_port
         self._offer_own_tools()
         if self._certificate is not None:
             self._certificate.load()
-        with InstanceLock(self._config.state_dir), lone_cause():
+        with InstanceLock(self._config.state_dir, inherited.lock) as self._lock, lone_cause():
             self._tokens.load_rotations()
             async with (
-                self._stores,
+                self.stores,
                 self._guard,
                 self._tasks,
+                _opened(self._http, take_over(inherited.http, host, http_port)),
                 self._providers,
                 self._upstreams,
                 self._recovered(),
-                self._http,
-                self._websocket,
+                _opened(self._websocket, take_over(inherited.websocket, host, port)),
                 running(
                     *(part.run() for part in self._calls.background),
                     self._sessions.run_cleanup(),
@@ -136,13 +148,38 @@ class Daemon:
     @asynccontextmanager
     async def _recovered(self) -> AsyncIterator[None]:
         """Take up what an earlier process left, before anybody can ask for it."""
-        await self._reception.restore(self._stores.calls.ledger_id)
+        await self._reception.restore(self.stores.calls.ledger_id)
         await self._calls.recovery.run(self._sessions.find)
         yield
+
+    def rehearse(self, inherited: Inheritance) -> None:
+        """Raise what would keep `run` from serving; open nothing for good, and start nothing.
+
+        Raises `ImportError`, too, where a part of the program is missing.
+        """
+        if self._certificate is not None:
+            self._certificate.load()
+        InstanceLock(self._config.state_dir, inherited.lock).rehearse()
+        self._tokens.load_rotations()
+        self._http.rehearse(inherited.http)
+        self._websocket.rehearse(inherited.websocket)
+
+    @property
+    def estate(self) -> Inheritance:
+        """What a successor would inherit, while the ports are open."""
+        lock = None if self._lock is None else self._lock.descriptor
+        return Inheritance(self._websocket.descriptor, self._http.descriptor, lock)
+
+    async def hand_over(self) -> Inheritance:
+        """Return what a successor inherits, to outlive us; new WebSocket peers wait for it."""
+        left = Inheritance(*(fd if fd is None else duplicate(fd) for fd in self.estate))
+        await self._websocket.leave_waiting()
+        return left
 
     async def _become_ready(self) -> None:
         """Be ready once each MCP server has had its first start, or enough time for it."""
         await self._upstreams.wait_first_starts(self._config.server.ready_wait_s)
+        self.tools.end_start()
         if self._status == _STARTING:
             self._status = _OK
             self._events.emit(DaemonReady(self._clock.monotonic_s() - self._built_at))
@@ -198,7 +235,7 @@ class Daemon:
         tools = own_tools(
             version_tool,
             self._providers,
-            self._stores.conversations,
+            self.stores.conversations,
             self._config.conversations,
             self._clock,
         )
@@ -242,7 +279,7 @@ class Daemon:
             calls=self._calls,
             reception=self._reception,
             tools=self.tools,
-            conversations=self._stores.conversations,
+            conversations=self.stores.conversations,
             providers=self._providers,
             upstreams=self._upstreams,
             upstream_tools=self._upstream_tools,
@@ -256,13 +293,13 @@ class Daemon:
             self._providers.scope_limits() | self._upstreams.scope_limits(),
             tools=self.tools,
             never_share=self._config.tools.never_share,
-            store=self._stores.calls,
+            store=self.stores.calls,
             tasks=self._tasks,
             clock=self._clock,
             events=self._events,
             health=lambda principal: self._observation.health.report(principal),
             progress_interval_s=self._config.server.progress_interval_s,
-            sweeps=[lambda: self._stores.conversations.expire(self._clock.wall_s(), ttl_s)],
+            sweeps=[lambda: self.stores.conversations.expire(self._clock.wall_s(), ttl_s)],
         )
 
     def _build_reception(self) -> Reception:
@@ -270,8 +307,8 @@ class Daemon:
             self._config,
             SERVER,
             self._calls.router,
-            self._stores.sessions,
-            durable=self._stores.calls.durable,
+            self.stores.sessions,
+            durable=self.stores.calls.durable,
             tasks=self._tasks,
             clock=self._clock,
             events=self._events,
@@ -289,6 +326,17 @@ class Daemon:
             ),
             explain_route(self._calls.explaining.explain, authenticate),
         ]
+
+
+@asynccontextmanager
+async def _opened(
+    server: HttpServer | WebSocketServer, inherited: socket.socket | None
+) -> AsyncIterator[None]:
+    await server.open(inherited)
+    try:
+        yield
+    finally:
+        await server.close()
 
 
 def build_daemon(

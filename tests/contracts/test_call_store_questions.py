@@ -240,6 +240,22 @@ async def test_what_is_stored_anew_while_it_is_forgotten_is_known(store: CallSto
     assert await store.find("s1", "r-c1") == anew
 
 
+async def test_a_principals_results_count_over_all_its_sessions(store: CallStore) -> None:
+    for n, session in enumerate(("s1", "s2", "s3")):
+        await store.accept(record(f"c{n}", session_id=session, idempotency_key=f"k{n}"))
+        await store.settle(f"c{n}", ANSWER, now=1000.0)
+    await store.accept(record("c9", session_id="s1", principal="bob"))
+    one = (await store.usage("s1")).result_bytes
+    assert await store.principal_result_bytes("alice") == 3 * one
+    await store.end_session("s1")
+    assert await store.principal_result_bytes("alice") == 3 * one, "its key keeps it"
+    await store.acknowledge("s2", ["r-c1"], AMPLE, now=1001.0)
+    assert await store.principal_result_bytes("alice") == 2 * one
+    await store.expire(1e9, 1.0, 1.0)
+    assert await store.principal_result_bytes("alice") == 0
+    assert await store.principal_result_bytes("bob") == 0
+
+
 async def found(store: CallStore, name: str, principal: str = "alice") -> list[str]:
     """Return the ids of a principal's calls of this name."""
     return [known.call_id for known in (await store.find_all(principal, name, 9)).records]

@@ -2,98 +2,34 @@
 
 import asyncio
 import json
-import re
 import signal
-import sys
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import httpx2
 import pytest
 from websockets.asyncio.client import connect
 
 from exai.cli.exit_codes import ExitCode
 from exai.testing.scripted_provider import ScriptedProvider, answers, never_answers
-from tests.cli.exai_process import PATIENCE_S, Ended, Shell, ended
+from tests.cli.exai_process import PATIENCE_S, Shell, ended
+from tests.journeys.daemon_process import (
+    PROMPT,
+    TOKEN,
+    events_of,
+    is_ready,
+    name_provider,
+    name_server,
+    serving,
+    shell_in,
+)
 from tests.journeys.wire import open_wire
 from tests.processes.process_tree import descendants_of, is_alive, until
-from tests.upstream.running_server import SCRIPTED
-
-TOKEN = "token-of-the-drain-0123456789"
-PROMPT = {"prompt": "hello", "model": "m"}
-
-
-class Serving(NamedTuple):
-    process: Process
-    url: str
-    http_url: str
-
-    async def end(self) -> tuple[Ended, list[dict[str, Any]]]:
-        """Wait for the end; return how it was, and the lines of the log."""
-        end = await ended(self.process)
-        return end, [json.loads(line) for line in end.err.splitlines()]
 
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
-    shell = Shell(tmp_path)
-    shell.environ |= {
-        "EXAI_WS_TOKEN": TOKEN,
-        "EXAI_WS_PORT": "0",
-        "EXAI_SERVER_HTTP_PORT": "0",
-        "EXAI_LOCAL_ENABLED": "false",
-        "EXAI_WS_CLOSE_TIMEOUT": "0.2",
-    }
-    return shell
-
-
-@asynccontextmanager
-async def serving(shell: Shell, *arguments: str, code: str = "") -> AsyncIterator[Serving]:
-    """Run a daemon; `code` is what is done to it before it starts."""
-    script = f"{code}\nfrom exai.cli.app import main\nmain()"
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", script, "serve", *arguments),
-        stdout=PIPE,
-        stderr=PIPE,
-        env=shell.environ,
-        cwd=shell.home,
-    )
-    try:
-        assert process.stdout is not None
-        async with asyncio.timeout(PATIENCE_S):
-            line = (await process.stdout.readline()).decode()
-        urls = re.findall(r"(?:ws|http)://[^,;]+", line)
-        assert len(urls) == 2, await ended(process)
-        yield Serving(process, *urls)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-def name_provider(shell: Shell, provider: ScriptedProvider) -> None:
-    shell.environ["EXAI_CONFIG"] = str(shell.home / "exai.toml")
-    (shell.home / "exai.toml").write_text(
-        f'[providers.scripted]\nbase_url = "{provider.base_url}"\nmodels = ["m"]\n'
-    )
-
-
-def name_server(shell: Shell, *options: str) -> None:
-    shell.environ["EXAI_MCP_CONFIG"] = str(shell.home / "mcp.json")
-    server = {"command": sys.executable, "args": ["-I", "-S", str(SCRIPTED), *options]}
-    (shell.home / "mcp.json").write_text(json.dumps({"mcpServers": {"scripted": server}}))
-
-
-async def is_ready(daemon: Serving) -> bool:
-    async with httpx2.AsyncClient(trust_env=False) as client:
-        return (await client.get(daemon.http_url + "readyz")).status_code == 200
-
-
-def events_of(lines: list[dict[str, Any]], room: str = "daemon") -> list[str]:
-    return [line["event"] for line in lines if line["event"].startswith(room)]
+    return shell_in(tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -262,7 +198,7 @@ async def test_a_call_that_gives_no_heed_does_not_keep_the_daemon_from_its_end(
     }
     code = """
 import asyncio
-from exai.cli import serve_command
+from exai.cli import time_to_end
 from exai.tools.built_in import EchoTool
 async def run(self, arguments, run):
     while True:
@@ -272,7 +208,7 @@ async def run(self, arguments, run):
         except asyncio.CancelledError:
             pass
 EchoTool.run = run
-serve_command._CHILDREN_END_WITHIN_S = 0.3
+time_to_end._CHILDREN_END_WITHIN_S = 0.3
 """
     async with serving(shell, code=code) as daemon, open_wire(daemon.url, token=TOKEN) as wire:
         await wire.say("call_tool", name="echo", request_id="r1", arguments={"text": "x"})

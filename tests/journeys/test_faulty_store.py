@@ -1,20 +1,23 @@
 """A ledger that is slow or broken: what was done is still told, and nothing is told twice."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from exai.core.call_store import CallRecord, CallStore, SessionBounds, Settlement
+from exai.core.config import LimitsConfig
 from exai.core.errors import ServiceUnavailable
 from exai.core.events import CallFailedInside
 from exai.stores.memory_conversations import MemoryConversationStore
 from exai.stores.memory_sessions import MemorySessionStore
 from exai.stores.memory_store import MemoryCallStore
 from exai.stores.stores import Stores
-from exai.testing.running_daemon import TOKEN, daemon_config, running_daemon
+from exai.testing.running_daemon import TOKEN, RunningDaemon, daemon_config, running_daemon
 from exai.testing.scripted_tool import Gates, ScriptedTool
-from tests.journeys.wire import open_wire
+from tests.journeys.wire import Frame, Wire, open_wire
 
 
 def stores_with(calls: CallStore) -> Stores:
@@ -33,6 +36,21 @@ class SlowStore(MemoryCallStore):
         self.is_asked.set()
         await self.go.wait()
         return await super().accept(record)
+
+
+class SlowFinds(MemoryCallStore):
+    """Takes its time to find, until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_asked = asyncio.Event()
+        self.go = asyncio.Event()
+        self.go.set()
+
+    async def find(self, session_id: str, request_id: str) -> CallRecord | None:
+        self.is_asked.set()
+        await self.go.wait()
+        return await super().find(session_id, request_id)
 
 
 class BrokenStore(MemoryCallStore):
@@ -170,3 +188,98 @@ async def test_an_acknowledgement_that_fails_is_reported_and_harms_nothing(
         await wire.say("ack", request_ids=["r1"])
         await daemon.events.first_of(CallFailedInside)
         assert (await wire.call("echo", "r2", arguments={"text": "x"}))["ok"]
+
+
+async def test_what_was_looked_up_for_an_older_connection_is_not_said_on_a_newer_one(
+    tmp_path: Path,
+) -> None:
+    store = SlowFinds()
+    async with (
+        running_daemon(daemon_config(tmp_path), stores=stores_with(store)) as daemon,
+        open_wire(daemon.url, greet=False, says_bye=False) as first,
+        open_wire(daemon.url, greet=False, says_bye=False) as second,
+        open_wire(daemon.url, greet=False) as third,
+    ):
+        ack = await first.hello(token=TOKEN, acks=True)
+        resume = {key: ack[key] for key in ("session_id", "resume_token")}
+        await first.call("echo", arguments={"text": "once"})
+        store.is_asked.clear()
+        store.go.clear()
+        await second.hello(token=TOKEN, acks=True, resume=resume)
+        await store.is_asked.wait()
+        await third.hello(token=TOKEN, acks=True, resume=resume)
+        store.go.set()
+        assert (await third.hear())["text"] == "once"
+        assert (await third.ask("health", "health_res"))["op"] == "health_res"
+        await third.say("health")
+        assert (await third.hear())["op"] == "health_res"
+
+
+class GatedAccepts(MemoryCallStore):
+    """Durable as far as anybody is told; takes its time to accept the request `late`."""
+
+    durable = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_asked = asyncio.Event()
+        self.go = asyncio.Event()
+
+    async def accept(self, record: CallRecord) -> CallRecord | None:
+        if record.request_id == "late":
+            self.is_asked.set()
+            await self.go.wait()
+        return await super().accept(record)
+
+
+@asynccontextmanager
+async def busy_daemon(
+    tmp_path: Path, store: GatedAccepts, gates: Gates
+) -> AsyncIterator[tuple[RunningDaemon, Wire]]:
+    """Run a daemon whose one permit is taken by a call at the gate "first"."""
+    config = daemon_config(tmp_path, limits=LimitsConfig(global_max_inflight=1))
+    async with (
+        running_daemon(config, [ScriptedTool("gate", gates)], stores=stores_with(store)) as daemon,
+        open_wire(daemon.url, token=TOKEN, says_bye=False) as wire,
+    ):
+        await wire.begin("gate", "first", arguments={"gate": "first"})
+        await gates.until_inside("first")
+        yield daemon, wire
+
+
+async def test_work_is_not_left_to_the_next_daemon_and_begun_for_who_follows(
+    tmp_path: Path,
+) -> None:
+    store, gates = GatedAccepts(), Gates()
+    same: Frame = {"arguments": {"gate": "same"}, "idempotency_key": "k"}
+    async with busy_daemon(tmp_path, store, gates) as (daemon, wire):
+        await wire.begin("gate", "leads", **same)
+        await wire.say("call_tool", name="gate", request_id="late", **same)
+        await store.is_asked.wait()
+        daemon.stop.set()
+        await wire.hear_op("going_away")
+        gates.open("first")
+        await wire.result("first")
+        store.go.set()
+        gates.open("same")
+        assert await wire.closed() == (1012, "service restart")
+        assert await store.unsettled() == []
+    assert gates.runs == ["first", "same"]
+
+
+async def test_who_follows_a_call_that_was_taken_back_has_its_own_time(tmp_path: Path) -> None:
+    store, gates = GatedAccepts(), Gates()
+    same: Frame = {"arguments": {"gate": "same"}, "idempotency_key": "k"}
+    async with busy_daemon(tmp_path, store, gates) as (_, wire):
+        await wire.begin("gate", "leads", **same)
+        await wire.say("call_tool", name="gate", request_id="late", **same)
+        await store.is_asked.wait()
+        await wire.say("cancel_tool", request_id="leads")
+        assert (await wire.result("leads"))["error"]["code"] == "CANCELLED"
+        gates.open("first")
+        await wire.result("first")
+        assert gates.runs == ["first"]
+        store.go.set()
+        gates.open("same")
+        assert (await wire.result("late"))["text"] == "through same"
+    assert gates.runs == ["first", "same"]

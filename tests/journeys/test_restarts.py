@@ -1,6 +1,8 @@
 """What was accepted is answered, whatever became of the daemon in between."""
 
+import asyncio
 import json
+import os
 import signal
 import sys
 import time
@@ -17,6 +19,7 @@ from tests.cli.exai_process import Shell, ended
 from tests.cli.exai_process import serving as serving_process
 from tests.journeys.wire import Frame, Wire, open_wire
 from tests.processes.process_tree import until
+from tests.upstream.running_server import SCRIPTED
 
 pytestmark = pytest.mark.slow
 
@@ -30,6 +33,7 @@ class House:
     def __init__(self, home: Path) -> None:
         self.shell = Shell(home)
         self.record = home / "record"
+        self.gate = home / "gate"
         self.record.touch()
         self.session: Frame = {}
         self.shell.environ |= {
@@ -39,6 +43,7 @@ class House:
             "EXAI_WS_CLOSE_TIMEOUT": "0.2",
             "EXAI_MCP_CONFIG": str(home / "mcp.json"),
         }
+        self.servers = home / "mcp.json"
         self.set_servers(box={})
 
     def set_servers(self, **exai: dict[str, Any]) -> None:
@@ -47,8 +52,29 @@ class House:
             name: {"command": sys.executable, "args": arguments, "exai": settings}
             for name, settings in exai.items()
         }
+        self.servers.write_text(json.dumps({"mcpServers": servers}))
+
+    def name_provider(self, provider: ScriptedProvider) -> None:
+        config = self.shell.home / "exai.toml"
+        config.write_text(
+            f'[providers.scripted]\nbase_url = "{provider.base_url}"\nmodels = ["m"]\n'
+        )
+        self.shell.environ["EXAI_CONFIG"] = str(config)
+
+    def hold_back_server(self, name: str) -> None:
+        """Have a server start only once `let_server_start` says so."""
         path = Path(self.shell.environ["EXAI_MCP_CONFIG"])
+        servers = json.loads(path.read_text())["mcpServers"]
+        directly = [servers[name]["command"], *servers[name]["args"]]
+        os.mkfifo(self.gate)
+        servers[name] |= {
+            "command": "/bin/sh",
+            "args": ["-c", 'read go < "$0"; exec "$@"', str(self.gate), *directly],
+        }
         path.write_text(json.dumps({"mcpServers": servers}))
+
+    def let_server_start(self) -> None:
+        self.gate.write_text("go\n")
 
     @asynccontextmanager
     async def daemon(self, *options: str) -> AsyncIterator[tuple[Process, str]]:
@@ -198,10 +224,10 @@ async def test_results_tombstones_and_keys_outlive_the_daemon(house: House) -> N
         told = await wire.call("echo", "kept", arguments=echo, idempotency_key="k")
         await wire.call("echo", "acked", arguments={"text": "x"})
         await wire.say("ack", request_ids=["acked"])
-        await wire.ask("get_result", "call_tool_res", request_id="acked")
+        await wire.call("echo", "later", arguments={"text": "x"})
         await kill(process)
     async with house.daemon() as (_, url), house.session_with(url) as wire:
-        assert house.session["pending"] == ["kept"]
+        assert house.session["pending"] == ["kept", "later"]
         replayed = await wire.result("kept")
         assert replayed.pop("meta") == told.pop("meta") | {"replayed": True}
         assert replayed == told
@@ -267,12 +293,13 @@ async def test_a_stopped_daemon_leaves_to_the_next_what_it_did_not_begin_or_may_
     house: House,
 ) -> None:
     house.set_servers(box={"max_inflight": 2})
+    house.shell.environ["EXAI_SERVER_DRAIN_S"] = "1"
     async with house.daemon() as (process, url), house.session_with(url) as wire:
         await house.until_offered(wire, "box__once")
         await wire.begin("box__once", "once", arguments={"what": "o"})
         await wire.begin("box__again", "again", arguments={"what": "a"})
         await house.until_begun("a")
-        await wire.begin("box__now", "waits", arguments={"what": "w"})
+        await wire.begin("box__now", "waits", arguments={"what": "w"}, idempotency_key="k")
         process.send_signal(signal.SIGTERM)
         await wire.hear_op("going_away")
         await wire.say("get_result", request_id="waits")
@@ -286,6 +313,9 @@ async def test_a_stopped_daemon_leaves_to_the_next_what_it_did_not_begin_or_may_
             arguments={"what": "w"},
         )
         assert joined["joined"] is True
+        same = {"arguments": {"what": "w"}, "idempotency_key": "k"}
+        refused = await wire.call("box__now", "other", **same)
+        assert refused["error"]["code"] == "SERVICE_UNAVAILABLE"
         assert (await wire.result("once"))["error"]["code"] == "INTERRUPTED"
         assert await wire.closed() == (1012, "service restart")
         assert (await ended(process)).status == 0
@@ -296,13 +326,100 @@ async def test_a_stopped_daemon_leaves_to_the_next_what_it_did_not_begin_or_may_
         assert (await wire.result("once"))["meta"]["replayed"] is True
 
 
+async def test_what_waits_for_its_server_does_not_keep_the_daemon_and_waits_on_in_the_next(
+    house: House,
+) -> None:
+    house.set_servers(box={"max_inflight": 1})
+    async with house.daemon() as (process, url), house.session_with(url) as wire:
+        await house.until_offered(wire, "box__once")
+        await wire.begin("box__once", arguments={"what": "o"}, idempotency_key="o")
+        await house.until_begun("o")
+        await wire.begin("box__now", "w1", arguments={"what": "w"}, idempotency_key="w")
+        await kill(process)
+    mute = {"command": sys.executable, "args": ["-I", "-S", str(SCRIPTED), "--mute"]}
+    house.servers.write_text(json.dumps({"mcpServers": {"box": mute}}))
+    async with house.daemon() as (process, url), house.session_with(url) as wire:
+        assert (await wire.result("r1"))["error"]["code"] == "INTERRUPTED"
+        same = {"arguments": {"what": "w"}, "idempotency_key": "w"}
+        await wire.say("call_tool", name="box__now", request_id="w2", **same)
+        await wire.ask("health", "health_res")
+        process.send_signal(signal.SIGTERM)
+        assert (await wire.result("w2"))["error"]["code"] == "SERVICE_UNAVAILABLE"
+        assert (await ended(process)).status == 0
+    house.set_servers(box={})
+    async with house.daemon() as (_, url), house.session_with(url) as wire:
+        assert house.session["pending"] == ["r1", "w1"]
+        assert (await wire.result("w1"))["text"] == "w 1"
+
+
+async def test_text_that_was_streamed_is_void_where_the_call_runs_again(house: House) -> None:
+    async with ScriptedProvider() as provider:
+        house.name_provider(provider)
+        provider.script(answers("half of it", asyncio.Event()))
+        async with house.daemon() as (process, url), house.session_with(url) as wire:
+            await wire.begin("chat", arguments={"prompt": "hello", "model": "m"})
+            await wire.hear_op("progress", delta="half of it", offset=0, attempt=1)
+            await kill(process)
+        may_answer = asyncio.Event()
+        provider.script(answers(may_answer, "all of it"))
+        async with house.daemon() as (_, url), house.session_with(url) as wire:
+            await wire.hear_op("progress", delta="", offset=0, attempt=2)
+            may_answer.set()
+            answer = await wire.result()
+            assert (answer["text"], answer["meta"]["attempts"]) == ("all of it", 2)
+
+
+async def test_who_comes_before_a_server_is_up_waits_for_it(house: House) -> None:
+    house.hold_back_server("box")
+    async with house.daemon() as (_, url), house.session_with(url) as wire:
+        await wire.say("call_tool", name="box__now", request_id="r1", arguments={"what": "w"})
+        await wire.ask("health", "health_res")
+        house.let_server_start()
+        assert (await wire.result())["text"] == "w 1"
+
+
+async def test_a_request_joins_by_its_key_what_waits_for_its_server(house: House) -> None:
+    fields: Frame = {"arguments": {"what": "a"}, "idempotency_key": "k"}
+    async with house.daemon() as (process, url), house.session_with(url) as wire:
+        await house.until_offered(wire, "box__again")
+        await wire.begin("box__again", **fields)
+        await house.until_begun("a")
+        await kill(process)
+    house.hold_back_server("box")
+    async with house.daemon() as (_, url), house.session_with(url) as wire:
+        await wire.say("call_tool", name="box__again", request_id="r2", **fields)
+        await wire.ask("health", "health_res")
+        house.let_server_start()
+        assert [(await wire.result(name))["text"] for name in ("r1", "r2")] == ["a 2", "a 2"]
+    assert house.executions("a") == 2
+
+
+async def test_a_stopping_daemon_takes_no_request_by_a_key_that_it_leaves_to_the_next(
+    house: House,
+) -> None:
+    house.set_servers(box={"max_inflight": 1})
+    house.shell.environ["EXAI_SERVER_DRAIN_S"] = "5"
+    fields: Frame = {"arguments": {"what": "w"}, "idempotency_key": "k"}
+    async with house.daemon() as (process, url), house.session_with(url) as wire:
+        await house.until_offered(wire, "box__once")
+        await wire.begin("box__once", "runs", arguments={"what": "o"})
+        await house.until_begun("o")
+        await wire.begin("box__now", "waits", **fields)
+        process.send_signal(signal.SIGTERM)
+        await wire.hear_op("going_away")
+        await wire.say("call_tool", name="box__now", request_id="same", **fields)
+        refusal = await wire.hear_op("call_tool_res", request_id="same")
+        assert (refusal["error"]["code"], "meta" in refusal) == ("SERVICE_UNAVAILABLE", False)
+        await kill(process)
+    async with house.daemon() as (_, url), house.session_with(url) as wire:
+        assert house.session["pending"] == ["runs", "waits"]
+        assert (await wire.call("box__now", "same", **fields))["text"] == "w 1"
+    assert house.executions("w") == 1
+
+
 async def test_a_conversation_goes_on_after_a_crash(house: House) -> None:
     async with ScriptedProvider() as provider:
-        config = house.shell.home / "exai.toml"
-        config.write_text(
-            f'[providers.scripted]\nbase_url = "{provider.base_url}"\nmodels = ["m"]\n'
-        )
-        house.shell.environ["EXAI_CONFIG"] = str(config)
+        house.name_provider(provider)
         provider.script(answers("blue"))
         async with house.daemon() as (process, url), house.session_with(url) as wire:
             told = await wire.call("chat", arguments={"prompt": "colour?", "model": "m"})

@@ -252,6 +252,23 @@ async def test_results_beyond_the_bound_refuse_new_calls_of_who_acknowledges(
             assert again["ok"], "nothing is dropped to make room"
 
 
+async def test_one_identity_has_only_so_much_room_over_all_its_sessions(tmp_path: Path) -> None:
+    limits = LimitsConfig(principal_max_result_bytes=1000)
+    config = daemon_config(tmp_path, limits=limits)
+    async with (
+        running_daemon(config) as daemon,
+        open_wire(daemon.url, token=TOKEN) as one,
+        open_wire(daemon.url, token=TOKEN) as other,
+    ):
+        assert (await one.call("echo", "large", arguments={"text": "x" * 1000}))["ok"]
+        refused = await other.call("echo", arguments={"text": "x"})
+        assert refused["error"]["code"] == "OVER_CAPACITY"
+        assert refused["error"]["details"] == {"scope": "results"}
+        await one.say("ack", request_ids=["large"])
+        await one.ask("get_result", "call_tool_res", request_id="large")
+        assert (await other.call("echo", arguments={"text": "x"}))["ok"]
+
+
 async def test_who_does_not_acknowledge_has_a_window_of_results(daemon: RunningDaemon) -> None:
     async with open_wire(daemon.url, greet=False) as first:
         key = key_of(await first.hello(token=TOKEN))

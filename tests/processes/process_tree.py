@@ -13,6 +13,11 @@ def is_alive(pid: int) -> bool:
     return _stat(pid)[0] not in "ZX"
 
 
+def is_stopped(pid: int) -> bool:
+    """Tell whether a process stands still, as after SIGSTOP."""
+    return _stat(pid)[0] == "T"
+
+
 def descendants_of(pid: int) -> set[int]:
     """Return all processes below `pid` that run."""
     parents = {
@@ -29,6 +34,11 @@ def command_of(pid: int) -> bytes:
     with suppress(FileNotFoundError, ProcessLookupError):
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     return b""
+
+
+def environment_of(pid: int) -> bytes:
+    """Return the variables that a process was started with."""
+    return Path(f"/proc/{pid}/environ").read_bytes()
 
 
 def open_file_count(pid: int) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from exai.stores.instance_lock import AlreadyRunning, Holder, InstanceLock, find_holder
+from exai.stores.instance_lock import AlreadyRunning, Holder, InstanceLock, find_holder, is_held_by
 
 HOLDER = """
 import sys, signal
@@ -82,3 +82,39 @@ def test_a_start_outwaits_somebody_who_only_looks(
         monkeypatch.setattr(time, "sleep", lambda _: fcntl.flock(looking, fcntl.LOCK_UN))
         with InstanceLock(tmp_path):
             assert find_holder(tmp_path) == Holder(os.getpid())
+
+
+def test_a_lock_that_was_inherited_was_never_free(tmp_path: Path) -> None:
+    with InstanceLock(tmp_path) as first:
+        left = os.dup(first.descriptor)
+    with InstanceLock(tmp_path, left) as heir:
+        assert heir.descriptor == left
+        assert find_holder(tmp_path) == Holder(os.getpid())
+        InstanceLock(tmp_path, os.dup(left)).rehearse()
+        with pytest.raises(AlreadyRunning):
+            InstanceLock(tmp_path).rehearse()
+    assert find_holder(tmp_path) is None
+
+
+def test_the_inherited_lock_of_another_directory_is_given_back(tmp_path: Path) -> None:
+    with InstanceLock(tmp_path / "old") as first:
+        left = os.dup(first.descriptor)
+    with InstanceLock(tmp_path / "new", left):
+        assert find_holder(tmp_path / "old") is None
+        assert find_holder(tmp_path / "new") == Holder(os.getpid())
+
+
+def test_a_rehearsal_leaves_the_lock_free_and_its_file_as_it_is(tmp_path: Path) -> None:
+    with InstanceLock(tmp_path):
+        pass
+    (tmp_path / "daemon.lock").write_text("1\n")
+    InstanceLock(tmp_path).rehearse()
+    assert (tmp_path / "daemon.lock").read_text() == "1\n"
+    assert find_holder(tmp_path) is None
+
+
+def test_who_has_the_lock_open_is_known_from_who_has_its_pid(tmp_path: Path) -> None:
+    with InstanceLock(tmp_path):
+        assert is_held_by(tmp_path, os.getpid())
+        assert not is_held_by(tmp_path, os.getppid())
+        assert not is_held_by(tmp_path, 2**22 + 1)

@@ -62,3 +62,20 @@ async def test_more_connections_than_the_configured_number_are_refused() -> None
         assert (await reader.readline()).startswith(b"HTTP/1.1 503")
         for _, other in [*silent, (reader, writer)]:
             other.close()
+
+
+async def test_who_has_just_come_is_answered_by_a_server_that_closes() -> None:
+    server = HttpServer(ServerConfig(http_port=0), [])
+    await server.open()
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        _, silent = await asyncio.open_connection("127.0.0.1", server.port)
+        closing = tasks.create_task(server.close())
+        await asyncio.wait([closing], timeout=0.05)
+        assert not closing.done()
+        writer.write(b"GET /nowhere HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 404")
+        await reader.read()
+        await closing
+    writer.close()
+    silent.close()

@@ -25,7 +25,7 @@ class Call:
     one follows, else its own: what is told of it is told of both. `size_bytes` is about what
     its arguments take. `task` is what moves it on, `run` the execution that it waits for.
     `attempt` says which of its executions that is, `started_attempt` which one has begun, 0
-    for none; both may have been in an earlier process, which it then `is_taken_over` from.
+    for none; both may have been in an earlier process, from which it then `is_taken_over`.
     """
 
     def __init__(self, call_id: str, request: CallTool, request_id: str, peer: Peer) -> None:
@@ -38,7 +38,7 @@ class Call:
         self.timer: asyncio.TimerHandle | None = None
         self.spec: ToolSpec | None = None
         self.timeout_s = 0.0
-        self.deadline = 0.0
+        self.deadline = float("inf")
         self.queued_at = 0.0
         self.started_at: float | None = None
         self.attempt = 1

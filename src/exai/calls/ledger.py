@@ -51,6 +51,7 @@ class Ledger:
         self._store = store
         self._result_ttl_s = limits.result_ttl_s
         self._max_keys = limits.principal_max_idempotency_keys
+        self._max_result_bytes = limits.principal_max_result_bytes
         self._max_kept_bytes = limits.principal_max_kept_bytes
         self._idempotency_ttl_s = limits.idempotency_ttl_s
         self._bounds = SessionBounds(
@@ -118,7 +119,8 @@ class Ledger:
         A call that `runs` has nothing to wait for, and is stored as running at once. Raises
         `RequestIdConflict` where another call took its id meanwhile; `QueueFull` where the
         principal has too many idempotency keys, or a session that promised to acknowledge
-        its results too many of them; `ServiceUnavailable` where nothing can be stored.
+        its results too many of them, or they are too large; `ServiceUnavailable` where nothing
+        can be stored.
         """
         await self.settle_late()
         if not call.peer.is_kept:
@@ -126,6 +128,7 @@ class Ledger:
         key = None if call.follows_its_key else call.request.idempotency_key
         if key is not None:
             await self._check_key_count(call.peer.principal.name)
+        await self._check_results_of_principal(call.peer.principal.name)
         if call.peer.acknowledges:
             await self._check_results(call.peer.session_id)
         call.queued_at = self._clock.monotonic_s()
@@ -249,6 +252,16 @@ class Ledger:
                 f"{self._max_keys} may be, each for {self._idempotency_ttl_s:g} s",
                 scope="idempotency_keys",
                 retry_after_s=retry_after_s(self._idempotency_ttl_s / self._max_keys),
+            )
+
+    async def _check_results_of_principal(self, principal: str) -> None:
+        kept_bytes = await self._store.principal_result_bytes(principal)
+        if kept_bytes >= self._max_result_bytes:
+            raise QueueFull(
+                f"results of {kept_bytes:,} bytes are kept for this principal; acknowledge what "
+                "you have",
+                scope="results",
+                retry_after_s=retry_after_s(None),
             )
 
     async def _check_results(self, session_id: str) -> None:

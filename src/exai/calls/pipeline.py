@@ -52,7 +52,7 @@ class Pipeline:
     async def board(self, call: Call) -> None:
         """Find the flight that will answer a new call. Raises `ExaiError` for a refusal."""
         peer, arguments = call.peer, call.request.arguments
-        tool = self._tools.require_tool(call.request.name, peer.principal)
+        tool = await self._tools.wait_for_tool(call.request.name, peer.principal)
         tool.check(arguments)
         demand = await tool.demand_of(arguments, peer.principal)
         limit_s = self._limit_s(tool)
@@ -74,7 +74,7 @@ class Pipeline:
         Its tool may take a while to be back; `same_request` are those of one idempotency key.
         """
         request, principal = call.request, call.peer.principal
-        tool = await self._tools.wait_for_tool(request.name, principal)
+        tool = await self._tools.wait_for_tool(request.name, principal, is_owed=True)
         tool.check(request.arguments)
         demand = await tool.demand_of(request.arguments, principal)
         if call.has_ended:
@@ -85,6 +85,7 @@ class Pipeline:
             self._sharing.board(call, tool, demand, self._limit_s(tool))
         else:
             self._sharing.join(call, self._sharing.flight_of(other))
+        call.pulse()
         await self._take_off(call, self._sharing.flight_of(call))
 
     def _limit_s(self, tool: Tool) -> float:
@@ -94,7 +95,7 @@ class Pipeline:
         """Store the call, tell its peer, start its time, and have its flight fly."""
         flight = self._sharing.flight_of(call)
         try:
-            await self._ledger.accept(call, runs=flight.runs_at_once)
+            await self._ledger.accept(call, runs=flight.runs_at_once or _is_done(call, flight))
             call.tell_accepted(self._clock)
             self._events.emit(_accepted(call))
             self._settling.limit_time(call)
@@ -175,6 +176,9 @@ class Pipeline:
                 call.task = self._tasks.create_task(self._take_off(call, flight))
 
     async def _execute(self, flight: Flight) -> Completed:
+        # One whose leader has left may be of callers alone that are just being accepted.
+        while not any(call.is_accepted for call in flight.callers):
+            await next(iter(flight.callers)).wait_moved()
         flight.start()
         self._limit_time(flight)
         try:
@@ -195,6 +199,11 @@ class Pipeline:
                 )
         await self._settling.settle(call, outcome)
         self._sharing.leave(call)
+
+
+def _is_done(call: Call, flight: Flight) -> bool:
+    """Tell whether a request, the same as an earlier one by its key, comes when all is done."""
+    return call.follows_its_key and flight.outcome is not None
 
 
 def _accepted(call: Call) -> CallAccepted:

@@ -73,7 +73,7 @@ class Recovery:
         """Settle what cannot go on, see to it that the rest does. Raises `ServiceUnavailable`."""
         going_on: dict[str, Call] = {}
         settled: dict[str, Outcome] = {}
-        for record in await self._ledger.unsettled():
+        for record in _as_far_as_their_work(await self._ledger.unsettled()):
             peer = peer_of(record.session_id)
             end = await self._end_of(record, peer, going_on, settled)
             if peer is not None and end is None:
@@ -166,6 +166,23 @@ class Recovery:
         code = outcome.error.code.value if isinstance(outcome, Failed) else "ok"
         who = record.call_id, record.request_id, record.session_id, record.principal, record.tool
         self._events.emit(CallSettled(*who, code, settlement.queue_s, settlement.run_s, None))
+
+
+def _as_far_as_their_work(unsettled: Sequence[CallRecord]) -> list[CallRecord]:
+    """Return records of which none is behind another of the same request.
+
+    A follower may have been accepted just when the work began, and not be marked yet.
+    """
+    attempts: dict[str, int] = {}
+    for record in unsettled:
+        known_as = record.follows or record.call_id
+        attempts[known_as] = max(record.attempt, attempts.get(known_as, 0))
+    return [
+        msgspec.structs.replace(record, state=CallState.RUNNING, attempt=attempt)
+        if (attempt := attempts[record.follows or record.call_id]) > record.attempt
+        else record
+        for record in unsettled
+    ]
 
 
 def _is_of_one_caller(outcome: Outcome) -> bool:

@@ -31,7 +31,7 @@ from exai.core.events import Whose
 from exai.core.identity import Principal
 from exai.core.outcomes import Failed
 from exai.core.peer import Peer
-from exai.core.replies import CallAnswered, CallProgressed, HealthReported, ToolsListed
+from exai.core.replies import CallAnswered, CallProgressed, HealthReported, Reply, ToolsListed
 from exai.core.requests import (
     Acknowledge,
     CallTool,
@@ -138,9 +138,9 @@ class RequestRouter:
         calls = self._in_flight.of_session(peer.session_id)
         return [call.request_id for call in calls if call.is_accepted]
 
-    async def tell_again(self, peer: Peer, request_id: str) -> None:
-        """Send a request's answer once more, if it has one and that is not erased."""
-        await self._tell_stored(peer, request_id, is_asked=False)
+    async def tell_again(self, peer: Peer, request_id: str, say: Callable[[Reply], object]) -> None:
+        """Say a request's answer once more, if it has one and that is not erased."""
+        await self._tell_stored(peer, request_id, say, is_asked=False)
 
     async def note_sent(self, peer: Peer, request_ids: list[str]) -> None:
         """Take note that results were written to a socket."""
@@ -167,12 +167,15 @@ class RequestRouter:
 
     async def _stop_waiting(self) -> None:
         """Leave what waits to the next process, if it will know of it."""
+        self._tools.stop_waiting()
         for call in self._in_flight:
             if not self._ledger.is_durable and call.is_waiting:
                 self._settling.end(call, ServiceUnavailable("the daemon is stopping"))
+        # Not one by one: work must not begin for a call while the next process is left another
+        # of the same key, and will do it.
+        while arriving := next((c for c in self._in_flight if not c.is_accepted), None):
+            await arriving.wait_moved()
         for call in self._in_flight:
-            while not call.is_accepted and self._in_flight.has(call):
-                await call.wait_moved()
             if call.is_waiting:
                 self._settling.set_aside(call)
 
@@ -217,7 +220,7 @@ class RequestRouter:
             self._answer_again(call, known, conflict(call.request_id))
         elif not await self._find_by_key(call):
             if self._is_draining:
-                raise ServiceUnavailable("the daemon is stopping; reconnect and try again")
+                raise _stopping()
             await self._pipeline.board(call)
 
     async def _find_by_key(self, call: Call) -> bool:
@@ -229,13 +232,16 @@ class RequestRouter:
         while (earlier := self._in_flight.claim_key(call, idempotency_key)) is not None:
             if earlier.digest != call.digest:
                 raise refusal
-            if earlier.is_accepted and earlier.outcome is None:
+            if earlier.is_accepted and self._sharing.is_aboard(earlier) and not earlier.has_ended:
                 await self._pipeline.follow(call, earlier)
                 return True
             await earlier.wait_moved()
         known = await self._ledger.find_by_key(call.peer.principal.name, idempotency_key)
         if known is None:
             return False
+        if known.is_unsettled and known.arguments_digest == call.digest:
+            # It was left to the next process, which would know nothing of this request.
+            raise _stopping()
         self._answer_again(call, known, refusal)
         return True
 
@@ -254,7 +260,7 @@ class RequestRouter:
     def _cancel_tool(self, peer: Peer, request: CancelTool) -> None:
         call = self._in_flight.find(peer.session_id, request.request_id)
         if call is None:
-            self._tasks.create_task(self._tell_stored(peer, request.request_id))
+            self._tasks.create_task(self._tell_stored(peer, request.request_id, peer.send))
             return
         reason = f": {request.reason[:_REASON_LENGTH]}" if request.reason else ""
         message = f"cancelled by the caller{reason}"
@@ -263,27 +269,34 @@ class RequestRouter:
     def _get_result(self, peer: Peer, request: GetResult) -> None:
         call = self._in_flight.find(peer.session_id, request.request_id)
         if call is None:
-            self._tasks.create_task(self._tell_stored(peer, request.request_id))
+            self._tasks.create_task(self._tell_stored(peer, request.request_id, peer.send))
         elif call.is_accepted:
             call.tell_progress(self._clock)
         else:
             call.is_asked_about = True
 
-    async def _tell_stored(self, peer: Peer, request_id: str, *, is_asked: bool = True) -> None:
+    async def _tell_stored(
+        self,
+        peer: Peer,
+        request_id: str,
+        say: Callable[[Reply], object],
+        *,
+        is_asked: bool = True,
+    ) -> None:
         try:
             known = await self._ledger.find(peer.session_id, request_id)
             if known is not None and known.is_unsettled:
-                peer.send(self._postponed(known))
+                say(self._postponed(known))
             elif known is not None and (is_asked or known.state is CallState.SETTLED):
-                peer.send(replay(known, request_id))
+                say(replay(known, request_id))
             elif is_asked:
-                peer.send(unknown(request_id))
+                say(unknown(request_id))
         except ExaiError as error:
-            peer.send(_refused(request_id, error))
+            say(_refused(request_id, error))
         except Exception as error:  # noqa: BLE001 - a store may fail in its own ways
             whose = Whose(peer.session_id, request_id)
             info = self._defects.report("get_result", error, whose)
-            peer.send(CallAnswered(request_id, Failed(info)))
+            say(CallAnswered(request_id, Failed(info)))
 
     def _postponed(self, known: CallRecord) -> CallProgressed:
         """Return what is told of a call that the next process takes over."""
@@ -302,6 +315,10 @@ class RequestRouter:
 
     def _report_health(self, peer: Peer, request: Health) -> None:
         peer.send(HealthReported(request.request_id, self._health(peer.principal)))
+
+
+def _stopping() -> ServiceUnavailable:
+    return ServiceUnavailable("the daemon is stopping; reconnect and try again")
 
 
 def _refused(request_id: str, error: ExaiError) -> CallAnswered:

@@ -93,11 +93,14 @@ def serve(
     http_port: HttpPort = None,
     state_dir: StateDir = None,
     store: Store = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Say whether a daemon would start; start none.")
+    ] = False,
 ) -> None:
     """Run the daemon in the foreground.
 
     It prints one line when it is ready. SIGTERM and Ctrl-C let it finish what runs; a
-    second one ends it at once.
+    second one ends it at once. SIGHUP replaces it in place, as `exai reload --upgrade` does.
     """
     from exai.cli.config_file import CommandLine
     from exai.cli.serve_command import run_serve
@@ -111,7 +114,7 @@ def serve(
         state_dir=state_dir,
         store=store,
     )
-    raise typer.Exit(run_serve(command_line))
+    raise typer.Exit(run_serve(command_line, only_check=check))
 
 
 @app.command(
@@ -205,6 +208,26 @@ def status(
 
     command_line = CommandLine(config=config, state_dir=state_dir)
     raise typer.Exit(run_status(command_line, url, as_, as_json=output == "json"))
+
+
+@app.command(epilog="\b\nExamples:\n  exai reload --upgrade\n  systemctl reload exai")
+def reload(
+    upgrade: Annotated[
+        bool, typer.Option("--upgrade", help="Replace the daemon by what is installed now.")
+    ] = False,
+    config: ConfigFile = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Replace the daemon that runs by what is installed and configured now.
+
+    Its process and its ports stay: who connects meanwhile waits, and is not refused. If what is
+    installed now would not start, the daemon goes on, and it is said why.
+    """
+    from exai.cli.config_file import CommandLine
+    from exai.cli.reload_command import run_reload
+
+    command_line = CommandLine(config=config, state_dir=state_dir)
+    raise typer.Exit(run_reload(command_line, upgrade=upgrade))
 
 
 @app.command(

@@ -96,6 +96,11 @@ def process_environment() -> dict[str, str]:
     return dict(os.environ)
 
 
+def take_variables(*names: str) -> dict[str, str]:
+    """Take variables out of the environment that are for this process and none of its children."""
+    return {name: os.environ.pop(name) for name in names if name in os.environ}
+
+
 def load_config(
     command_line: CommandLine,
     environ: Mapping[str, str] | None = None,

@@ -62,8 +62,8 @@ class SessionCalls(Protocol):
     async def owed_to(self, peer: Peer) -> list[str]:
         """Return a session's requests that are accepted and not acknowledged, oldest first."""
 
-    async def tell_again(self, peer: Peer, request_id: str) -> None:
-        """Send a request's answer once more, if it has one and that is not erased."""
+    async def tell_again(self, peer: Peer, request_id: str, say: Callable[[Reply], object]) -> None:
+        """Say a request's answer once more, if it has one and that is not erased."""
 
     async def end_session(self, session_id: str, principal: str) -> None:
         """End a session's calls as if cancelled, and forget what was kept for it."""
@@ -194,7 +194,8 @@ class SessionHandler:
             await attachment.outbox.wait_room()
             if attachment.session.outbox is not attachment.outbox:
                 return  # a newer connection tells it again
-            await self._calls.tell_again(attachment.session, request_id)
+            # A newer connection may take the session over meanwhile, and tells it by itself.
+            await self._calls.tell_again(attachment.session, request_id, attachment.outbox.put)
         self._retelling.discard(attachment.outbox)
         if self._farewell is not None:
             attachment.outbox.finish(self._farewell)

@@ -230,6 +230,10 @@ class CallStore(ABC):
         """Return how much is kept for a session."""
 
     @abstractmethod
+    async def principal_result_bytes(self, principal: str) -> int:
+        """Return how large a principal's results are together, over all its sessions."""
+
+    @abstractmethod
     async def mark_sent(
         self, session_id: str, request_ids: list[str], bounds: SessionBounds, now: float
     ) -> int:

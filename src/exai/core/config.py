@@ -121,6 +121,7 @@ class LimitsConfig(Section, frozen=True, kw_only=True):
     idempotency_ttl_s: PositiveSeconds = 86_400.0
     principal_max_idempotency_keys: PositiveCount = 10_000
     principal_max_kept_bytes: PositiveCount = 134_217_728
+    principal_max_result_bytes: PositiveCount = 1_073_741_824
     result_cache_entries: PositiveCount = 10_000
     result_cache_bytes: PositiveCount = 67_108_864
 

@@ -277,6 +277,30 @@ class DaemonStopped(Event, frozen=True):
     interrupted_count: int
 
 
+class UpgradeAsked(Event, frozen=True):
+    """The daemon is to be replaced by the program that is installed now, if that would start."""
+
+
+class UpgradeRefused(Event, frozen=True):
+    """The daemon goes on as if nothing had happened: its successor would not start."""
+
+    reason: str
+
+
+class UpgradeAgreed(Event, frozen=True):
+    """The daemon ends, and leaves its sockets to its successor, for whom new peers wait."""
+
+
+class UpgradeAbandoned(Event, frozen=True):
+    """The daemon was told to end while it made room for its successor, and ends for good."""
+
+
+class UpgradeFailed(Event, frozen=True):
+    """The daemon has ended, and its successor could not be run."""
+
+    reason: str
+
+
 class DaemonFailed(Event, frozen=True):
     """A defect has ended the daemon."""
 

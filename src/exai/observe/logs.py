@@ -57,6 +57,11 @@ FACTS: Mapping[type[Event], Fact] = {
     events.DaemonReady: Fact("daemon.ready", logging.INFO),
     events.DaemonDraining: Fact("daemon.draining", logging.INFO),
     events.DaemonStopped: Fact("daemon.stopped", logging.INFO),
+    events.UpgradeAsked: Fact("daemon.upgrade_asked", logging.INFO),
+    events.UpgradeRefused: Fact("daemon.upgrade_refused", logging.ERROR),
+    events.UpgradeAgreed: Fact("daemon.upgrade_agreed", logging.INFO),
+    events.UpgradeAbandoned: Fact("daemon.upgrade_abandoned", logging.INFO),
+    events.UpgradeFailed: Fact("daemon.upgrade_failed", logging.CRITICAL),
     events.DaemonFailed: Fact("daemon.failed", logging.CRITICAL),
     events.DaemonCutShort: Fact("daemon.cut_short", logging.ERROR),
 }

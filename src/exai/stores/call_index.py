@@ -67,6 +67,7 @@ class CallIndex:
         self._keyed_at: dict[str, float] = {}
         self._of_session: defaultdict[str, _Kept] = defaultdict(_Kept)
         self._of_principal: defaultdict[str, _Kept] = defaultdict(_Kept)
+        self._bytes_of_principal: Counter[str] = Counter()
 
     def __len__(self) -> int:
         """Return how many calls are known."""
@@ -109,6 +110,10 @@ class CallIndex:
     def key_count(self, principal: str) -> int:
         """Return how many keys of a principal are remembered."""
         return len(self._by_key.get(principal, {}))
+
+    def principal_result_bytes(self, principal: str) -> int:
+        """Return how large a principal's results are together, over all its sessions."""
+        return self._bytes_of_principal[principal]
 
     def owed(self, session_id: str) -> list[str]:
         """Return a session's requests that have not settled, or are not erased."""
@@ -171,7 +176,7 @@ class CallIndex:
         if record.idempotency_key is not None:
             self._keyed_at[call_id] = now
         self._account_of(record).add_result(call_id, size_bytes)
-        self.result_bytes += size_bytes
+        self._count_bytes(record, size_bytes)
         return True
 
     def put_back(self, record: CallRecord) -> None:
@@ -181,7 +186,7 @@ class CallIndex:
             return
         if self._settled_at.pop(call_id, None) is not None:
             self._keyed_at.pop(call_id, None)
-            self.result_bytes -= self._account_of(record).forget(call_id)
+            self._count_bytes(record, -self._account_of(record).forget(call_id))
             self._drop_empty_accounts(record)
         self._records[call_id] = record
 
@@ -251,7 +256,7 @@ class CallIndex:
         for record, _ in by_rank:
             if record.state is CallState.SETTLED:
                 self._account_of(record).add_result(record.call_id, record.result_bytes)
-                self.result_bytes += record.result_bytes
+                self._count_bytes(record, record.result_bytes)
             elif record.erased_at is not None and record.idempotency_key is None:
                 self._erased_at[record.call_id] = record.erased_at
                 self._account_of(record).tombstones[record.call_id] = None
@@ -310,7 +315,7 @@ class CallIndex:
         )
         del self._settled_at[call_id]
         account = self._account_of(record)
-        self.result_bytes -= account.forget(call_id)
+        self._count_bytes(record, -account.forget(call_id))
         if record.idempotency_key is None:
             self._erased_at[call_id] = now
             account.tombstones[call_id] = None
@@ -321,7 +326,7 @@ class CallIndex:
         record = self._records.pop(call_id)
         for times in (self._settled_at, self._erased_at, self._keyed_at):
             times.pop(call_id, None)
-        self.result_bytes -= self._account_of(record).forget(call_id)
+        self._count_bytes(record, -self._account_of(record).forget(call_id))
         of_session = self._by_session.get(record.session_id, {})
         if of_session.get(record.request_id) == call_id:
             del of_session[record.request_id]
@@ -332,6 +337,12 @@ class CallIndex:
                 del self._by_key[record.principal]
         self._drop_empty_accounts(record)
         changes.forgotten.append(call_id)
+
+    def _count_bytes(self, record: CallRecord, by: int) -> None:
+        self.result_bytes += by
+        self._bytes_of_principal[record.principal] += by
+        if not self._bytes_of_principal[record.principal]:
+            del self._bytes_of_principal[record.principal]
 
     def _drop_empty_accounts(self, record: CallRecord) -> None:
         for accounts, name in (

@@ -105,6 +105,10 @@ class MemoryCallStore(CallStore):
         """Return how many results a session has, and how large they are together."""
         return self._index.usage(session_id)
 
+    async def principal_result_bytes(self, principal: str) -> int:
+        """Return how large a principal's results are together."""
+        return self._index.principal_result_bytes(principal)
+
     async def mark_sent(
         self, session_id: str, request_ids: list[str], bounds: SessionBounds, now: float
     ) -> int:

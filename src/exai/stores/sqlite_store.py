@@ -181,12 +181,19 @@ class SqliteCallStore(CallStore):
         return count
 
     async def owed(self, session_id: str) -> list[str]:
-        """Return what has not settled, or is not erased."""
-        return self._index.owed(session_id)
+        """Return what has not settled, or is not erased, as far as that is stored."""
+        owed = self._index.owed(session_id)
+        await self._database.submit(lambda connection: None)
+        stored = set(self._index.owed(session_id))
+        return [request_id for request_id in owed if request_id in stored]
 
     async def usage(self, session_id: str) -> SessionUsage:
         """Return how many results a session has, and how large they are together."""
         return self._index.usage(session_id)
+
+    async def principal_result_bytes(self, principal: str) -> int:
+        """Return how large a principal's results are together."""
+        return self._index.principal_result_bytes(principal)
 
     async def mark_sent(
         self, session_id: str, request_ids: list[str], bounds: SessionBounds, now: float
@@ -244,12 +251,14 @@ class SqliteCallStore(CallStore):
             due.erased.append((because, erased_at, sent_at, rank, number))
         for call_id in changes.forgotten:
             due.forgotten.append((self._numbers.pop(call_id),))
-        for part in due.parts():
-            try:
-                await self._database.submit(part.carry_out)
-            except Exception:
+        parts = list(due.parts())
+        try:
+            while parts:
+                await self._database.submit(parts[0].carry_out)
+                parts.pop(0)
+        finally:
+            for part in parts:
                 self._due.add(part)
-                raise
         return len(changes.erased)
 
     async def _whole(self, record: CallRecord) -> CallRecord:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence, Set
 from difflib import get_close_matches
 
-from exai.core.errors import ToolNotFound
+from exai.core.errors import ServiceUnavailable, ToolNotFound
 from exai.core.identity import Principal
 from exai.core.tool import Tool, ToolSpec
 
@@ -15,11 +15,14 @@ _SHOWN_LENGTH = 64
 class ToolRegistry:
     """Tools by name. Each source (the daemon itself, an MCP server) replaces its own.
 
-    `awaited` are sources whose tools are still to come, each named `source__…`.
+    `awaited` are sources whose tools are still to come, each named `source__…`. While the
+    daemon starts, calls wait for them; once it has started, only calls that are owed.
     """
 
     def __init__(self, awaited: Iterable[str] = ()) -> None:
         self._awaited = set(awaited)
+        self._is_starting = True
+        self._is_stopping = False
         self._replaced = asyncio.Event()
         self._by_source: dict[str, dict[str, Tool]] = {}
         self._tools: dict[str, Tool] = {}
@@ -45,8 +48,7 @@ class ToolRegistry:
         if changed:
             for listener in self._listeners:
                 listener(changed)
-        self._replaced.set()
-        self._replaced = asyncio.Event()
+        self._tell_replaced()
 
     def require_tool(self, name: str, principal: Principal) -> Tool:
         """Return the tool that `principal` means by `name`.
@@ -63,11 +65,35 @@ class ToolRegistry:
         hint = f"; did you mean {closest[0]}?" if closest else ""
         raise ToolNotFound(f"there is no tool {name[:_SHOWN_LENGTH]!r}{hint}", closest=closest)
 
-    async def wait_for_tool(self, name: str, principal: Principal) -> Tool:
-        """Return the tool as `require_tool` does, once its source has said what it offers."""
-        while any(name.startswith(f"{source}__") for source in self._awaited):
+    def end_start(self) -> None:
+        """Let new calls wait no more for sources that have not said what they offer."""
+        self._is_starting = False
+        self._tell_replaced()
+
+    def stop_waiting(self) -> None:
+        """Refuse new calls that wait for a source: the daemon stops."""
+        self._is_stopping = True
+        self.end_start()
+
+    async def wait_for_tool(
+        self, name: str, principal: Principal, *, is_owed: bool = False
+    ) -> Tool:
+        """Return the tool as `require_tool` does, once its source has said what it offers.
+
+        A call that `is_owed` its answer waits as long as it takes.
+        """
+        while (is_owed or self._is_starting) and self._is_awaited(name):
             await self._replaced.wait()
+        if self._is_stopping and self._is_awaited(name):
+            raise ServiceUnavailable("the daemon is stopping; reconnect and try again")
         return self.require_tool(name, principal)
+
+    def _is_awaited(self, name: str) -> bool:
+        return any(name.startswith(f"{source}__") for source in self._awaited)
+
+    def _tell_replaced(self) -> None:
+        self._replaced.set()
+        self._replaced = asyncio.Event()
 
     def has(self, name: str) -> bool:
         """Tell whether there is a tool of this very name."""

@@ -22,11 +22,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from exai.core.config import ServerConfig
-from exai.transports.listening import BACKLOG, listening_socket
+from exai.transports.listening import BACKLOG, Listener, listening_socket, take_over
 from exai.transports.upgrade_rules import OriginRules
 
 _MAX_HEADER_BYTES = 32_768
 _FIRST_REQUEST_WITHIN_S = 10.0
+_LAST_REQUEST_WITHIN_S = 0.2
 
 
 class HttpServer:
@@ -47,7 +48,7 @@ class HttpServer:
         )
         self._app.router.redirect_slashes = False
         self._server = uvicorn.Server(self._uvicorn_config())
-        self._listener: socket.socket | None = None
+        self._listener: Listener | None = None
         self.port = 0
 
     async def open(self, inherited: socket.socket | None = None) -> None:
@@ -64,11 +65,25 @@ class HttpServer:
         self._server.lifespan = config.lifespan_class(config)
         await self._server.startup(sockets=[self._listener])
 
+    def rehearse(self, inherited: int | None) -> None:
+        """Do what `open` would, and undo it. Raises `OSError`."""
+        taken = take_over(inherited, self._config.host, self._config.http_port)
+        listening_socket(self._config.host, self._config.http_port, taken).close()
+
+    @property
+    def descriptor(self) -> int | None:
+        """The descriptor of the listening socket."""
+        return None if self._listener is None else self._listener.fileno()
+
     async def close(self) -> None:
         """Finish the requests under way, for a bounded time, and close."""
         if self._listener is not None:
-            await self._server.shutdown(sockets=[self._listener])
-            self._listener = None
+            self._listener.pause()
+            try:
+                await asyncio.sleep(0)  # asyncio serves whom it has accepted only in its next turn
+            finally:
+                await self._server.shutdown(sockets=[self._listener])
+                self._listener = None
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -105,6 +120,7 @@ class _PatientProtocol(H11Protocol):
     """HTTP for peers that ask within a bounded time; uvicorn itself would wait for ever."""
 
     _patience: asyncio.TimerHandle
+    _is_last_request = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -118,10 +134,25 @@ class _PatientProtocol(H11Protocol):
         super().on_response_complete()
         if self.cycle.more_body:  # nobody reads it, nor what follows; uvicorn closes soon
             self.flow.pause_reading()
+        if self._is_last_request:
+            super().shutdown()
+
+    def shutdown(self) -> None:
+        """Close; but let who has just come have one answer, where uvicorn would hang up."""
+        self._is_last_request = True
+        if self._has_asked:
+            super().shutdown()
+        else:
+            self._patience.cancel()
+            self._patience = self.loop.call_later(_LAST_REQUEST_WITHIN_S, self._drop_the_silent)
+
+    @property
+    def _has_asked(self) -> bool:
+        request: object = self.cycle  # None until the first request is complete
+        return request is not None
 
     def _drop_the_silent(self) -> None:
-        request: object = self.cycle  # None until the first request is complete
-        if request is None:
+        if not self._has_asked:
             self.transport.abort()
 
 

@@ -17,7 +17,7 @@ from exai.core.addresses import canonical_host, is_loopback
 from exai.core.channel import Channel
 from exai.core.config import ServerConfig
 from exai.protocols import close_codes
-from exai.transports.listening import listening_socket
+from exai.transports.listening import Listener, listening_socket, take_over
 from exai.transports.websocket_channel import LibraryConnection, WebSocketChannel
 
 ServeChannel = Callable[[Channel], Awaitable[None]]
@@ -41,7 +41,6 @@ Listen = Callable[[socket.socket, ServerConfig, ServeConnection], Awaitable[Libr
 class WebSocketServer:
     """Serves each WebSocket connection with `serve_channel`, and closes it afterwards."""
 
-    port: int
     library: LibraryName
 
     def __init__(
@@ -55,6 +54,8 @@ class WebSocketServer:
         self._serve_channel = serve_channel
         self._serving: dict[WebSocketChannel, asyncio.Task[None]] = {}
         self._server: LibraryServer | None = None
+        self._listener: Listener | None = None
+        self.port = 0
 
     async def open(self, inherited: socket.socket | None = None) -> None:
         """Begin to serve, on an inherited socket or on the configured address.
@@ -63,15 +64,34 @@ class WebSocketServer:
         """
         bound = listening_socket(self._config.host, self._config.port, inherited)
         address, self.port = bound.getsockname()[:2]
-        self.library = choose_library(
-            self._config.websocket_library, address, has_tls=self._tls is not None
-        )
-        self._server = await _listen_of(self.library, self._tls)(bound, self._config, self._serve)
+        self.library = self._choose_library(address)
+        listen = _listen_of(self.library, self._tls)
+        self._listener = bound
+        self._server = await listen(bound, self._config, self._serve)
+
+    def rehearse(self, inherited: int | None) -> None:
+        """Do what `open` would, and undo it. Raises `OSError`, `ImportError`."""
+        taken = take_over(inherited, self._config.host, self._config.port)
+        with listening_socket(self._config.host, self._config.port, taken) as bound:
+            _listen_of(self._choose_library(bound.getsockname()[0]), self._tls)
+
+    @property
+    def descriptor(self) -> int | None:
+        """The descriptor of the listening socket."""
+        return None if self._listener is None else self._listener.fileno()
+
+    async def leave_waiting(self) -> None:
+        """Take no new connections; who comes waits, if somebody else has the socket, too."""
+        if self._listener is not None:
+            self._listener.pause()
+            await asyncio.sleep(0)  # asyncio serves whom it has accepted only in its next turn
+            self.stop_accepting()
 
     def stop_accepting(self) -> None:
         """Take no new connections; those that are open go on."""
         if self._server is not None:
             self._server.close(close_connections=False)
+            self._listener = None
 
     async def close(self) -> None:
         """Close what is open as a restart does; takes three close time-outs at the longest."""
@@ -98,6 +118,10 @@ class WebSocketServer:
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+    def _choose_library(self, address: str) -> LibraryName:
+        wanted = self._config.websocket_library
+        return choose_library(wanted, address, has_tls=self._tls is not None)
 
     async def _has_ended(self, server: LibraryServer) -> bool:
         try:
