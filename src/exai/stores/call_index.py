@@ -5,7 +5,7 @@ Nothing here waits. What changes beside the call that was named is told (`Change
 whoever keeps the rest.
 """
 
-from collections import OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable
 from heapq import nlargest
 from itertools import takewhile
