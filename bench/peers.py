@@ -38,7 +38,8 @@ from exai.core.config import PrincipalConfig, Secret, ServerConfig
 from exai.observe.logs import configure_logging
 from exai.testing.raw_peer import CONTINUATION, PING, TEXT, RawPeer, frame, raw_peer, request, said
 from exai.testing.running_daemon import TOKEN, daemon_config
-from exai.ws_server import DaemonAddress, build_daemon
+from exai.transports.doors import DaemonAddress
+from exai.ws_server import build_daemon
 
 HOSTILE_TOKEN = "token-of-hostile-peers-0123456789"
 CALLS, PACE_S, SETTLE_S, SPREAD_S, CROWD = 400, 0.005, 1.5, 0.5, 50

@@ -5,11 +5,9 @@ Nothing here is global: two daemons with different configurations live in one pr
 
 import asyncio
 import os
-import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Set
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import NamedTuple
 
 from starlette.routing import BaseRoute
 
@@ -27,11 +25,11 @@ from exai.core.events import (
 )
 from exai.core.lifecycle import PatientTaskGroup, lone_cause, running
 from exai.core.replies import GoingAway, ToolsChanged
-from exai.core.tool import upstream_scope
 from exai.observe.metrics import Fanout, Metrics
 from exai.observe.observation import Observation, Observed
+from exai.observe.readiness import Readiness
 from exai.processes.process_guard import ProcessGuard
-from exai.processes.succession import NOTHING, Inheritance, duplicate
+from exai.processes.succession import NOTHING, Inheritance
 from exai.protocols import close_codes
 from exai.protocols.hello import PROTOCOL, ServerName
 from exai.providers.registry import ProviderRegistry
@@ -41,24 +39,13 @@ from exai.tools.built_in import VersionTool
 from exai.tools.own_tools import own_tools
 from exai.tools.registry import ToolRegistry
 from exai.tools.upstream_tools import UpstreamTools
+from exai.transports.doors import DaemonAddress, Doors
 from exai.transports.explain_route import explain_route
 from exai.transports.health_routes import health_routes
-from exai.transports.http_app import HttpServer
-from exai.transports.listening import take_over
-from exai.transports.server_certificate import certificate_of
-from exai.transports.websocket import WebSocketServer
 from exai.upstream.pool import UpstreamPool
 
 SERVER = ServerName("exai", version("exai"))
 _RECONNECT_AFTER_S = 2.0
-_STARTING, _OK, _DRAINING = "starting", "ok", "draining"
-
-
-class DaemonAddress(NamedTuple):
-    """Where a daemon that is ready can be reached."""
-
-    websocket_url: str
-    http_url: str
 
 
 class Daemon:
@@ -78,22 +65,21 @@ class Daemon:
         self._events = Fanout(events, self._metrics)
         self._clock = clock
         self._built_at = clock.monotonic_s()
-        self._status = _STARTING
         self._tasks = PatientTaskGroup()
         self._upstream_tools = UpstreamTools(self.tools, self._events)
         self._guard = ProcessGuard()
         self._upstreams = self._build_upstreams(environment)
+        self._readiness = Readiness(self._upstreams.awaited_scopes)
         self._providers = self._build_providers()
         self.stores = stores
         self._calls = self._build_call_path()
         self._reception = self._build_reception()
         self._sessions, self._tokens = self._reception.sessions, self._reception.tokens
         self._observation = self._build_observation()
-        self._certificate = certificate_of(config.server, self._events)
-        tls = None if self._certificate is None else self._certificate.context
-        self._websocket = WebSocketServer(config.server, self._reception.serve, tls)
-        self._http = HttpServer(config.server, self._build_routes(), tls)
-        self._lock: InstanceLock | None = None
+        self._doors = Doors(
+            config.server, self._reception.serve, self._build_routes(), self._events
+        )
+        self._lock = InstanceLock(config.state_dir)
 
     async def run(
         self,
@@ -109,27 +95,24 @@ class Daemon:
         `RotationsUnreadable` for rotated tokens that cannot be read, `DatabaseUnusable`,
         `CertificateUnusable`.
         """
-        server = self._config.server
-        host, port, http_port = server.host, server.port, server.http_port
         self._offer_own_tools()
-        if self._certificate is not None:
-            self._certificate.load()
+        self._doors.load_certificate()
         with InstanceLock(self._config.state_dir, inherited.lock) as self._lock, lone_cause():
             self._tokens.load_rotations()
             async with (
                 self.stores,
                 self._guard,
                 self._tasks,
-                _opened(self._http, take_over(inherited.http, host, http_port)),
+                self._doors.http_open(inherited),
                 self._providers,
                 self._upstreams,
                 self._recovered(),
-                _opened(self._websocket, take_over(inherited.websocket, host, port)),
+                self._doors.websocket_open(inherited),
                 running(
                     *(part.run() for part in self._calls.background),
                     self._sessions.run_cleanup(),
                     self._become_ready(),
-                    self._watch_certificate(),
+                    self._doors.watch_certificate(),
                 ),
             ):
                 self._tell_opened(on_ready)
@@ -157,43 +140,34 @@ class Daemon:
 
         Raises `ImportError`, too, where a part of the program is missing.
         """
-        if self._certificate is not None:
-            self._certificate.load()
         InstanceLock(self._config.state_dir, inherited.lock).rehearse()
         self._tokens.load_rotations()
-        self._http.rehearse(inherited.http)
-        self._websocket.rehearse(inherited.websocket)
+        self.stores.rehearse()
+        self._doors.rehearse(inherited)
 
     @property
     def estate(self) -> Inheritance:
         """What a successor would inherit, while the ports are open."""
-        lock = None if self._lock is None else self._lock.descriptor
-        return Inheritance(self._websocket.descriptor, self._http.descriptor, lock)
+        return self._doors.estate(self._lock.descriptor)
 
     async def hand_over(self) -> Inheritance:
         """Return what a successor inherits, to outlive us; new WebSocket peers wait for it."""
-        left = Inheritance(*(fd if fd is None else duplicate(fd) for fd in self.estate))
-        await self._websocket.leave_waiting()
-        return left
+        return await self._doors.hand_over(self._lock.descriptor)
 
     async def _become_ready(self) -> None:
         """Be ready once each MCP server has had its first start, or enough time for it."""
         await self._upstreams.wait_first_starts(self._config.server.ready_wait_s)
         self.tools.end_start()
-        if self._status == _STARTING:
-            self._status = _OK
+        if self._readiness.status == "starting":
+            self._readiness.status = "ok"
             self._events.emit(DaemonReady(self._clock.monotonic_s() - self._built_at))
-
-    async def _watch_certificate(self) -> None:
-        if self._certificate is not None:
-            await self._certificate.watch(self._config.server.tls_reload_interval_s)
 
     async def _drain(self) -> int:
         """Take nothing new, finish what runs, tell every peer, and let them go.
 
         Returns how many calls were cut off.
         """
-        self._status = _DRAINING
+        self._readiness.status = "draining"
         server, begun_at = self._config.server, self._clock.monotonic_s()
         session_count, call_count = len(self._sessions), len(self._calls.sharing)
         self._events.emit(DaemonDraining(server.drain_s, session_count, call_count))
@@ -206,28 +180,13 @@ class Daemon:
         return interrupted_count
 
     def _tell_opened(self, on_ready: Callable[[DaemonAddress], object]) -> None:
-        address = self._address()
+        address = self._doors.address
         self._events.emit(
             DaemonOpened(SERVER.version, os.getpid(), *address, self._config.auth.mode)
         )
         if self._config.auth.mode == "none":
             self._events.emit(AccessOpened(OPEN_ACCESS))
         on_ready(address)
-
-    def _address(self) -> DaemonAddress:
-        host = self._config.server.host
-        shown = f"[{host}]" if ":" in host else host
-        s = "s" if self._certificate is not None else ""
-        return DaemonAddress(
-            f"ws{s}://{shown}:{self._websocket.port}/", f"http{s}://{shown}:{self._http.port}/"
-        )
-
-    def _blocked_by(self) -> dict[str, str]:
-        """Return the parts that keep the daemon from being ready, each with its state."""
-        if self._status == _OK:
-            return {}
-        waits_for = self._upstreams.awaiting_first_start() if self._status == _STARTING else []
-        return {"daemon": self._status} | {upstream_scope(n): _STARTING for n in waits_for}
 
     def _offer_own_tools(self) -> None:
         self.tools.on_change(self._tell_tools_changed)
@@ -273,9 +232,9 @@ class Daemon:
         observed = Observed(
             config=self._config,
             version=SERVER.version,
-            status=lambda: self._status,
-            blocked_by=self._blocked_by,
-            ports=lambda: (self._websocket.port, self._http.port),
+            status=lambda: self._readiness.status,
+            blocked_by=self._readiness.blocked_by,
+            ports=lambda: self._doors.ports,
             calls=self._calls,
             reception=self._reception,
             tools=self.tools,
@@ -318,25 +277,14 @@ class Daemon:
         authenticate = self._tokens.authenticate
         return [
             *health_routes(
-                status=lambda: self._status,
-                blocked_by=self._blocked_by,
+                status=lambda: self._readiness.status,
+                blocked_by=self._readiness.blocked_by,
                 health=self._observation.health.report,
                 metrics=self._observation.metrics_page,
                 authenticate=authenticate,
             ),
             explain_route(self._calls.explaining.explain, authenticate),
         ]
-
-
-@asynccontextmanager
-async def _opened(
-    server: HttpServer | WebSocketServer, inherited: socket.socket | None
-) -> AsyncIterator[None]:
-    await server.open(inherited)
-    try:
-        yield
-    finally:
-        await server.close()
 
 
 def build_daemon(

@@ -18,7 +18,8 @@ from exai.core.tool import SharingPolicy, ToolRun
 from exai.stores.instance_lock import AlreadyRunning
 from exai.testing.running_daemon import TOKEN, RecordedEvents, daemon_config, running_daemon
 from exai.testing.scripted_tool import Gates, ScriptedTool
-from exai.ws_server import DaemonAddress, build_daemon
+from exai.transports.doors import DaemonAddress
+from exai.ws_server import build_daemon
 from tests.journeys.wire import open_wire
 
 

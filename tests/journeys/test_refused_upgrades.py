@@ -2,6 +2,8 @@
 
 import asyncio
 import signal
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,17 @@ async def test_a_successor_that_would_not_start_is_refused_and_nobody_is_disturb
             daemon.process.send_signal(signal.SIGHUP)
             assert await wire.closed() == (1012, "service restart")
             await daemon.has_opened()
+
+
+async def test_a_ledger_that_the_successor_could_not_read_refuses_it(shell: Shell) -> None:
+    async with serving(shell) as daemon, open_wire(daemon.url, token=TOKEN) as wire:
+        (ledger,) = shell.home.rglob("ledger.sqlite3")
+        with closing(sqlite3.connect(ledger, isolation_level=None)) as newer:
+            newer.execute("PRAGMA user_version = 99")
+        daemon.process.send_signal(signal.SIGHUP)
+        refused = await daemon.has_logged("daemon.upgrade_refused")
+        assert "was written by a newer EXAI" in refused["reason"]
+        assert (await wire.call("echo", arguments={"text": "x"}))["ok"]
 
 
 @pytest.mark.parametrize(

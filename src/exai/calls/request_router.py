@@ -153,6 +153,7 @@ class RequestRouter:
         Returns how many these were.
         """
         self._is_draining = True
+        late: list[Call] = []
         try:
             async with asyncio.timeout(drain_s):
                 await self._stop_waiting()
@@ -162,8 +163,9 @@ class RequestRouter:
             for call in late:
                 self._cut_off(call)
             await self._in_flight.wait_empty()
-            return len(late)
-        return 0
+        with self._defects.contained("settling"):
+            await self._ledger.settle_late()
+        return len(late)
 
     async def _stop_waiting(self) -> None:
         """Leave what waits to the next process, if it will know of it."""

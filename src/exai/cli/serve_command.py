@@ -44,8 +44,9 @@ from exai.observe.systemd_notifier import SYSTEMD_VARIABLES, SystemdNotifier
 from exai.processes.succession import Inheritance
 from exai.stores.instance_lock import AlreadyRunning
 from exai.stores.sqlite_file import DatabaseUnusable
+from exai.transports.doors import DaemonAddress
 from exai.transports.server_certificate import CertificateUnusable
-from exai.ws_server import DaemonAddress, build_daemon
+from exai.ws_server import build_daemon
 
 _UNUSABLE = (
     SecretUnreadable,

@@ -61,10 +61,27 @@ def open_database(
         version = _checked_version(path, len(migrations))
         return _connect(path, synchronous, migrations[version:], version)
     except (OSError, sqlite3.Error) as error:
-        raise DatabaseUnusable(
-            f"the ledger {path} cannot be used ({error}); move it away to begin a new one, "
-            "or restore it from a copy"
-        ) from error
+        raise _unusable(path, error) from error
+
+
+def rehearse_database(directory: Path, *, migrations: Sequence[str] = MIGRATIONS) -> None:
+    """Raise `DatabaseUnusable` for a database that is not ours to open, also while another uses it.
+
+    Whether it is sound is not looked at: that takes the longer the larger it is.
+    """
+    path = directory / FILE_NAME
+    try:
+        if path.exists():
+            _checked_version(path, len(migrations), is_thorough=False)
+    except (OSError, sqlite3.Error) as error:
+        raise _unusable(path, error) from error
+
+
+def _unusable(path: Path, error: Exception) -> DatabaseUnusable:
+    return DatabaseUnusable(
+        f"the ledger {path} cannot be used ({error}); move it away to begin a new one, "
+        "or restore it from a copy"
+    )
 
 
 def _make_private(path: Path) -> None:
@@ -74,7 +91,7 @@ def _make_private(path: Path) -> None:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
-def _checked_version(path: Path, newest: int) -> int:
+def _checked_version(path: Path, newest: int, *, is_thorough: bool = True) -> int:
     """Return the version of a sound database of ours, without a write to it."""
     if path.stat().st_size == 0:
         return 0
@@ -83,9 +100,10 @@ def _checked_version(path: Path, newest: int) -> int:
     has_log = path.with_name(f"{FILE_NAME}-wal").exists()
     address = f"file:{quote(str(path))}?{'mode=ro' if has_log else 'immutable=1'}"
     with closing(sqlite3.connect(address, uri=True)) as connection:
-        (fault,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        if fault != "ok":
-            raise sqlite3.DatabaseError(fault.splitlines()[-1])
+        if is_thorough:
+            (fault,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            if fault != "ok":
+                raise sqlite3.DatabaseError(fault.splitlines()[-1])
         (owner,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         is_empty = connection.execute("SELECT 1 FROM sqlite_schema").fetchone() is None

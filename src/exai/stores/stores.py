@@ -1,6 +1,6 @@
 """What the daemon remembers, together: calls, conversations, sessions; in memory or in SQLite."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -16,13 +16,16 @@ from exai.stores.memory_sessions import MemorySessionStore
 from exai.stores.memory_store import MemoryCallStore
 from exai.stores.sqlite_conversations import SqliteConversationStore
 from exai.stores.sqlite_database import SqliteDatabase
-from exai.stores.sqlite_file import open_database
+from exai.stores.sqlite_file import open_database, rehearse_database
 from exai.stores.sqlite_sessions import SqliteSessionStore
 from exai.stores.sqlite_store import SqliteCallStore
 
 
 class Stores:
-    """The stores of one daemon; they may be used while this is open, as a context."""
+    """The stores of one daemon; they may be used while this is open, as a context.
+
+    `rehearse` raises what would keep this from opening, as far as that is soon known.
+    """
 
     def __init__(
         self,
@@ -30,11 +33,13 @@ class Stores:
         conversations: ConversationStore,
         sessions: SessionStore,
         behind: AbstractAsyncContextManager[object] | None = None,
+        rehearse: Callable[[], None] = lambda: None,
     ) -> None:
         self.calls = calls
         self.conversations = conversations
         self.sessions = sessions
         self._behind = behind or nullcontext()
+        self.rehearse = rehearse
 
     async def __aenter__(self) -> Self:
         """Open what is behind them. Raises `DatabaseUnusable`."""
@@ -62,6 +67,7 @@ def stores_of(config: StoreConfig, state_dir: Path) -> Stores:
         SqliteConversationStore(database),
         SqliteSessionStore(database),
         _loaded(database, calls),
+        partial(rehearse_database, state_dir),
     )
 
 

@@ -13,7 +13,8 @@ from exai.core.config import Config, LocalModelConfig, PrincipalConfig, Secret, 
 from exai.core.events import Event, EventSink
 from exai.core.tool import Tool
 from exai.stores.stores import Stores
-from exai.ws_server import Daemon, DaemonAddress, build_daemon
+from exai.transports.doors import DaemonAddress
+from exai.ws_server import Daemon, build_daemon
 
 TOKEN = "token-of-the-tests-0123456789"
 _PATIENCE_S = 30.0

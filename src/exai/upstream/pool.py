@@ -83,9 +83,10 @@ class UpstreamPool:
             for name, server in self.servers.items()
         }
 
-    def awaiting_first_start(self) -> list[str]:
-        """Return the servers whose first start has neither succeeded nor failed."""
-        return [name for name, server in self.servers.items() if not server.had_first_start]
+    def awaited_scopes(self) -> list[str]:
+        """Return the scopes of servers whose first start has neither succeeded nor failed."""
+        waiting = [name for name, server in self.servers.items() if not server.had_first_start]
+        return [upstream_scope(name) for name in waiting]
 
     def statistics(self) -> list[UpstreamStatistics]:
         """Return how each server fares."""
