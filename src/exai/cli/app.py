@@ -176,12 +176,12 @@ def status(
 
 
 @app.command(
-    epilog="\b\nExamples:\n  exai explain req-7\n  exai explain req-7 -o json | jq -r '.calls[].state'"
+    epilog="\b\nExamples:\n"
+    "  exai explain req-7\n"
+    "  exai explain req-7 -o json | jq -r '.calls[].state'"
 )
 def explain(
-    id_: Annotated[
-        str, typer.Argument(metavar="REQUEST_ID", help="A request id, or a call id.")
-    ],
+    id_: Annotated[str, typer.Argument(metavar="REQUEST_ID", help="A request id, or a call id.")],
     output: Output = "text",
     url: HttpUrl = None,
     as_: As = None,

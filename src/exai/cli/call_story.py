@@ -45,7 +45,10 @@ def _facts(call: ExplainedCall, explanation: Explanation) -> Iterator[_Row]:
     if call.cached:
         yield "  shared", "served from the result cache"
     if call.accepted_at is not None:
-        yield "  waited", duration_in_words(call.queue_s) + (f"; {call.place}" if call.place else "")
+        yield (
+            "  waited",
+            duration_in_words(call.queue_s) + (f"; {call.place}" if call.place else ""),
+        )
         yield "  executed", _execution(call, explanation)
     yield from _ending(call, explanation)
 
@@ -74,7 +77,10 @@ def _ending(call: ExplainedCall, explanation: Explanation) -> Iterator[_Row]:
         size = size_in_words(call.result_bytes)
         yield "  result", f"{size}, kept until it is acknowledged or expires"
     if call.erased_at is not None:
-        yield f"  {call.erased_because}", f"{_when(call.erased_at, explanation)}: the result is gone"
+        yield (
+            f"  {call.erased_because}",
+            f"{_when(call.erased_at, explanation)}: the result is gone",
+        )
 
 
 def _when(at: float, explanation: Explanation) -> str:
