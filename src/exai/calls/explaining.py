@@ -6,7 +6,7 @@ from exai.calls.ledger import Ledger
 from exai.calls.single_flight import SingleFlight
 from exai.core.call_store import CallRecord
 from exai.core.clock import Clock
-from exai.core.explanation import ExplainedCall, Explanation
+from exai.core.explanation import CallStage, ExplainedCall, Explanation
 from exai.tools.registry import ToolRegistry
 
 MAX_CALLS = 20
@@ -65,7 +65,7 @@ class Explaining:
             tool=record.tool,
             provider=(summary and summary.provider) or self._tools.provider_of(record.tool),
             model=None if summary is None else summary.model,
-            state=record.state,
+            state=CallStage(record.state),
             idempotent=record.idempotent,
             joined=summary.joined if summary else call is not None and call.is_joined,
             cached=summary.cached if summary else call is not None and call.is_cached,
@@ -95,7 +95,7 @@ def _arriving(call: Call) -> ExplainedCall:
         request_id=call.request_id,
         session_id=call.peer.session_id,
         tool=call.tool_name,
-        state="arriving",
+        state=CallStage.ARRIVING,
         idempotent=call.is_idempotent,
         joined=call.is_joined,
         cached=call.is_cached,

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from exai.cli.columns import aligned, one_line
 from exai.cli.words import duration_in_words, moment_in_words, size_in_words
-from exai.core.call_store import SUCCESS, CallState
-from exai.core.explanation import ExplainedCall, Explanation
+from exai.core.call_store import SUCCESS
+from exai.core.explanation import CallStage, ExplainedCall, Explanation
 
 _Row = tuple[str, str]
 
@@ -22,13 +22,13 @@ def story(explanation: Explanation) -> Iterator[str]:
 
 
 def _outcome(call: ExplainedCall) -> str:
-    if call.state == "arriving":
+    if call.state is CallStage.ARRIVING:
         return "arrives: it is not accepted yet"
     if call.code is not None:
         return "succeeded" if call.code == SUCCESS else f"failed: {call.code}"
     if not call.is_under_way:
         return "is left to the daemon's next start"
-    return "runs" if call.state is CallState.RUNNING else "waits"
+    return "runs" if call.state is CallStage.RUNNING else "waits"
 
 
 def _facts(call: ExplainedCall, explanation: Explanation) -> Iterator[_Row]:
@@ -72,8 +72,8 @@ def _ending(call: ExplainedCall, explanation: Explanation) -> Iterator[_Row]:
     if call.settled_at is not None:
         yield "  settled", f"{_when(call.settled_at, explanation)}: {call.code}"
     if call.sent_at is not None:
-        yield "  sent", _when(call.sent_at, explanation)
-    if call.state is CallState.SETTLED:
+        yield "  sent", f"{_when(call.sent_at, explanation)}, or before"
+    if call.state is CallStage.SETTLED:
         size = size_in_words(call.result_bytes)
         yield "  result", f"{size}, kept until it is acknowledged or expires"
     if call.erased_at is not None:

@@ -3,14 +3,21 @@
 Never what was said: neither arguments nor results, of which only sizes and codes are here.
 """
 
-from typing import Literal
+from enum import StrEnum
 
 import msgspec
 
-from exai.core.call_store import CallState, ErasedBecause
+from exai.core.call_store import ErasedBecause
 
-CallStage = CallState | Literal["arriving"]
-"""Where a call is; `arriving` is one that is not accepted yet."""
+
+class CallStage(StrEnum):
+    """Where a call is: as `CallState`, but for one that is not accepted yet."""
+
+    ARRIVING = "arriving"
+    ACCEPTED = "accepted"
+    RUNNING = "running"
+    SETTLED = "settled"
+    ERASED = "erased"
 
 
 class ExplainedCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,7 +28,8 @@ class ExplainedCall(msgspec.Struct, frozen=True, kw_only=True):
     request by its key. `boot_id` names the process that executed it last; `is_under_way` says
     that it waits or runs in the one that tells this, and `place` where it stands in line.
     `queue_s` and `run_s` count up to now, where that is not over; `attempts` is 0 where nothing
-    was executed for it. `sent_at` is not known of a client that acknowledges.
+    was executed for it. `sent_at` is when it was noted that the result had been sent, which is
+    done for some at a time, and not for a client that acknowledges.
     """
 
     call_id: str
