@@ -4,13 +4,11 @@ import sqlite3
 import sys
 from pathlib import Path
 
-import typer
-
 from exai.cli.config_faults import refuse_config
 from exai.cli.config_file import CommandLine, ConfigProblems, load_config
 from exai.cli.exit_codes import ExitCode
 from exai.cli.ledger_stats_command import why_there_is_none
-from exai.cli.terminal import complain, is_terminal, say, write
+from exai.cli.terminal import complain, is_confirmed, is_terminal, say, write
 from exai.cli.words import duration_in_words, size_in_words
 from exai.core.clock import SystemClock
 from exai.stores.instance_lock import AlreadyRunning, InstanceLock, find_holder
@@ -41,7 +39,7 @@ def run_ledger_purge(
             complain("nobody is here to confirm it; nothing was erased: give --yes, to mean it")
             return ExitCode.USAGE
         say(f"of what ended {duration_in_words(age_s)} ago or before: {_in_words(waste)}")
-        if asks and not typer.confirm("Go on?", err=True):
+        if asks and not is_confirmed("Go on?"):
             say("nothing was erased")
             return ExitCode.REFUSED
         return _purge(state_dir, order, now)

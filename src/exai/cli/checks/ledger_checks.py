@@ -29,8 +29,7 @@ def ledger(evidence: Evidence) -> Iterator[Finding]:
                 size = size_in_words(sum(file_bytes(config.state_dir)))
                 yield ok(name, f"sound, version {version} of its tables, {size}")
     except DatabaseUnusable as fault:
-        sentence, _, advice = str(fault).partition("; ")
-        yield problem(name, sentence, advice)
+        yield problem(name, str(fault))
 
 
 def disk_space(evidence: Evidence) -> Iterator[Finding]:
