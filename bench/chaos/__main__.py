@@ -27,7 +27,6 @@ from bench.report import write_report
 from bench.server_process import ROOT
 
 _PATIENCE_S = 180.0
-_TERMINATED = 143
 _OVERRULED = ("calls", "deaths", "upstream_deaths")
 
 
@@ -35,7 +34,8 @@ def main() -> int:
     """Do what the command line asks."""
     arguments = parse_arguments()
     profile = profile_of(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # and the daemon ends, too
+    # As Ctrl-C does, so that the daemon ends, too.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     found_count = 0
     with contention(arguments.spinners):
         for seed in range(arguments.seed, arguments.seed + arguments.rounds):

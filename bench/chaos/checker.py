@@ -29,7 +29,8 @@ KINDS = {
 """All of these must be 0."""
 
 _NOTICED_LATE_S = 2.0
-_STARTS_IN_S = 5.0
+_STARTS_IN_S = 20.0
+"""How long an MCP server may take to start after it was killed in its first start."""
 _FILE_SPARE_BYTES = 67_108_864
 _ROW_BYTES = 8192
 
@@ -115,8 +116,11 @@ def _fault_of_refusal(refusal: Answer, history: CallHistory, record: Record) -> 
         return "" if is_known or is_unknown else f"RESULT_UNKNOWN {refusal.reason}"
     if refusal.code == "SERVICE_UNAVAILABLE" and _is_draining(refusal.at, record.deaths):
         return "the client library tells of a restart" if history.is_of_library else ""
-    if refusal.code == "TOOL_NOT_FOUND" and _died_in_start(history.upstream, refusal.at, record):
-        return ""
+    if refusal.code == "UPSTREAM_ERROR" and refusal.retryable:
+        begun_at = refusal.at - _STARTS_IN_S
+        died = [d for d in record.deaths if d.target == history.upstream]
+        if any(begun_at <= death.at <= refusal.at for death in died):
+            return ""
     return f"refused with {refusal.code}: {refusal.message}"
 
 
@@ -124,16 +128,6 @@ def _is_draining(at: float, deaths: list[Death]) -> bool:
     return any(
         death.target == "daemon" and death.way != "kill" and death.at <= at <= death.back_at
         for death in deaths
-    )
-
-
-def _died_in_start(upstream: str, at: float, record: Record) -> bool:
-    """Tell whether an MCP server was killed when its daemon had just been started."""
-    starts = [each.back_at for each in record.deaths if each.target == "daemon" and each.at <= at]
-    begun_at = max([min(each.sent_at for each in record.calls), *starts])
-    return any(
-        death.target == upstream and begun_at - _STARTS_IN_S <= death.at <= begun_at + _STARTS_IN_S
-        for death in record.deaths
     )
 
 

@@ -73,6 +73,11 @@ class House:
         }
         path.write_text(json.dumps({"mcpServers": servers}))
 
+    def have_server_die(self, name: str) -> None:
+        """Have a server end whenever it is started."""
+        path = Path(self.shell.environ["EXAI_MCP_CONFIG"])
+        path.write_text(json.dumps({"mcpServers": {name: {"command": "/bin/false"}}}))
+
     def let_server_start(self) -> None:
         self.gate.write_text("go\n")
 
@@ -367,6 +372,15 @@ async def test_text_that_was_streamed_is_void_where_the_call_runs_again(house: H
             may_answer.set()
             answer = await wire.result()
             assert (answer["text"], answer["meta"]["attempts"]) == ("all of it", 2)
+
+
+async def test_who_calls_a_server_that_does_not_start_may_try_again(house: House) -> None:
+    house.have_server_die("box")
+    async with house.daemon() as (_, url), house.session_with(url) as wire:
+        error = (await wire.call("box__now", arguments={"what": "w"}))["error"]
+        assert (error["code"], error["retryable"]) == ("UPSTREAM_ERROR", True)
+        error = (await wire.call("bag__now", arguments={"what": "w"}))["error"]
+        assert error["code"] == "TOOL_NOT_FOUND"
 
 
 async def test_who_comes_before_a_server_is_up_waits_for_it(house: House) -> None:

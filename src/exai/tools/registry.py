@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence, Set
 from difflib import get_close_matches
 
-from exai.core.errors import ServiceUnavailable, ToolNotFound
+from exai.core.errors import ServiceUnavailable, ToolNotFound, UpstreamFailed
 from exai.core.identity import Principal
 from exai.core.tool import Tool, ToolSpec
 
@@ -80,16 +80,20 @@ class ToolRegistry:
     ) -> Tool:
         """Return the tool as `require_tool` does, once its source has said what it offers.
 
-        A call that `is_owed` its answer waits as long as it takes.
+        A call that `is_owed` its answer waits as long as it takes. Raises `UpstreamFailed` for a
+        source that has not started, whose tools nobody knows yet.
         """
-        while (is_owed or self._is_starting) and self._is_awaited(name):
+        while (is_owed or self._is_starting) and self._awaited_source(name):
             await self._replaced.wait()
-        if self._is_stopping and self._is_awaited(name):
+        source = self._awaited_source(name)
+        if source is not None and self._is_stopping:
             raise ServiceUnavailable("the daemon is stopping; reconnect and try again")
+        if source is not None and principal.may_use(name):
+            raise UpstreamFailed(f"{source} has not started yet", retryable=True)
         return self.require_tool(name, principal)
 
-    def _is_awaited(self, name: str) -> bool:
-        return any(name.startswith(f"{source}__") for source in self._awaited)
+    def _awaited_source(self, name: str) -> str | None:
+        return next((each for each in self._awaited if name.startswith(f"{each}__")), None)
 
     def _tell_replaced(self) -> None:
         self._replaced.set()
