@@ -16,8 +16,8 @@ import pytest
 from exai.cli.exit_codes import ExitCode
 from exai.observe.health_file import HEALTH_FILE
 from tests.cli.exai_process import PATIENCE_S, Shell, ended, serving
-from tests.cli.ledgers import SPOILT, damaged, kept_files
 from tests.journeys.test_full_disk import disk
+from tests.stores.ledgers import SPOILT, damaged, kept_files
 
 __all__ = ["disk"]  # a fixture
 

@@ -17,9 +17,9 @@ from exai.stores.instance_lock import InstanceLock
 from exai.stores.sqlite_file import FILE_NAME
 from exai.stores.stores import Stores
 from tests.cli.exai_process import Ended, Shell, ended, serving
-from tests.cli.ledgers import accept, keep_session, kept_files, ledger_in, settle, talk
 from tests.journeys.test_full_disk import disk, fill
 from tests.journeys.wire import open_wire
+from tests.stores.ledgers import accept, keep_session, kept_files, ledger_in, settle, talk
 
 __all__ = ["disk"]  # a fixture
 SECRET = "swordfish"

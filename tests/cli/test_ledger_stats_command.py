@@ -13,7 +13,8 @@ import pytest
 from exai.cli.exit_codes import ExitCode
 from exai.stores.sqlite_file import FILE_NAME
 from tests.cli.exai_process import Shell, serving
-from tests.cli.ledgers import (
+from tests.journeys.wire import open_wire
+from tests.stores.ledgers import (
     SPOILT,
     accept,
     keep_session,
@@ -22,7 +23,6 @@ from tests.cli.ledgers import (
     settle,
     talk,
 )
-from tests.journeys.wire import open_wire
 
 TEXT = "x" * 5000
 
