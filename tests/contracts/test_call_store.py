@@ -36,6 +36,15 @@ def record(call_id: str = "c1", **changes: object) -> CallRecord:
     return msgspec.structs.replace(known, **changes)
 
 
+async def test_a_ledger_has_a_name_of_its_own(store: CallStore, tmp_path: Path) -> None:
+    """A durable one keeps it, in `tests/stores`."""
+    other = tmp_path / "other"
+    other.mkdir()
+    for make in TWINS.values():
+        async with make(other) as stores:
+            assert stores.calls.ledger_id == stores.calls.ledger_id != store.ledger_id
+
+
 async def test_an_accepted_call_is_found_as_it_was(store: CallStore) -> None:
     assert await store.accept(record()) is None
     assert await store.find("s1", "r-c1") == record()
@@ -163,6 +172,30 @@ async def test_what_expired_together_is_forgotten_in_the_order_in_which_it_settl
     await store.mark_sent("s1", [], SessionBounds(9, 10_000, max_tombstones=1), now=2001.0)
     assert await store.find("s1", "r-c1") is None
     assert await store.find("s1", "r-c0") is not None
+
+
+async def test_what_is_settled_late_expires_by_when_its_outcome_was_reached(
+    store: CallStore,
+) -> None:
+    """It could not be stored at once, or the clock was set back; or it had been set wrongly."""
+    settled_at = {"c1": 1500.0, "c2": 1000.0, "c3": 9e9, "c4": 1400.0, "c5": 1400.0, "c6": 1600.0}
+    for call_id, at in settled_at.items():
+        key = "k" if call_id == "c2" else None
+        await store.accept(record(call_id, idempotency_key=key))
+        await store.settle(call_id, ANSWER, now=at)
+    assert await store.expire(1600.0, result_ttl_s=600.0, idempotency_ttl_s=600.0) == 1
+    assert await store.key_count("alice") == 0
+    assert await store.expire(2200.0, result_ttl_s=600.0, idempotency_ttl_s=600.0) == 4
+    assert store.statistics().record_count == 5
+    await store.mark_sent("s1", [], SessionBounds(9, 10**6, max_tombstones=2), now=2200.0)
+    left = [call_id for call_id in settled_at if await store.knows("s1", f"r-{call_id}")]
+    assert left == ["c1", "c3", "c6"], "the oldest outcomes were forgotten first"
+
+
+async def test_a_result_of_the_beginning_of_time_expires(store: CallStore) -> None:
+    await store.accept(record())
+    await store.settle("c1", ANSWER, now=0.0)
+    assert await store.expire(600.0, result_ttl_s=600.0, idempotency_ttl_s=600.0) == 1
 
 
 async def test_a_sessions_oldest_results_make_room(store: CallStore) -> None:

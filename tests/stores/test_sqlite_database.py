@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from exai.core.errors import ServiceUnavailable
 from exai.stores.sqlite_database import Operation, SqliteDatabase
 from exai.stores.sqlite_file import FILE_NAME, DatabaseUnusable, open_database
+from tests.stores.ailing import held_up, refusing
 
 
 @pytest.fixture
@@ -24,22 +26,6 @@ def connection(tmp_path: Path) -> sqlite3.Connection:
 async def opened(connection: sqlite3.Connection, **bounds: int) -> AsyncIterator[SqliteDatabase]:
     async with SqliteDatabase(lambda: connection, **bounds) as database:
         yield database
-
-
-@asynccontextmanager
-async def held_up(database: SqliteDatabase) -> AsyncIterator[None]:
-    """Keep the thread busy, so that all that is asked for within waits together."""
-    is_busy, go_on = threading.Event(), threading.Event()
-
-    def wait(_: sqlite3.Connection) -> None:
-        is_busy.set()
-        go_on.wait(10)
-
-    waiting = database.submit(wait)
-    await asyncio.to_thread(is_busy.wait, 10)
-    yield
-    go_on.set()
-    await waiting
 
 
 def build(name: str, map_bytes: int = 0) -> Operation[int]:
@@ -141,6 +127,47 @@ async def test_what_was_asked_for_happens_whoever_still_waits(
         assert impatient.cancelled()
 
 
+async def test_what_is_not_carried_out_is_undone_before_anybody_is_told(
+    connection: sqlite3.Connection,
+) -> None:
+    told: list[str] = []
+    async with opened(connection) as database:
+        async with refusing(database, "INSERT ON cities"), held_up(database):
+            failing = [
+                database.submit(build(name), undo=partial(told.append, f"undo {name}"))
+                for name in ("Ur", "Uruk", "Kish")
+            ]
+            later = database.submit(names)
+            failing[0].add_done_callback(lambda _: told.append("told"))
+            later.add_done_callback(lambda _: told.append("told later"))
+            failing[2].cancel()
+        assert await later == []
+    assert told == ["undo Ur", "undo Uruk", "undo Kish", "told", "told later"]
+    assert [type(each.exception()) for each in failing[:2]] == [ServiceUnavailable] * 2
+
+
+async def test_what_is_carried_out_is_not_undone(connection: sqlite3.Connection) -> None:
+    told: list[str] = []
+    async with opened(connection) as database:
+        async with held_up(database):
+            patient = database.submit(build("Ur"), undo=lambda: told.append("undo"))
+            impatient = database.submit(build("Uruk"), undo=lambda: told.append("undo"))
+            impatient.cancel()
+        assert await patient == 1
+        assert await database.submit(names) == ["Ur", "Uruk"]
+    assert told == []
+
+
+async def test_what_is_not_even_taken_is_undone_at_once(connection: sqlite3.Connection) -> None:
+    told: list[str] = []
+    async with opened(connection, max_waiting=1) as database, held_up(database):
+        with pytest.raises(ServiceUnavailable, match="cannot keep up"):
+            database.submit(names, undo=lambda: told.append("overloaded"))
+    with pytest.raises(ServiceUnavailable, match="closed"):
+        database.submit(names, undo=lambda: told.append("closed"))
+    assert told == ["overloaded", "closed"]
+
+
 async def test_what_waits_is_bounded_in_number(connection: sqlite3.Connection) -> None:
     async with opened(connection, max_waiting=3) as database:
         async with held_up(database):
@@ -182,9 +209,9 @@ async def test_what_is_not_open_yet_takes_nothing(tmp_path: Path) -> None:
 
 async def test_totals_are_known_as_soon_as_it_is_open(tmp_path: Path) -> None:
     with closing(open_database(tmp_path)) as connection:
-        connection.execute("UPDATE totals SET record_count = 3, text_bytes = 40")
+        connection.execute("UPDATE totals SET conversation_count = 3, text_bytes = 40")
     async with SqliteDatabase(lambda: open_database(tmp_path)) as database:
-        assert database.totals == (3, 0, 0, 40)
+        assert database.totals == (3, 40)
 
 
 async def test_what_cannot_be_opened_is_told_to_who_opens_it(tmp_path: Path) -> None:

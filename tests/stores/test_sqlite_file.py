@@ -88,12 +88,9 @@ def of_another_program(path: Path) -> None:
 
 def damaged(path: Path) -> None:
     with closing(open_database(path.parent)) as connection:
-        connection.execute(
-            "INSERT INTO session_usage SELECT value, 0, 0, 0, 0, 0 "
-            "FROM json_each(json_array(1, 2, 3))"
-        )
+        connection.execute("INSERT INTO sessions VALUES (1, 's1', 'ann', x'00')")
         (page,) = connection.execute(
-            "SELECT rootpage FROM sqlite_schema WHERE name = 'session_usage'"
+            "SELECT rootpage FROM sqlite_schema WHERE name = 'sessions'"
         ).fetchone()
     content = bytearray(path.read_bytes())
     content[(page - 1) * 4096 : page * 4096] = b"\xff" * 4096

@@ -25,6 +25,7 @@ async def test_what_sqlite_keeps_is_there_when_it_is_opened_again(tmp_path: Path
     running = record("c2", state=CallState.RUNNING, owner="boot", attempt=1, started_at=1.0)
     async with stores_of(StoreConfig(kind="sqlite"), tmp_path) as stores:
         assert stores.calls.durable
+        ledger_id = stores.calls.ledger_id
         for session in (*SESSIONS, SessionRecord("s3", "ann", b"")):
             await stores.sessions.keep(session)
         await stores.sessions.forget("s3")
@@ -33,6 +34,7 @@ async def test_what_sqlite_keeps_is_there_when_it_is_opened_again(tmp_path: Path
         await stores.calls.accept(running)
         await stores.conversations.begin(TALK, ROOMY)
     async with stores_of(StoreConfig(kind="sqlite"), tmp_path) as stores:
+        assert stores.calls.ledger_id == ledger_id
         assert await stores.sessions.load() == SESSIONS
         assert await stores.calls.knows("s1", "r-c1")
         assert not await stores.calls.knows("s1", "r-c3")

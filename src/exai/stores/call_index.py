@@ -5,10 +5,9 @@ Nothing here waits. What changes beside the call that was named is told (`Change
 whoever keeps the rest.
 """
 
-from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from heapq import nlargest
-from itertools import takewhile
 from typing import NamedTuple
 
 import msgspec
@@ -22,6 +21,8 @@ from exai.core.call_store import (
     SessionUsage,
     Summary,
 )
+from exai.stores.by_time import ByTime
+from exai.stores.kept import Kept
 
 RECORDS_PER_TURN = 1000
 """How many may change before others have their turn."""
@@ -52,9 +53,8 @@ class StoredCall(NamedTuple):
 class CallIndex:
     """All calls, by their names and in the order of their times.
 
-    `_settled_at`, `_erased_at` and `_keyed_at` (when a call with a key settled) are in the
-    order of their times, so that expiry looks only at what expires. A tombstone stands in
-    `_erased_at` if it has no key, else in `_keyed_at` alone.
+    `_keyed_at` is when a call with a key settled. A tombstone stands in `_erased_at` if it has
+    no key, else in `_keyed_at` alone.
     """
 
     def __init__(self) -> None:
@@ -62,11 +62,11 @@ class CallIndex:
         self._records: dict[str, CallRecord] = {}
         self._by_session: defaultdict[str, dict[str, str]] = defaultdict(dict)
         self._by_key: defaultdict[str, dict[str, str]] = defaultdict(dict)
-        self._settled_at: dict[str, float] = {}
-        self._erased_at: dict[str, float] = {}
-        self._keyed_at: dict[str, float] = {}
-        self._of_session: defaultdict[str, _Kept] = defaultdict(_Kept)
-        self._of_principal: defaultdict[str, _Kept] = defaultdict(_Kept)
+        self._settled_at = ByTime()
+        self._erased_at = ByTime()
+        self._keyed_at = ByTime()
+        self._of_session: defaultdict[str, Kept] = defaultdict(Kept)
+        self._of_principal: defaultdict[str, Kept] = defaultdict(Kept)
         self._bytes_of_principal: Counter[str] = Counter()
 
     def __len__(self) -> int:
@@ -115,18 +115,14 @@ class CallIndex:
         """Return how large a principal's results are together, over all its sessions."""
         return self._bytes_of_principal[principal]
 
-    def owed(self, session_id: str) -> list[str]:
-        """Return a session's requests that have not settled, or are not erased."""
-        of_session = self._by_session.get(session_id, {})
-        return [
-            request_id
-            for request_id, call_id in of_session.items()
-            if self._records[call_id].state is not CallState.ERASED
-        ]
+    def owed(self, session_id: str) -> list[CallRecord]:
+        """Return a session's calls that have not settled, or are not erased."""
+        records = [self._records[each] for each in self._by_session.get(session_id, {}).values()]
+        return [record for record in records if record.state is not CallState.ERASED]
 
     def usage(self, session_id: str) -> SessionUsage:
         """Return how many results a session has, and how large they are together."""
-        kept = self._of_session.get(session_id, _Kept())
+        kept = self._of_session.get(session_id, Kept())
         return SessionUsage(len(kept.result_bytes), kept.total_bytes)
 
     def accept(self, record: CallRecord) -> CallRecord | None:
@@ -172,23 +168,51 @@ class CallIndex:
             summary=summary,
             result_bytes=size_bytes,
         )
-        self._settled_at[call_id] = now
+        self._settled_at.add(call_id, now)
         if record.idempotency_key is not None:
-            self._keyed_at[call_id] = now
+            self._keyed_at.add(call_id, now)
         self._account_of(record).add_result(call_id, size_bytes)
         self._count_bytes(record, size_bytes)
         return True
 
-    def put_back(self, record: CallRecord) -> None:
-        """Let a call be as it was before a change that could not be stored."""
-        call_id = record.call_id
-        if call_id not in self._records:
+    def undo_start(self, before: CallRecord, attempt: int) -> None:
+        """Let a call be as before an attempt that could not be stored.
+
+        What happened to it since then stays: it may have settled, or be forgotten.
+        """
+        record = self._records.get(before.call_id)
+        if record is None or record.attempt != attempt:
             return
-        if self._settled_at.pop(call_id, None) is not None:
-            self._keyed_at.pop(call_id, None)
-            self._count_bytes(record, -self._account_of(record).forget(call_id))
-            self._drop_empty_accounts(record)
-        self._records[call_id] = record
+        is_running = record.state is CallState.RUNNING
+        self._records[record.call_id] = msgspec.structs.replace(
+            record,
+            state=before.state if is_running else record.state,
+            owner=before.owner,
+            attempt=before.attempt,
+            started_at=before.started_at,
+        )
+
+    def undo_settle(self, call_id: str) -> None:
+        """Let a call be without the outcome that could not be stored.
+
+        What happened to it since then stays: its session may have ended, it may be erased or
+        forgotten.
+        """
+        record = self._records.get(call_id)
+        if record is None or record.state is not CallState.SETTLED:
+            return
+        self._settled_at.discard(call_id)
+        self._keyed_at.discard(call_id)
+        self._count_bytes(record, -self._account_of(record).forget(call_id))
+        self._drop_what_is_empty(record)
+        self._records[call_id] = msgspec.structs.replace(
+            record,
+            state=CallState.RUNNING if record.attempt else CallState.ACCEPTED,
+            settled_at=None,
+            summary=None,
+            result_bytes=0,
+            sent_at=None,
+        )
 
     def mark_sent(
         self, session_id: str, request_ids: list[str], bounds: SessionBounds, now: float
@@ -197,7 +221,7 @@ class CallIndex:
         of_session = self._by_session.get(session_id, {})
         for request_id in request_ids:
             call_id = of_session.get(request_id)
-            if call_id in self._settled_at:
+            if call_id is not None and call_id in self._settled_at:
                 self._of_session[session_id].mark_sent(call_id)
                 record = self._records[call_id]
                 if record.sent_at is None:
@@ -215,7 +239,7 @@ class CallIndex:
         """Erase acknowledged results; return how many these were."""
         changes = Changes()
         of_session = self._by_session.get(session_id, {})
-        named = dict.fromkeys(of_session.get(request_id) for request_id in request_ids)
+        named = {of_session[each]: None for each in request_ids if each in of_session}
         settled = [call_id for call_id in named if call_id in self._settled_at]
         for call_id in settled:
             self._erase(call_id, "acknowledged", now, changes)
@@ -223,7 +247,7 @@ class CallIndex:
 
     def trim_keyed(self, principal: str, max_bytes: int, now: float) -> Changes:
         """Erase the oldest results that only their keys keep."""
-        changes, kept = Changes(), self._of_principal.get(principal, _Kept())
+        changes, kept = Changes(), self._of_principal.get(principal, Kept())
         while kept.total_bytes > max_bytes:
             self._erase(kept.oldest_result, "expired", now, changes)
         return changes
@@ -231,11 +255,11 @@ class CallIndex:
     def expire(self, now: float, result_ttl_s: float, idempotency_ttl_s: float) -> Changes:
         """Erase old results, forget old tombstones."""
         changes, horizon = Changes(), now - result_ttl_s
-        for call_id in _until(self._erased_at, horizon):
+        for call_id in self._erased_at.until(horizon):
             self._forget(call_id, changes)
-        for call_id in _until(self._settled_at, horizon):
+        for call_id in self._settled_at.until(horizon):
             self._erase(call_id, "expired", now, changes)
-        for call_id in _until(self._keyed_at, now - max(idempotency_ttl_s, result_ttl_s)):
+        for call_id in self._keyed_at.until(now - max(idempotency_ttl_s, result_ttl_s)):
             self._forget(call_id, changes)
         return changes
 
@@ -244,30 +268,53 @@ class CallIndex:
         changes, of_session = Changes(), self._by_session.get(session_id, {})
         for call_id in list(of_session.values())[:most]:
             self._leave_session(self._records[call_id], changes)
-        if not of_session:
-            self._by_session.pop(session_id, None)
         return changes
 
-    def load(self, stored: Iterable[StoredCall]) -> None:
-        """Take in what was stored, in the order of acceptance; nothing was taken in before."""
-        by_rank = sorted(stored, key=lambda each: each.rank)
-        for record, _ in stored:
-            self._add(record)
+    def load(self, stored: Sequence[StoredCall]) -> Changes:
+        """Take in what was stored, in the order of acceptance; nothing was taken in before.
+
+        Of two that have one name the later stands: it was accepted because the earlier had
+        left its session, or was forgotten, which could not be stored.
+        """
+        changes = Changes()
+        for call in stored:
+            self._add_instead(call.record, changes)
+        by_rank = [
+            call
+            for call in sorted(stored, key=lambda call: call.rank)
+            if call.record.call_id in self._records
+        ]
         for record, _ in by_rank:
             if record.state is CallState.SETTLED:
                 self._account_of(record).add_result(record.call_id, record.result_bytes)
                 self._count_bytes(record, record.result_bytes)
             elif record.erased_at is not None and record.idempotency_key is None:
-                self._erased_at[record.call_id] = record.erased_at
+                self._erased_at.add(record.call_id, record.erased_at)
                 self._account_of(record).tombstones[record.call_id] = None
         for settled_at, record in sorted(
-            ((each.record.settled_at, each.record) for each in by_rank if each.record.settled_at),
+            (
+                (call.record.settled_at, call.record)
+                for call in by_rank
+                if call.record.settled_at is not None
+            ),
             key=lambda settled: settled[0],
         ):
             if record.state is CallState.SETTLED:
-                self._settled_at[record.call_id] = settled_at
+                self._settled_at.add(record.call_id, settled_at)
             if record.idempotency_key is not None:
-                self._keyed_at[record.call_id] = settled_at
+                self._keyed_at.add(record.call_id, settled_at)
+        return changes
+
+    def _add_instead(self, record: CallRecord, changes: Changes) -> None:
+        """Add a record, in place of those that have its names."""
+        earlier = self.find(record.session_id, record.request_id)
+        if earlier is not None:
+            self._leave_session(earlier, changes)
+        if record.idempotency_key is not None:
+            earlier = self.find_by_key(record.principal, record.idempotency_key)
+            if earlier is not None:
+                self._forget(earlier.call_id, changes)
+        self._add(record)
 
     def _add(self, record: CallRecord) -> None:
         self._records[record.call_id] = record
@@ -280,14 +327,14 @@ class CallIndex:
         self, session_id: str, bounds: SessionBounds, now: float, changes: Changes
     ) -> Changes:
         """Erase and forget a session's oldest while it has too many, or too large ones."""
-        kept = self._of_session.get(session_id, _Kept())
+        kept = self._of_session.get(session_id, Kept())
         while len(kept.sent) > bounds.max_results or kept.sent_bytes > bounds.max_result_bytes:
             self._erase(next(iter(kept.sent)), "expired", now, changes)
         while len(kept.tombstones) > bounds.max_tombstones:
             self._forget(next(iter(kept.tombstones)), changes)
         return changes
 
-    def _account_of(self, record: CallRecord) -> "_Kept":
+    def _account_of(self, record: CallRecord) -> "Kept":
         """Return where a record's result counts: in its session, or after that by its key."""
         of_session = self._by_session.get(record.session_id, {})
         if of_session.get(record.request_id) == record.call_id:
@@ -302,7 +349,7 @@ class CallIndex:
         self._by_session[record.session_id].pop(record.request_id)
         if record.call_id in self._settled_at:
             self._account_of(record).add_result(record.call_id, size_bytes)
-        self._drop_empty_accounts(record)
+        self._drop_what_is_empty(record)
         changes.left.append(record.call_id)
 
     def _erase(self, call_id: str, because: ErasedBecause, now: float, changes: Changes) -> None:
@@ -313,29 +360,26 @@ class CallIndex:
             erased_because=because,
             erased_at=now,
         )
-        del self._settled_at[call_id]
+        self._settled_at.discard(call_id)
         account = self._account_of(record)
         self._count_bytes(record, -account.forget(call_id))
         if record.idempotency_key is None:
-            self._erased_at[call_id] = now
+            self._erased_at.add(call_id, now)
             account.tombstones[call_id] = None
-        self._drop_empty_accounts(record)
+        self._drop_what_is_empty(record)
         changes.erased.append(record)
 
     def _forget(self, call_id: str, changes: Changes) -> None:
         record = self._records.pop(call_id)
         for times in (self._settled_at, self._erased_at, self._keyed_at):
-            times.pop(call_id, None)
+            times.discard(call_id)
         self._count_bytes(record, -self._account_of(record).forget(call_id))
         of_session = self._by_session.get(record.session_id, {})
         if of_session.get(record.request_id) == call_id:
             del of_session[record.request_id]
         if record.idempotency_key is not None:
-            of_principal = self._by_key[record.principal]
-            del of_principal[record.idempotency_key]
-            if not of_principal:
-                del self._by_key[record.principal]
-        self._drop_empty_accounts(record)
+            del self._by_key[record.principal][record.idempotency_key]
+        self._drop_what_is_empty(record)
         changes.forgotten.append(call_id)
 
     def _count_bytes(self, record: CallRecord, by: int) -> None:
@@ -344,60 +388,16 @@ class CallIndex:
         if not self._bytes_of_principal[record.principal]:
             del self._bytes_of_principal[record.principal]
 
-    def _drop_empty_accounts(self, record: CallRecord) -> None:
+    def _drop_what_is_empty(self, record: CallRecord) -> None:
         for accounts, name in (
             (self._of_session, record.session_id),
             (self._of_principal, record.principal),
         ):
             if name in accounts and accounts[name].is_empty:
                 del accounts[name]
-
-
-class _Kept:
-    """What is kept for one session or principal, oldest first: results by size, tombstones.
-
-    `sent` are the results that their session was sent.
-    """
-
-    def __init__(self) -> None:
-        # The oldest is popped often, which a plain dict makes slower the more it held.
-        self.result_bytes: OrderedDict[str, int] = OrderedDict()
-        self.tombstones: OrderedDict[str, None] = OrderedDict()
-        self.total_bytes = 0
-        self.sent: OrderedDict[str, None] = OrderedDict()
-        self.sent_bytes = 0
-
-    @property
-    def is_empty(self) -> bool:
-        return not self.result_bytes and not self.tombstones
-
-    @property
-    def oldest_result(self) -> str:
-        return next(iter(self.result_bytes))
-
-    def add_result(self, call_id: str, size_bytes: int) -> None:
-        self.result_bytes[call_id] = size_bytes
-        self.total_bytes += size_bytes
-
-    def mark_sent(self, call_id: str) -> None:
-        if call_id not in self.sent:
-            self.sent[call_id] = None
-            self.sent_bytes += self.result_bytes[call_id]
-
-    def forget_sent(self) -> None:
-        self.sent.clear()
-        self.sent_bytes = 0
-
-    def forget(self, call_id: str) -> int:
-        """Drop whatever there is of a call; return how many bytes its result had."""
-        size_bytes = self.result_bytes.pop(call_id, 0)
-        if self.sent.pop(call_id, size_bytes) is None:
-            self.sent_bytes -= size_bytes
-        self.total_bytes -= size_bytes
-        self.tombstones.pop(call_id, None)
-        return size_bytes
-
-
-def _until(times: dict[str, float], horizon: float) -> list[str]:
-    """Return the keys of the leading entries that are not later than `horizon`."""
-    return [key for key, _ in takewhile(lambda entry: entry[1] <= horizon, times.items())]
+        for names, name in (
+            (self._by_session, record.session_id),
+            (self._by_key, record.principal),
+        ):
+            if not names.get(name, True):
+                del names[name]

@@ -99,7 +99,7 @@ class MemoryCallStore(CallStore):
 
     async def owed(self, session_id: str) -> list[str]:
         """Return what has not settled, or is not erased."""
-        return self._index.owed(session_id)
+        return [record.request_id for record in self._index.owed(session_id)]
 
     async def usage(self, session_id: str) -> SessionUsage:
         """Return how many results a session has, and how large they are together."""

@@ -169,11 +169,11 @@ def _make_room(
     if text_bytes > bounds.max_bytes:
         _drop_turns(connection, number, text_bytes - bounds.max_bytes)
     count, total_bytes = connection.execute(_USAGE, (principal,)).fetchone()
-    forgotten = []
-    for oldest, size_bytes in connection.execute(_OLDEST_OF_PRINCIPAL, (principal,)):
-        is_over = count > bounds.principal_max_count or total_bytes > bounds.principal_max_bytes
-        if count == 1 or not is_over:
-            break
+    forgotten, by_age = [], connection.execute(_OLDEST_OF_PRINCIPAL, (principal,))
+    while count > 1 and (
+        count > bounds.principal_max_count or total_bytes > bounds.principal_max_bytes
+    ):
+        oldest, size_bytes = by_age.fetchone()
         forgotten.append(oldest)
         count -= 1
         total_bytes -= size_bytes

@@ -26,6 +26,9 @@ Operation = Callable[[sqlite3.Connection], T]
 it was undone, so it changes nothing but the database.
 """
 
+Undo = Callable[[], None]
+"""Takes back what its caller did in memory, where the operation is not carried out."""
+
 _MAX_WAITING = 10_000
 _MAX_WAITING_BYTES = 67_108_864
 
@@ -84,29 +87,42 @@ class SqliteDatabase:
         self._orders.put(None)
         await asyncio.to_thread(self._thread.join)
 
-    def submit(self, operation: Operation[T], size_bytes: int = 0) -> asyncio.Future[T]:
+    def submit(
+        self, operation: Operation[T], size_bytes: int = 0, undo: Undo | None = None
+    ) -> asyncio.Future[T]:
         """Have an operation carried out; the future has its answer once that is committed.
 
         It is carried out whoever waits for it, also when the future is cancelled.
         `size_bytes` is what waits with it. Raises `ServiceUnavailable` where too much waits;
-        so does the future where the database fails.
+        so does the future where the database fails. Where it is not carried out, `undo` is
+        called before anybody is told of that, or of anything that was asked for later.
         """
-        loop = self._loop
-        if loop is None or not self._is_open:
-            raise ServiceUnavailable("the ledger is closed")
-        if self._waiting_count and (
-            self._waiting_count >= self._max_waiting
-            or self._waiting_bytes + size_bytes > self._max_waiting_bytes
-        ):
-            raise ServiceUnavailable(
-                f"the ledger cannot keep up: {self._waiting_count} operations of "
-                f"{self._waiting_bytes:,} bytes wait"
-            )
-        order = _Order(operation, size_bytes, loop.create_future())
+        refusal = self._why_not(size_bytes)
+        if refusal is not None:
+            if undo is not None:
+                undo()
+            raise ServiceUnavailable(refusal)
+        assert self._loop is not None
+        order = _Order(operation, size_bytes, undo, self._loop.create_future())
         self._waiting_count += 1
         self._waiting_bytes += size_bytes
         self._orders.put(order)
         return order.future
+
+    def _why_not(self, size_bytes: int) -> str | None:
+        """Return why nothing of this size is taken now."""
+        if not self._is_open:
+            return "the ledger is closed"
+        is_too_much = (
+            self._waiting_count >= self._max_waiting
+            or self._waiting_bytes + size_bytes > self._max_waiting_bytes
+        )
+        if self._waiting_count and is_too_much:
+            return (
+                f"the ledger cannot keep up: {self._waiting_count} operations of "
+                f"{self._waiting_bytes:,} bytes wait"
+            )
+        return None
 
     def _work(self) -> None:
         """Be the thread: carry out and tell, until the end was ordered."""
@@ -156,6 +172,8 @@ class SqliteDatabase:
         for order in orders:
             self._waiting_count -= 1
             self._waiting_bytes -= order.size_bytes
+            if order.error is not None and order.undo is not None:
+                order.undo()
             if order.future.done():
                 continue  # cancelled
             if order.error is None:
@@ -167,11 +185,18 @@ class SqliteDatabase:
 class _Order(Generic[T]):
     """An operation, and what became of it."""
 
-    __slots__ = ("answer", "error", "future", "operation", "size_bytes")
+    __slots__ = ("answer", "error", "future", "operation", "size_bytes", "undo")
 
-    def __init__(self, operation: Operation[T], size_bytes: int, future: asyncio.Future[T]) -> None:
+    def __init__(
+        self,
+        operation: Operation[T],
+        size_bytes: int,
+        undo: Undo | None,
+        future: asyncio.Future[T],
+    ) -> None:
         self.operation = operation
         self.size_bytes = size_bytes
+        self.undo = undo
         self.future = future
         self.answer: T
         self.error: Exception | None = None

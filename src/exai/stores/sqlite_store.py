@@ -5,13 +5,18 @@ database is written as it changes, and read where somebody asks for what was sai
 the daemon begins. One process at a time has the file, by the lock of its directory.
 
 A change is told once it is committed. One of a single call that cannot be stored is taken
-back; erasing and forgetting that cannot be stored is done with the next change that can.
+back; erasing and forgetting that cannot be stored is done with the next erasing or forgetting
+that can. All of this whoever still waits.
 """
 
+import asyncio
 import itertools
 import sqlite3
-from collections.abc import Iterator
-from typing import Any
+from collections import deque
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -27,8 +32,9 @@ from exai.core.call_store import (
     Summary,
     summary_of,
 )
+from exai.core.errors import ServiceUnavailable
 from exai.stores.call_index import RECORDS_PER_TURN, CallIndex, Changes, StoredCall
-from exai.stores.sqlite_database import SqliteDatabase
+from exai.stores.sqlite_database import SqliteDatabase, Undo
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Settlement).decode
@@ -52,21 +58,26 @@ _SETTLE = """
         request = NULL
     WHERE number = ?
 """
+# Whole, for what was erased may have been a result that could not be stored.
 _ERASE = """
     UPDATE calls SET state = 'erased', erased_because = ?, erased_at = ?, sent_at = ?, rank = ?,
-        settlement = NULL
+        settled_at = ?, summary = ?, request = NULL, settlement = NULL
     WHERE number = ?
 """
-_LEAVE = "UPDATE calls SET session_id = NULL, rank = ? WHERE number = ?"
+# It may be carried out late, after the call has settled.
+_LEAVE = "UPDATE calls SET session_id = NULL, rank = max(rank, ?) WHERE number = ?"
 _FORGET = "DELETE FROM calls WHERE number = ?"
+_STATE = "SELECT state FROM calls WHERE number = ?"
 _WHAT_WAS_SAID = "SELECT request, settlement FROM calls WHERE number = ?"
+_IS_STORED = "SELECT 1 FROM calls WHERE number = ?"
 _ALL = f"""
     SELECT number, rank, length(settlement), {_AS_ACCEPTED},
         settled_at, summary, sent_at, erased_at, erased_because
     FROM calls ORDER BY number
 """
 
-_Rows = list[tuple[object, ...]]
+_Due = list[tuple[str, tuple[object, ...]]]
+"""Statements that change many calls, with their values, in the order in which to store them."""
 
 
 class SqliteCallStore(CallStore):
@@ -84,15 +95,17 @@ class SqliteCallStore(CallStore):
         self._numbers: dict[str, int] = {}
         self._next_number = itertools.count(1)
         self._next_rank = itertools.count(1)
-        self._due = _Due()
+        self._due: _Due = []
 
     async def load(self) -> None:
         """Take up what is stored; to be done before anything else."""
         stored = await self._database.submit(_load)
-        self._index.load([call for _, call in stored])
+        changes = self._index.load([call for _, call in stored])
         self._numbers = {call.record.call_id: number for number, call in stored}
         self._next_number = itertools.count(1 + max(self._numbers.values(), default=0))
         self._next_rank = itertools.count(1 + max((call.rank for _, call in stored), default=0))
+        if changes:
+            await self._drop(changes)
 
     @property
     def ledger_id(self) -> str:
@@ -101,19 +114,17 @@ class SqliteCallStore(CallStore):
 
     async def accept(self, record: CallRecord) -> CallRecord | None:
         """Insert `record` unless its id is known."""
-        known = self._index.accept(msgspec.structs.replace(record, request=None))
-        if known is not None:
-            return await self._whole(known)
+        without_request = msgspec.structs.replace(record, request=None)
+        while (known := self._index.accept(without_request)) is not None:
+            if (whole := await self._whole(known)) is not None:
+                return whole
         number = self._numbers[record.call_id] = next(self._next_number)
         values = _values_of(number, record)
-        try:
-            await self._database.submit(
-                lambda connection: connection.execute(_ACCEPT, values), len(record.request or b"")
-            )
-        except Exception:
-            self._index.withdraw(record.call_id)
-            del self._numbers[record.call_id]
-            raise
+        await self._database.submit(
+            lambda connection: connection.execute(_ACCEPT, values).rowcount,
+            len(record.request or b""),
+            partial(self._withdraw, record.call_id),
+        )
         return None
 
     async def start(self, call_id: str, owner: str, attempt: int, now: float) -> bool:
@@ -124,22 +135,16 @@ class SqliteCallStore(CallStore):
             return False
         keeps_request = started.idempotent and attempt == 1
         values = (owner, attempt, now, keeps_request, self._numbers[call_id])
-        await self._change(_START, values, before)
-        return True
+        return await self._change(_START, values, partial(self._index.undo_start, before, attempt))
 
     async def settle(self, call_id: str, settlement: Settlement, now: float) -> bool:
         """Keep a call's outcome unless it has one."""
-        before, summary, encoded = (
-            self._index.get(call_id),
-            summary_of(settlement),
-            _encode(settlement),
-        )
-        if before is None or not self._index.settle(call_id, summary, len(encoded), now):
+        summary, encoded = summary_of(settlement), _encode(settlement)
+        if not self._index.settle(call_id, summary, len(encoded), now):
             return False
-        rank, number = next(self._next_rank), self._numbers[call_id]
-        values = (now, _encode(summary), encoded, rank, number)
-        await self._change(_SETTLE, values, before, len(encoded))
-        return True
+        values = (now, _encode(summary), encoded, next(self._next_rank), self._numbers[call_id])
+        undo = partial(self._index.undo_settle, call_id)
+        return await self._change(_SETTLE, values, undo, len(encoded))
 
     async def find(self, session_id: str, request_id: str) -> CallRecord | None:
         """Return what is known of a session's request."""
@@ -161,8 +166,18 @@ class SqliteCallStore(CallStore):
         return None if found is None else await self._whole(found)
 
     async def find_all(self, principal: str, name: str, limit: int) -> FoundCalls:
-        """Return a principal's calls of this name."""
-        return self._index.find_all(principal, name, limit)
+        """Return a principal's calls of this name, but for those that could not be stored."""
+        found = self._index.find_all(principal, name, limit)
+        numbers = [self._numbers[record.call_id] for record in found.records]
+        states = await self._database.submit(
+            lambda connection: [
+                connection.execute(_STATE, (number,)).fetchone() for number in numbers
+            ]
+        )
+        pairs = zip(found.records, states, strict=True)
+        told = [self._as_stored(record, *(row or (None,))) for record, row in pairs]
+        records = [record for record in told if record is not None]
+        return FoundCalls(records, found.more_count)
 
     async def unsettled(self) -> list[CallRecord]:
         """Look through all records."""
@@ -182,10 +197,17 @@ class SqliteCallStore(CallStore):
 
     async def owed(self, session_id: str) -> list[str]:
         """Return what has not settled, or is not erased, as far as that is stored."""
-        owed = self._index.owed(session_id)
-        await self._database.submit(lambda connection: None)
-        stored = set(self._index.owed(session_id))
-        return [request_id for request_id in owed if request_id in stored]
+        owed = [
+            (record.request_id, self._numbers[record.call_id])
+            for record in self._index.owed(session_id)
+        ]
+        return await self._database.submit(
+            lambda connection: [
+                request_id
+                for request_id, number in owed
+                if connection.execute(_IS_STORED, (number,)).fetchone()
+            ]
+        )
 
     async def usage(self, session_id: str) -> SessionUsage:
         """Return how many results a session has, and how large they are together."""
@@ -215,108 +237,127 @@ class SqliteCallStore(CallStore):
 
     async def end_session(self, session_id: str) -> None:
         """Forget a session's records, but for those with an idempotency key."""
-        changes = self._index.end_session(session_id, RECORDS_PER_TURN)
-        await self._drop(changes)
-        while len(changes) == RECORDS_PER_TURN:
+        failure: ServiceUnavailable | None = None
+        is_over = False
+        while not is_over:
             changes = self._index.end_session(session_id, RECORDS_PER_TURN)
-            await self._drop(changes)
+            is_over = len(changes) < RECORDS_PER_TURN
+            try:
+                await self._drop(changes)
+            except ServiceUnavailable as error:  # what is left is forgotten all the same
+                failure = error
+                await asyncio.sleep(0)
+        if failure is not None:
+            raise failure
 
     def statistics(self) -> StoreStatistics:
         """Return the numbers now."""
         return StoreStatistics(len(self._index), self._index.result_bytes)
 
     async def _change(
-        self, statement: str, values: tuple[object, ...], before: CallRecord, size_bytes: int = 0
-    ) -> None:
-        """Store the change of one call, which is taken back where that fails."""
-        try:
-            await self._database.submit(
-                lambda connection: connection.execute(statement, values), size_bytes
-            )
-        except Exception:
-            self._index.put_back(before)
-            raise
+        self, statement: str, values: tuple[object, ...], undo: Undo, size_bytes: int = 0
+    ) -> bool:
+        """Store the change of one call. False: its acceptance could not be stored."""
+        changed_count = await self._database.submit(
+            lambda connection: connection.execute(statement, values).rowcount, size_bytes, undo
+        )
+        return changed_count > 0
+
+    def _withdraw(self, call_id: str) -> None:
+        self._index.withdraw(call_id)
+        self._numbers.pop(call_id, None)  # it may have been forgotten
 
     async def _drop(self, changes: Changes) -> int:
         """Store what was erased and forgotten, with what is due since earlier.
 
         Returns how many results were erased.
         """
-        due, self._due = self._due, _Due()
-        for call_id in changes.left:
-            due.left.append((next(self._next_rank), self._numbers[call_id]))
-        for record in changes.erased:
-            number, rank = self._numbers[record.call_id], next(self._next_rank)
-            because, erased_at, sent_at = record.erased_because, record.erased_at, record.sent_at
-            due.erased.append((because, erased_at, sent_at, rank, number))
-        for call_id in changes.forgotten:
-            due.forgotten.append((self._numbers.pop(call_id),))
-        parts = list(due.parts())
+        due, self._due = self._due, []
+        due += [(_LEAVE, (next(self._next_rank), self._numbers[each])) for each in changes.left]
+        due += [(_ERASE, self._erasure_of(record)) for record in changes.erased]
+        due += [(_FORGET, (self._numbers.pop(each),)) for each in changes.forgotten]
+        parts = deque(
+            due[start : start + RECORDS_PER_TURN] for start in range(0, len(due), RECORDS_PER_TURN)
+        )
         try:
             while parts:
-                await self._database.submit(parts[0].carry_out)
-                parts.pop(0)
+                part = parts.popleft()
+                await self._database.submit(
+                    partial(_store, part), undo=partial(self._put_off, part)
+                )
         finally:
             for part in parts:
-                self._due.add(part)
+                self._put_off(part)
         return len(changes.erased)
 
-    async def _whole(self, record: CallRecord) -> CallRecord:
-        """Return a record with what was said, which rests in the database."""
-        if record.state is CallState.ERASED:
-            return record
-        (whole,) = await self._all_whole([record])
-        return whole
-
-    async def _all_whole(self, records: list[CallRecord]) -> list[CallRecord]:
-        """Return records as they are now, with what was said."""
-        numbers = [self._numbers[record.call_id] for record in records]
-        return await self._database.submit(
-            lambda connection: [
-                _with_what_was_said(connection, *each)
-                for each in zip(records, numbers, strict=True)
-            ]
+    def _erasure_of(self, record: CallRecord) -> tuple[object, ...]:
+        return (
+            record.erased_because,
+            record.erased_at,
+            record.sent_at,
+            next(self._next_rank),
+            record.settled_at,
+            _encode(record.summary),
+            self._numbers[record.call_id],
         )
 
+    def _put_off(self, part: _Due) -> None:
+        self._due += part
 
-class _Due:
-    """Changes of many calls that are to be stored, as the values of their statements."""
+    def _as_stored(self, record: CallRecord, state: str | None) -> CallRecord | None:
+        """Return a record, or as it is now where it could not be stored so."""
+        could_not_settle = record.state is CallState.SETTLED and state != CallState.SETTLED
+        if record.state is not CallState.ERASED and (state is None or could_not_settle):
+            return self._index.get(record.call_id)
+        return record
 
-    def __init__(
-        self, left: _Rows | None = None, erased: _Rows | None = None, forgotten: _Rows | None = None
-    ) -> None:
-        self.left, self.erased, self.forgotten = left or [], erased or [], forgotten or []
+    async def _whole(self, record: CallRecord) -> CallRecord | None:
+        """Return a record with what was said; None: its acceptance could not be stored.
 
-    def parts(self) -> Iterator["_Due"]:
-        """Yield so many at once that others have their turn in between; in any order, since a
-        call that is forgotten does not care.
+        The database is asked for what is erased too: after that, its erasing is committed.
         """
-        for name in ("left", "erased", "forgotten"):
-            rows: _Rows = getattr(self, name)
-            for start in range(0, len(rows), RECORDS_PER_TURN):
-                yield _Due(**{name: rows[start : start + RECORDS_PER_TURN]})
+        (row,) = await self._said([record])
+        return await self._with(row, record)
 
-    def add(self, other: "_Due") -> None:
-        self.left += other.left
-        self.erased += other.erased
-        self.forgotten += other.forgotten
+    async def _all_whole(self, records: list[CallRecord]) -> list[CallRecord]:
+        """Return records with what was said, but for those that could not be stored."""
+        rows = await self._said(records)
+        found = [await self._with(*each) for each in zip(rows, records, strict=True)]
+        return [record for record in found if record is not None]
 
-    def carry_out(self, connection: sqlite3.Connection) -> None:
-        connection.executemany(_LEAVE, self.left)
-        connection.executemany(_ERASE, self.erased)
-        connection.executemany(_FORGET, self.forgotten)
+    async def _said(self, records: list[CallRecord]) -> list["_Said | None"]:
+        """Read what was said in calls, from their rows."""
+        numbers = [self._numbers[record.call_id] for record in records]
+        return await self._database.submit(
+            lambda connection: [_read_said(connection, number) for number in numbers]
+        )
+
+    async def _with(self, row: "_Said | None", record: CallRecord) -> CallRecord | None:
+        """Return a record with its row, or as it is now where it could not be stored so."""
+        if record.state is CallState.ERASED:
+            return record
+        if row is None or (record.state is CallState.SETTLED and row.settlement is None):
+            known = self._index.get(record.call_id)
+            return None if known is None else await self._whole(known)
+        return msgspec.structs.replace(record, request=row.request, settlement=row.settlement)
 
 
-def _with_what_was_said(
-    connection: sqlite3.Connection, record: CallRecord, number: int
-) -> CallRecord:
-    said = connection.execute(_WHAT_WAS_SAID, (number,)).fetchone()
-    request, settlement = said or (None, None)
-    return msgspec.structs.replace(
-        record,
-        request=request,
-        settlement=None if settlement is None else _decode(settlement),
-    )
+def _store(due: _Due, connection: sqlite3.Connection) -> None:
+    for statement, alike in groupby(due, key=itemgetter(0)):
+        connection.executemany(statement, [values for _, values in alike])
+
+
+class _Said(NamedTuple):
+    request: bytes | None
+    settlement: Settlement | None
+
+
+def _read_said(connection: sqlite3.Connection, number: int) -> _Said | None:
+    row = connection.execute(_WHAT_WAS_SAID, (number,)).fetchone()
+    if row is None:
+        return None
+    request, settlement = row
+    return _Said(request, None if settlement is None else _decode(settlement))
 
 
 def _values_of(number: int, record: CallRecord) -> tuple[object, ...]:
