@@ -8,8 +8,8 @@ MEMORY = exai("memory", EXAI_STORE_KIND="memory")
 NORMAL = exai("SQLite, synchronous normal")
 FULL = exai("SQLite, synchronous full", EXAI_STORE_SYNCHRONOUS="full")
 STORES = (MEMORY, NORMAL, FULL)
-HALF_LOAD_PER_S = 2500
-"""About half of what one core takes with SQLite."""
+HALF_LOAD_PER_S = 1500
+"""With SQLite, half of what one core takes of calls that come one by one, not so many at once."""
 
 
 def cells(scale: Scale) -> list[Cell]:

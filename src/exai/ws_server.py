@@ -92,8 +92,8 @@ class Daemon:
         What was inherited is used where it fits the configuration. Whatever else ends the
         daemon sets `stop`, and closes without draining, as a crash would.
         Raises `AlreadyRunning` for a state directory in use, `OSError` for a port in use,
-        `RotationsUnreadable` for rotated tokens that cannot be read, `DatabaseUnusable`,
-        `CertificateUnusable`.
+        `RotationsUnreadable` for rotated tokens that cannot be read, `DatabaseUnusable` or
+        `ServiceUnavailable` for a ledger that cannot be, `CertificateUnusable`.
         """
         self._offer_own_tools()
         self._doors.load_certificate()

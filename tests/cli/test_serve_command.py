@@ -7,8 +7,10 @@ import pty
 import re
 import signal
 import socket
+import sqlite3
 from asyncio.subprocess import PIPE
 from collections.abc import Awaitable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -116,6 +118,18 @@ async def test_a_state_directory_that_cannot_be_is_told(shell: Shell) -> None:
     end = await shell.run("serve", "--state-dir", "open")
     assert end.status == ExitCode.CANNOT_SERVE
     assert "chmod 700" in end.err
+
+
+async def test_a_ledger_that_cannot_be_read_is_told_in_one_line(shell: Shell) -> None:
+    async with serving(shell) as (process, _):
+        process.send_signal(signal.SIGTERM)
+        await ended(process)
+    ledger = shell.home / ".local/state/exai/ledger.sqlite3"
+    with closing(sqlite3.connect(ledger)) as connection:
+        connection.execute("DROP TABLE sessions")
+    end = await shell.run("serve", *ANY_PORTS)
+    assert end.status == ExitCode.CANNOT_SERVE
+    assert end.err == "exai: cannot serve: the ledger is out of order: no such table: sessions\n"
 
 
 async def test_all_that_is_wrong_with_the_configuration_is_told_at_once(shell: Shell) -> None:

@@ -11,6 +11,7 @@ from exai.core.call_store import CallRecord, CallStore, SessionBounds, Settlemen
 from exai.core.config import LimitsConfig
 from exai.core.errors import ServiceUnavailable
 from exai.core.events import CallFailedInside
+from exai.core.session_store import SessionRecord
 from exai.stores.memory_conversations import MemoryConversationStore
 from exai.stores.memory_sessions import MemorySessionStore
 from exai.stores.memory_store import MemoryCallStore
@@ -53,6 +54,20 @@ class SlowFinds(MemoryCallStore):
         return await super().find(session_id, request_id)
 
 
+class SlowSessions(MemorySessionStore):
+    """Takes its time to keep a session, until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_asked = asyncio.Event()
+        self.go = asyncio.Event()
+
+    async def keep(self, session: SessionRecord) -> None:
+        self.is_asked.set()
+        await self.go.wait()
+        await super().keep(session)
+
+
 class BrokenStore(MemoryCallStore):
     """Raises in the methods that it is told to, until it is mended."""
 
@@ -65,6 +80,10 @@ class BrokenStore(MemoryCallStore):
     async def accept(self, record: CallRecord) -> CallRecord | None:
         self._break("accept")
         return await super().accept(record)
+
+    async def start(self, call_id: str, owner: str, attempt: int, now: float) -> bool:
+        self._break("start")
+        return await super().start(call_id, owner, attempt, now)
 
     async def settle(self, call_id: str, settlement: Settlement, now: float) -> bool:
         self._break("settle")
@@ -156,12 +175,57 @@ async def test_a_result_that_cannot_be_stored_still_reaches_its_caller_and_is_st
         assert refused["error"]["code"] == "SERVICE_UNAVAILABLE"
         again = await wire.call("echo", "r1", arguments={"text": "done"})
         assert (again["text"], again["meta"]["replayed"]) == ("done", True)
+        assert again["meta"]["durable"] is False
         store.mend()
         assert "durable" not in (await wire.call("echo", "r2", arguments={"text": "more"}))["meta"]
         stored = await store.find_call(answer["meta"]["call_id"])
     assert stored is not None
     assert stored.settlement is not None
     assert "no space" in str(daemon.events.of(CallFailedInside)[0].exception)
+
+
+async def test_what_waits_while_nothing_can_be_stored_is_told_so_in_its_turn(
+    tmp_path: Path,
+) -> None:
+    store, gates = BrokenStore("start"), Gates()
+    config = daemon_config(tmp_path, limits=LimitsConfig(session_max_inflight=1))
+    async with (
+        running_daemon(config, [ScriptedTool("gate", gates)], stores=stores_with(store)) as daemon,
+        open_wire(daemon.url, token=TOKEN) as wire,
+    ):
+        await wire.begin("gate", "runs")
+        await gates.until_inside("g")
+        await wire.begin("echo", "waits", arguments={"text": "x"})
+        gates.open()
+        assert (await wire.result("runs"))["ok"]
+        answer = await wire.result("waits")
+    assert (answer["error"]["code"], answer["error"]["retryable"]) == ("SERVICE_UNAVAILABLE", True)
+
+
+async def test_whose_session_is_being_stored_when_the_daemon_ends_is_told_so(
+    tmp_path: Path,
+) -> None:
+    sessions, gates = SlowSessions(), Gates()
+    stores = Stores(MemoryCallStore(), MemoryConversationStore(), sessions)
+    tool = ScriptedTool("gate", gates)
+    async with running_daemon(daemon_config(tmp_path), [tool], stores=stores) as daemon:
+        sessions.go.set()
+        async with (
+            open_wire(daemon.url, token=TOKEN, says_bye=False) as first,
+            open_wire(daemon.url, greet=False, says_bye=False) as late,
+        ):
+            await first.begin("gate")
+            await gates.until_inside("g")
+            sessions.go.clear()
+            sessions.is_asked.clear()
+            await late.say("hello", token=TOKEN)
+            await sessions.is_asked.wait()
+            daemon.stop.set()
+            await first.hear_op("going_away")
+            sessions.go.set()
+            assert [(await late.hear())["op"] for _ in range(2)] == ["hello_ack", "going_away"]
+            gates.open()
+            assert await late.closed() == (1012, "service restart")
 
 
 @pytest.mark.parametrize("op", ["get_result", "cancel_tool"])

@@ -65,6 +65,7 @@ async def test_a_full_disk_refuses_what_is_new_and_answers_what_ran(disk: Path) 
             assert answer["meta"]["durable"] is False
             again = await wire.ask("get_result", "call_tool_res", request_id="runs")
             assert (again["text"], again["meta"]["replayed"]) == ("through g", True)
+            assert again["meta"]["durable"] is False
             async with open_wire(daemon.url, token=TOKEN) as late:
                 refused = await late.call("echo", arguments={"text": "x"})
                 assert refused["error"]["code"] == "SERVICE_UNAVAILABLE"

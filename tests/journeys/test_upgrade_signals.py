@@ -86,6 +86,31 @@ async def test_an_end_while_the_successor_is_checked_is_heeded(shell: Shell) -> 
     assert events_of(lines)[-1] == "daemon.stopped"
 
 
+async def test_a_check_that_fails_after_the_end_has_begun_is_no_refusal(shell: Shell) -> None:
+    code = "import sys, time\nif '--check' in sys.argv: time.sleep(600)"
+    may_answer = asyncio.Event()
+    async with ScriptedProvider() as provider:
+        provider.script(answers(may_answer, "done"))
+        name_provider(shell, provider)
+        async with (
+            serving(shell, code=code) as daemon,
+            open_wire(daemon.url, token=TOKEN) as wire,
+        ):
+            await wire.begin("chat", arguments=PROMPT)
+            daemon.process.send_signal(signal.SIGHUP)
+            await until(lambda: len(descendants_of(daemon.process.pid)) == 1)
+            (check,) = descendants_of(daemon.process.pid)
+            daemon.process.terminate()
+            await wire.hear_op("going_away")
+            os.kill(check, signal.SIGKILL)
+            await until(lambda: not Path(f"/proc/{check}").exists())
+            may_answer.set()
+            assert (await wire.result())["text"] == "done"
+            end, lines = await daemon.end()
+    assert end.status == ExitCode.OK
+    assert "daemon.upgrade_refused" not in events_of(lines)
+
+
 async def test_a_wish_that_comes_too_early_is_kept_in_mind(shell: Shell) -> None:
     code = """
 import pathlib, os, signal

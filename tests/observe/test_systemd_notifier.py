@@ -80,6 +80,7 @@ def test_a_life_without_upgrades_is_ready_and_stopping(manager: Manager) -> None
 def test_an_upgrade_is_a_reload_until_the_successor_is_ready(manager: Manager) -> None:
     notifier = notifier_to(manager)
     notifier.emit(events.UpgradeAsked())
+    notifier.emit(events.UpgradeAgreed())
     notifier.emit(DRAINING)
     assert manager.hears()[:2] == ["RELOADING=1", "MONOTONIC_USEC=12500000"]
     assert manager.hears() == ["STATUS=finishes 2 calls, for at most 30 s"]
@@ -95,6 +96,14 @@ def test_a_refused_upgrade_leaves_the_daemon_ready_as_before(manager: Manager) -
     manager.hears()
     refused = "STATUS=goes on; an upgrade was refused: a reason STOPPING=1"
     assert manager.hears() == ["READY=1", refused]
+    assert manager.hears()[0] == "STOPPING=1"
+
+
+def test_an_end_while_the_successor_is_checked_is_no_reload(manager: Manager) -> None:
+    notifier = notifier_to(manager)
+    notifier.emit(events.UpgradeAsked())
+    notifier.emit(DRAINING)
+    manager.hears()
     assert manager.hears()[0] == "STOPPING=1"
 
 

@@ -11,9 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from exai.core.call_store import Settlement
+from exai.core.config import StoreConfig
 from exai.core.errors import ServiceUnavailable
+from exai.core.outcomes import Completed, text_block
 from exai.stores.sqlite_database import Operation, SqliteDatabase
 from exai.stores.sqlite_file import FILE_NAME, DatabaseUnusable, open_database
+from exai.stores.stores import Stores, stores_of
+from tests.contracts.test_call_store import record
 from tests.stores.ailing import held_up, refusing
 
 
@@ -207,13 +212,6 @@ async def test_what_is_not_open_yet_takes_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == [], "nothing is opened before it is needed"
 
 
-async def test_totals_are_known_as_soon_as_it_is_open(tmp_path: Path) -> None:
-    with closing(open_database(tmp_path)) as connection:
-        connection.execute("UPDATE totals SET conversation_count = 3, text_bytes = 40")
-    async with SqliteDatabase(lambda: open_database(tmp_path)) as database:
-        assert database.totals == (3, 40)
-
-
 async def test_what_cannot_be_opened_is_told_to_who_opens_it(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_text("Dear diary, " * 1000)
     with pytest.raises(DatabaseUnusable, match="not a database"):
@@ -241,3 +239,28 @@ def open_with_cities(directory: Path) -> sqlite3.Connection:
     connection = open_database(directory)
     connection.execute("CREATE TABLE cities (name TEXT UNIQUE, map BLOB)")
     return connection
+
+
+async def test_the_log_is_moved_into_the_file_before_it_is_long(tmp_path: Path) -> None:
+    log = tmp_path / f"{FILE_NAME}-wal"
+    async with stores_of(StoreConfig(), tmp_path) as stores:
+        await keep_many(stores, 0)
+        with closing(sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM calls").fetchone()
+            await keep_many(stores, 1000)  # who reads keeps the log from beginning anew
+        for first in (2000, 3000):
+            await keep_many(stores, first)
+        assert log.stat().st_size < 150_000_000, "of 240 MB that were written"
+        found = await stores.calls.find("s1", "r-c3999")
+    assert found is not None
+    assert not log.exists()
+
+
+async def keep_many(stores: Stores, first: int) -> None:
+    """Write some 60 MB, a few calls at a time."""
+    answer = Settlement(Completed([text_block("x" * 60_000)]), 0.0, 0.0)
+    for n in range(first, first + 1000, 20):
+        calls = [record(f"c{m}") for m in range(n, n + 20)]
+        await asyncio.gather(*map(stores.calls.accept, calls))
+        await asyncio.gather(*(stores.calls.settle(call.call_id, answer, 1.0) for call in calls))

@@ -66,7 +66,7 @@ async def test_every_statement_about_calls_goes_by_the_row_number(database: Sqli
     assert unasked(asked) == ["_ALL"], (
         "this test asks all that there is to ask but at the beginning"
     )
-    assert await plans_of(database, asked) == {BY_ROW_NUMBER, "SCAN totals"}
+    assert await plans_of(database, asked) == {BY_ROW_NUMBER}
 
 
 async def test_all_calls_are_looked_at_once_when_the_daemon_begins(

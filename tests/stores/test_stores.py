@@ -39,6 +39,7 @@ async def test_what_sqlite_keeps_is_there_when_it_is_opened_again(tmp_path: Path
         assert await stores.calls.knows("s1", "r-c1")
         assert not await stores.calls.knows("s1", "r-c3")
         assert await stores.calls.unsettled() == [running]
+        assert stores.conversations.statistics().conversation_count == 1
         assert await stores.conversations.find("ann", "t") == TALK
 
 

@@ -213,6 +213,27 @@ class Ledger:
             summary=summary_of(settlement),
         )
 
+    def replay(self, record: CallRecord, request_id: str) -> CallAnswered:
+        """Return the answer that a record holds for `request_id`, or why it holds none any more."""
+        settlement = record.settlement
+        if record.state is not CallState.SETTLED or settlement is None:
+            gone = ResultUnknown(
+                "the result was erased",
+                reason=record.erased_because or "expired",
+                ok=record.summary is not None and record.summary.succeeded,
+            )
+            return CallAnswered(request_id, Failed(gone.describe()))
+        meta = CallMeta(
+            call_id=record.call_id,
+            cached=settlement.cached,
+            joined=settlement.joined,
+            replayed=True,
+            durable=record.call_id not in self._unstored,
+            queue_ms=round(settlement.queue_s * 1000),
+            run_ms=round(settlement.run_s * 1000),
+        )
+        return CallAnswered(request_id, settlement.outcome, meta)
+
     async def _to_run_again(self, call: Call, *, runs: bool) -> bytes | None:
         """Return what a later process needs to run the call, if it may have to."""
         if not self._store.durable or (runs and not (call.is_idempotent and call.attempt == 1)):
@@ -290,35 +311,11 @@ class _Unstored(NamedTuple):
 
 def conflict(request_id: str, idempotency_key: str | None = None) -> RequestIdConflict:
     """Return the error of an id, or a key, that stands for another call."""
-    taken = (
-        f"request id {request_id!r}"
-        if idempotency_key is None
-        else (f"idempotency key {idempotency_key!r}")
-    )
+    is_of_key = idempotency_key is not None
+    taken = f"idempotency key {idempotency_key!r}" if is_of_key else f"request id {request_id!r}"
     return RequestIdConflict(
         f"the {taken} stands for a call with another name or other arguments; choose a new one"
     )
-
-
-def replay(record: CallRecord, request_id: str) -> CallAnswered:
-    """Return the answer that a record holds for `request_id`, or why it holds none any more."""
-    settlement = record.settlement
-    if record.state is not CallState.SETTLED or settlement is None:
-        gone = ResultUnknown(
-            "the result was erased",
-            reason=record.erased_because or "expired",
-            ok=record.summary is not None and record.summary.succeeded,
-        )
-        return CallAnswered(request_id, Failed(gone.describe()))
-    meta = CallMeta(
-        call_id=record.call_id,
-        cached=settlement.cached,
-        joined=settlement.joined,
-        replayed=True,
-        queue_ms=round(settlement.queue_s * 1000),
-        run_ms=round(settlement.run_s * 1000),
-    )
-    return CallAnswered(request_id, settlement.outcome, meta)
 
 
 def acked_again(record: CallRecord, call: Call) -> CallAcked:

@@ -8,7 +8,8 @@ Whatever ended that process, its records say how far each call had come:
     its deadline has passed       TIMEOUT
     its session has ended         CANCELLED
 
-All is decided before anybody can connect; what is to run goes through admission afterwards.
+What is the same request as another by its key ends as that one did, or goes on with it. All
+is decided before anybody can connect; what is to run goes through admission afterwards.
 """
 
 import asyncio
@@ -34,7 +35,7 @@ from exai.core.errors import (
     ResultUnknown,
 )
 from exai.core.events import CallSettled, CallsRecovered, EventSink, Whose
-from exai.core.outcomes import Failed, Outcome
+from exai.core.outcomes import Failed, Outcome, code_of
 from exai.core.peer import Peer
 from exai.core.requests import CallTool
 
@@ -163,15 +164,15 @@ class Recovery:
         whose = Whose(record.session_id, record.request_id, record.call_id)
         with self._defects.contained("recovering", whose):  # it is stored as soon as it can be
             await self._ledger.settle_record(record, settlement)
-        code = outcome.error.code.value if isinstance(outcome, Failed) else "ok"
         who = record.call_id, record.request_id, record.session_id, record.principal, record.tool
+        code = code_of(outcome)
         self._events.emit(CallSettled(*who, code, settlement.queue_s, settlement.run_s, None))
 
 
 def _as_far_as_their_work(unsettled: Sequence[CallRecord]) -> list[CallRecord]:
-    """Return records of which none is behind another of the same request.
+    """Return the records, each as far as the furthest of the same request.
 
-    A follower may have been accepted just when the work began, and not be marked yet.
+    A follower that was accepted just when the work began may not be marked as running yet.
     """
     attempts: dict[str, int] = {}
     for record in unsettled:

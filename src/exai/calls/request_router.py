@@ -15,7 +15,7 @@ from exai.calls.arguments_digest import arguments_digest, request_digest
 from exai.calls.call import Call
 from exai.calls.defects import Defects
 from exai.calls.in_flight import InFlight
-from exai.calls.ledger import Ledger, acked_again, conflict, replay, unknown
+from exai.calls.ledger import Ledger, acked_again, conflict, unknown
 from exai.calls.pipeline import Pipeline
 from exai.calls.settling import Settling
 from exai.calls.single_flight import SingleFlight
@@ -251,12 +251,17 @@ class RequestRouter:
         """Answer a request that was settled before: nothing runs."""
         peer, request_id = call.peer, call.request_id
         if known.arguments_digest == call.digest:
-            peer.send(acked_again(known, call) if known.is_unsettled else replay(known, request_id))
+            peer.send(
+                acked_again(known, call)
+                if known.is_unsettled
+                else self._ledger.replay(known, request_id)
+            )
         else:
             peer.send(_refused(request_id, otherwise))
             if call.is_asked_about or call.withdrawn is not None:
                 is_own = (known.session_id, known.request_id) == (peer.session_id, request_id)
-                peer.send(replay(known, request_id) if is_own else unknown(request_id))
+                own = self._ledger.replay(known, request_id) if is_own else unknown(request_id)
+                peer.send(own)
         self._in_flight.unregister(call)
 
     def _cancel_tool(self, peer: Peer, request: CancelTool) -> None:
@@ -290,7 +295,7 @@ class RequestRouter:
             if known is not None and known.is_unsettled:
                 say(self._postponed(known))
             elif known is not None and (is_asked or known.state is CallState.SETTLED):
-                say(replay(known, request_id))
+                say(self._ledger.replay(known, request_id))
             elif is_asked:
                 say(unknown(request_id))
         except ExaiError as error:

@@ -15,7 +15,7 @@ from exai.calls.single_flight import SingleFlight
 from exai.core.clock import Clock
 from exai.core.errors import ExaiError
 from exai.core.events import CallRejected, CallSettled, EventSink
-from exai.core.outcomes import Failed, Outcome
+from exai.core.outcomes import Failed, Outcome, code_of
 from exai.core.replies import CallAnswered
 
 
@@ -106,8 +106,7 @@ class Settling:
             call.peer.send(CallAnswered(call.request_id, Failed(info), call.meta()))
 
     def _emit(self, call: Call, outcome: Outcome) -> None:
-        code = outcome.error.code.value if isinstance(outcome, Failed) else "ok"
-        peer = call.peer
+        code, peer = code_of(outcome), call.peer
         who = call.call_id, call.request_id, peer.session_id, peer.principal.name, call.tool_name
         if call.is_accepted:
             shared = "cached" if call.is_cached else "joined" if call.is_joined else None

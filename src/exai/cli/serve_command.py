@@ -35,6 +35,7 @@ from exai.cli.time_to_end import time_to_end_s
 from exai.cli.upgrade import Upgrade
 from exai.core.clock import SystemClock
 from exai.core.config import Config, PrincipalConfig, Secret
+from exai.core.errors import ServiceUnavailable
 from exai.core.events import DaemonCutShort, DaemonFailed, UpgradeFailed
 from exai.core.lifecycle import lone_cause, running
 from exai.core.token_store import RotationsUnreadable
@@ -52,6 +53,7 @@ _UNUSABLE = (
     SecretUnreadable,
     RotationsUnreadable,
     DatabaseUnusable,
+    ServiceUnavailable,
     CertificateUnusable,
     OSError,
 )

@@ -48,6 +48,8 @@ class Upgrade:
             self._asked.clear()
             self._events.emit(UpgradeAsked())
             fault = await find_fault(self._daemon.estate)
+            if self._stop.is_set():
+                return  # told to end meanwhile
             if fault is None:
                 await self._make_room()
             else:

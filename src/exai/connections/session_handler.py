@@ -176,8 +176,6 @@ class SessionHandler:
             self.detach(session, outbox, "the connection ended while it resumed")
             raise
         self._greet(session, outbox, hello.resume.resume_token, resumed=True, pending=pending)
-        if self._going_away:
-            session.send(self._going_away)
         self._events.emit(
             SessionResumed(session.session_id, principal.name, remote_address, len(pending))
         )
@@ -294,6 +292,8 @@ class SessionHandler:
             self._greeting, session_id=session.session_id, resume_token=resume_token, **said
         )
         outbox.greet(encode_hello_ack(ack))
+        if self._going_away:
+            outbox.put(self._going_away)
 
     def _leave_detached(self, session: Session) -> None:
         self._restored.pop(session, None)

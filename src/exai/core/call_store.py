@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from exai.core.outcomes import Completed, Outcome
+from exai.core.outcomes import SUCCESS, Outcome, code_of
 
 
 class CallState(StrEnum):
@@ -40,7 +40,7 @@ class Settlement(msgspec.Struct, frozen=True):
 
 
 class Summary(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """What is remembered of a settlement that is erased: `code` is "ok" or the error's."""
+    """What is remembered of a settlement that is erased: `code` is that of its outcome."""
 
     code: str
     queue_s: float
@@ -57,14 +57,11 @@ class Summary(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         return self.code == SUCCESS
 
 
-SUCCESS = "ok"
-
-
 def summary_of(settlement: Settlement) -> Summary:
     """Return what stays of a settlement."""
     outcome, facts = settlement.outcome, settlement.outcome.facts
     return Summary(
-        SUCCESS if isinstance(outcome, Completed) else outcome.error.code.value,
+        code_of(outcome),
         settlement.queue_s,
         settlement.run_s,
         facts.attempts,

@@ -49,6 +49,14 @@ class Failed(msgspec.Struct, frozen=True, tag="failed", omit_defaults=True):
 
 Outcome = Completed | Failed
 
+SUCCESS = "ok"
+"""The code of an outcome that is no failure."""
+
+
+def code_of(outcome: Outcome) -> str:
+    """Return how a call ended, in one word: `SUCCESS`, or the error's code."""
+    return SUCCESS if isinstance(outcome, Completed) else outcome.error.code.value
+
 
 def text_block(text: str) -> Block:
     """Return an MCP text block."""

@@ -26,7 +26,7 @@ class SystemdNotifier(EventSink):
         self._address = _address_in(variables)
         self._watchdog_s = _watchdog_in(variables)
         self._clock = clock
-        self._is_reloading = False
+        self._makes_room = False
 
     def emit(self, event: Event) -> None:
         """Tell what of the event systemd wants to know."""
@@ -34,16 +34,16 @@ class SystemdNotifier(EventSink):
             case events.DaemonReady():
                 self._tell("READY=1", f"STATUS=ready, {event.start_s:.1f} s after its start")
             case events.UpgradeAsked():
-                self._is_reloading = True
                 now_us = int(self._clock.monotonic_s() * 1_000_000)
                 self._tell("RELOADING=1", f"MONOTONIC_USEC={now_us}", "STATUS=checks an upgrade")
             case events.UpgradeRefused():
-                self._is_reloading = False
                 self._tell("READY=1", f"STATUS=goes on; an upgrade was refused: {event.reason}")
+            case events.UpgradeAgreed():
+                self._makes_room = True
             case events.UpgradeAbandoned():
                 self._tell("STOPPING=1")
             case events.DaemonDraining():
-                told = [] if self._is_reloading else ["STOPPING=1"]
+                told = [] if self._makes_room else ["STOPPING=1"]
                 what = f"{event.call_count} calls, for at most {event.drain_s:g} s"
                 self._tell(*told, f"STATUS=finishes {what}")
 

@@ -2,7 +2,7 @@
 
 import sqlite3
 from itertools import takewhile
-from typing import Any
+from typing import Any, TypeVar
 
 from exai.core.conversation_store import (
     Conversation,
@@ -11,10 +11,13 @@ from exai.core.conversation_store import (
     ConversationStore,
     Turn,
 )
-from exai.stores.sqlite_database import SqliteDatabase
+from exai.stores.sqlite_database import Operation, SqliteDatabase
+
+T = TypeVar("T")
 
 _FORGOTTEN_PER_TURN = 100
 
+_TOTALS = "SELECT conversation_count, text_bytes FROM totals"
 _NEXT_RANK = "(SELECT last_rank + 1 FROM totals)"
 _BEGIN = f"""
     INSERT INTO conversations
@@ -55,10 +58,18 @@ _FORGET = "DELETE FROM conversations WHERE number = ?"
 
 
 class SqliteConversationStore(ConversationStore):
-    """`ConversationStore` over a database that it shares; each method is one transaction."""
+    """`ConversationStore` over a database that it shares; each method is one transaction.
+
+    Its statistics are as of the last change that its caller was told of.
+    """
 
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
+        self._statistics = ConversationStatistics(0, 0)
+
+    async def load(self) -> None:
+        """Learn how much there is; to be done before anything else."""
+        await self._change(lambda connection: None)
 
     async def begin(self, conversation: Conversation, bounds: ConversationBounds) -> None:
         """Keep a new conversation unless it is known."""
@@ -83,7 +94,7 @@ class SqliteConversationStore(ConversationStore):
                 connection.executemany(_ADD_TURN, [turn.values_in(number) for turn in turns])
                 _make_room(connection, number, principal, size_bytes, bounds)
 
-        await self._database.submit(begin, size_bytes)
+        await self._change(begin, size_bytes)
 
     async def append(
         self, principal: str, conversation_id: str, turn: Turn, bounds: ConversationBounds
@@ -102,7 +113,7 @@ class SqliteConversationStore(ConversationStore):
                 _make_room(connection, number, principal, text_bytes + row.size_bytes, bounds)
             return True
 
-        return await self._database.submit(append, row.size_bytes)
+        return await self._change(append, row.size_bytes)
 
     async def find(self, principal: str, conversation_id: str) -> Conversation | None:
         """Look it up by principal and id."""
@@ -126,16 +137,26 @@ class SqliteConversationStore(ConversationStore):
             expired = takewhile(lambda row: row[1] + ttl_s <= now, oldest)
             return _forget(connection, [number for number, _ in expired])
 
-        total_count = expired_count = await self._database.submit(expire)
+        total_count = expired_count = await self._change(expire)
         while expired_count == _FORGOTTEN_PER_TURN:
-            expired_count = await self._database.submit(expire)
+            expired_count = await self._change(expire)
             total_count += expired_count
         return total_count
 
     def statistics(self) -> ConversationStatistics:
         """Return the numbers now."""
-        totals = self._database.totals
-        return ConversationStatistics(totals.conversation_count, totals.text_bytes)
+        return self._statistics
+
+    async def _change(self, operation: Operation[T], size_bytes: int = 0) -> T:
+        """Have an operation carried out, and learn how much there is after it."""
+        answer, self._statistics = await self._database.submit(
+            lambda connection: (operation(connection), _statistics_in(connection)), size_bytes
+        )
+        return answer
+
+
+def _statistics_in(connection: sqlite3.Connection) -> ConversationStatistics:
+    return ConversationStatistics(*connection.execute(_TOTALS).fetchone())
 
 
 class _TurnRow:

@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any, Generic, NamedTuple, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from exai.core.errors import ServiceUnavailable
+from exai.stores.sqlite_log import SqliteLog
 
 T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], T]
@@ -31,20 +32,11 @@ Undo = Callable[[], None]
 
 _MAX_WAITING = 10_000
 _MAX_WAITING_BYTES = 67_108_864
-
-
-class Totals(NamedTuple):
-    """How full the database is, as its triggers count."""
-
-    conversation_count: int
-    text_bytes: int
+_LOGGED_BYTES = 6000  # by an operation, about, beside what it says: a page or two
 
 
 class SqliteDatabase:
-    """Carries out operations in a thread of its own while it is open, as a context.
-
-    `totals` are as of the last operation that its caller was told of.
-    """
+    """Carries out operations in a thread of its own while it is open, as a context."""
 
     def __init__(
         self,
@@ -61,7 +53,6 @@ class SqliteDatabase:
         self._orders: SimpleQueue[_Order[Any] | None] = SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_open = False
-        self.totals = self._committed_totals = Totals(0, 0)
         self.ledger_id = ""
         self._connection: sqlite3.Connection
         self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
@@ -70,7 +61,6 @@ class SqliteDatabase:
         """Open the file and begin to work. Raises `DatabaseUnusable`."""
         self._connection = await asyncio.to_thread(self._connect)
         (self.ledger_id,) = self._connection.execute("SELECT ledger_id FROM identity").fetchone()
-        self.totals = self._committed_totals = _read_totals(self._connection)
         self._loop = asyncio.get_running_loop()  # to ask costs a system call before Python 3.12
         self._is_open = True
         self._thread.start()
@@ -126,6 +116,7 @@ class SqliteDatabase:
 
     def _work(self) -> None:
         """Be the thread: carry out and tell, until the end was ordered."""
+        log = SqliteLog(self._connection)
         is_open = True
         while is_open:
             orders, is_open = self._next_orders()
@@ -133,7 +124,9 @@ class SqliteDatabase:
             if orders:
                 with suppress(RuntimeError):  # the loop has ended: nobody is left to be told
                     loop = orders[0].future.get_loop()
-                    loop.call_soon_threadsafe(self._tell, orders, self._committed_totals)
+                    loop.call_soon_threadsafe(self._tell, orders)
+                log.after_commit(sum(_LOGGED_BYTES + order.size_bytes for order in orders))
+        log.close()
         self._connection.close()
 
     def _next_orders(self) -> tuple[list["_Order[Any]"], bool]:
@@ -157,8 +150,6 @@ class SqliteDatabase:
             with _transaction(self._connection):
                 for order in orders:
                     order.answer = order.operation(self._connection)
-                totals = _read_totals(self._connection)
-            self._committed_totals = totals
         except Exception as error:  # noqa: BLE001 - raised where it is waited for
             if len(orders) == 1:
                 orders[0].error = _for_callers(error)
@@ -166,9 +157,8 @@ class SqliteDatabase:
             for order in orders:
                 self._carry_out([order])
 
-    def _tell(self, orders: list["_Order[Any]"], totals: Totals) -> None:
+    def _tell(self, orders: list["_Order[Any]"]) -> None:
         """Give every operation's caller its answer, on the loop."""
-        self.totals = totals
         for order in orders:
             self._waiting_count -= 1
             self._waiting_bytes -= order.size_bytes
@@ -220,8 +210,3 @@ def _for_callers(error: Exception) -> Exception:
     told = ServiceUnavailable(f"the ledger is out of order: {error}")
     told.__cause__ = error
     return told
-
-
-def _read_totals(connection: sqlite3.Connection) -> Totals:
-    read = connection.execute("SELECT conversation_count, text_bytes FROM totals")
-    return Totals(*read.fetchone())

@@ -61,20 +61,23 @@ def stores_of(config: StoreConfig, state_dir: Path) -> Stores:
     if config.kind == "memory":
         return memory_stores()
     database = SqliteDatabase(partial(open_database, state_dir, synchronous=config.synchronous))
-    calls = SqliteCallStore(database)
+    calls, conversations = SqliteCallStore(database), SqliteConversationStore(database)
     return Stores(
         calls,
-        SqliteConversationStore(database),
+        conversations,
         SqliteSessionStore(database),
-        _loaded(database, calls),
+        _loaded(database, calls, conversations),
         partial(rehearse_database, state_dir),
     )
 
 
 @asynccontextmanager
-async def _loaded(database: SqliteDatabase, calls: SqliteCallStore) -> AsyncIterator[None]:
+async def _loaded(
+    database: SqliteDatabase, calls: SqliteCallStore, conversations: SqliteConversationStore
+) -> AsyncIterator[None]:
     async with database:
         await calls.load()
+        await conversations.load()
         yield
 
 
