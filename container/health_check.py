@@ -9,7 +9,7 @@ from http.client import HTTPException
 from exai.cli.address_file import find_address
 from exai.cli.config_file import CommandLine, ConfigProblems, load_config
 from exai.cli.daemon_door import Door, NoDoor
-from exai.cli.daemon_health import http_connection
+from exai.cli.daemon_http import http_connection
 
 
 def main() -> int:

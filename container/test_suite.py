@@ -19,7 +19,8 @@ import msgspec
 
 from exai.cli.config_file import CommandLine, ConfigProblems, load_config
 from exai.cli.daemon_door import Door, NoDoor, find_door, find_http_door
-from exai.cli.daemon_health import NoAnswer, ask_health, http_connection
+from exai.cli.daemon_health import ask_health
+from exai.cli.daemon_http import NoAnswer, http_connection
 from exai.client import CallResult, ClientError, DaemonClient, HelloRefused
 
 LIMIT_S = 28.0

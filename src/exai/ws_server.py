@@ -40,6 +40,7 @@ from exai.tools.own_tools import own_tools
 from exai.tools.registry import ToolRegistry
 from exai.tools.upstream_tools import UpstreamTools
 from exai.transports.doors import DaemonAddress, Doors
+from exai.transports.explain_route import explain_route
 from exai.transports.health_routes import health_routes
 from exai.upstream.pool import UpstreamPool
 
@@ -237,7 +238,6 @@ class Daemon:
             calls=self._calls,
             reception=self._reception,
             tools=self.tools,
-            store=self.stores.calls,
             conversations=self.stores.conversations,
             providers=self._providers,
             upstreams=self._upstreams,
@@ -274,13 +274,17 @@ class Daemon:
         )
 
     def _build_routes(self) -> list[BaseRoute]:
-        return health_routes(
-            status=lambda: self._readiness.status,
-            blocked_by=self._readiness.blocked_by,
-            health=self._observation.health.report,
-            metrics=self._observation.metrics_page,
-            authenticate=self._tokens.authenticate,
-        )
+        authenticate = self._tokens.authenticate
+        return [
+            *health_routes(
+                status=lambda: self._readiness.status,
+                blocked_by=self._readiness.blocked_by,
+                health=self._observation.health.report,
+                metrics=self._observation.metrics_page,
+                authenticate=authenticate,
+            ),
+            explain_route(self._calls.explaining.explain, authenticate),
+        ]
 
 
 def build_daemon(

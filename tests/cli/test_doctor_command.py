@@ -3,9 +3,11 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +16,10 @@ import pytest
 from exai.cli.exit_codes import ExitCode
 from exai.observe.health_file import HEALTH_FILE
 from tests.cli.exai_process import PATIENCE_S, Shell, ended, serving
+from tests.journeys.test_full_disk import disk
+from tests.stores.ledgers import SPOILT, damaged, kept_files
+
+__all__ = ["disk"]  # a fixture
 
 SECRETS = {"EXAI_WS_TOKEN": "a-token-that-nobody-sees", "KIMI_API_KEY": "a-key-that-nobody-sees"}
 DIES = {"command": "/bin/sh", "args": ["-c", "exit 3"]}
@@ -261,11 +267,51 @@ async def test_a_state_directory_that_cannot_be_used_is_a_problem(shell: Shell) 
     assert shown.verdict_of("state directory") == "warning"
 
 
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [*SPOILT.items(), (damaged, "cannot be used")],
+    ids=lambda each: getattr(each, "__name__", ""),
+)
+async def test_a_ledger_that_cannot_be_used_is_a_problem_and_left_as_it_is(
+    shell: Shell, state_dir: Path, spoil: Callable[[Path], None], said: str
+) -> None:
+    os.makedirs(state_dir, mode=0o700)
+    spoil(state_dir)
+    before = kept_files(state_dir)
+    report = await examine(shell)
+    assert report.verdict_of("ledger") == "problem"
+    assert said in report.of("ledger")
+    assert " away" in report.of("ledger")
+    assert kept_files(state_dir) == before
+
+
+async def test_a_ledger_that_is_well_says_how_large_it_is(shell: Shell, state_dir: Path) -> None:
+    first = await examine(shell)
+    async with serving(shell):
+        used = await examine(shell)
+    left = await examine(shell)
+    shell.environ["EXAI_STORE_KIND"] = "memory"
+    in_memory = await examine(shell)
+    assert "none yet" in first.of("ledger")
+    for report in (used, left):
+        assert report.verdict_of("ledger") == "ok"
+        assert re.match(r"sound, version 1 of its tables, \d+ KiB", report.of("ledger"))
+    assert "in memory" in in_memory.of("ledger")
+
+
+async def test_a_disk_that_is_nearly_full_is_warned_of(shell: Shell, disk: Path) -> None:
+    report = await examine(shell, "--state-dir", str(disk / "state"))
+    assert report.verdict_of("disk space") == "warning"
+    assert f"free on the disk of {disk}" in report.of("disk space")
+    elsewhere = await examine(shell)
+    assert elsewhere.verdict_of("disk space") == "ok"
+
+
 async def test_what_cannot_be_seen_is_not_told(shell: Shell, state_dir: Path) -> None:
     os.makedirs(state_dir, mode=0o700)
     os.symlink("daemon.lock", state_dir / "daemon.lock")
     report = await examine(shell)
-    for check in ("daemon", "address file", "health file", "token"):
+    for check in ("ledger", "daemon", "address file", "health file", "token"):
         assert report.verdict_of(check) == "warning"
         assert "cannot be seen" in report.of(check)
 

@@ -32,6 +32,14 @@ def test_sizes_and_times_are_in_units_that_people_read() -> None:
     assert "0.4 ms, at most 1500.0 ms in the last minute" in text
 
 
+def test_a_ledger_in_memory_and_one_that_cannot_store_say_so() -> None:
+    store = {"record_count": 3, "result_bytes": 20, "durable": True, "unstored_count": 0}
+    assert "3 calls, 20 bytes of results\n" in shown(store=store)
+    assert "of results, in memory\n" in shown(store=store | {"durable": False})
+    unstored = shown(store=store | {"unstored_count": 2})
+    assert "of results; 2 outcomes cannot be stored\n" in unstored
+
+
 def test_calls_wait_in_their_scope_and_in_the_whole() -> None:
     pools = [{"scope": "global", "limit": 9, "in_use": 2}, {"scope": "s", "limit": 1, "in_use": 1}]
     rows = [line.split() for line in shown(pools=pools, waiting_count={"": 3, "s": 4}).splitlines()]

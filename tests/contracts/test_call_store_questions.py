@@ -1,10 +1,11 @@
 """What every ledger can be asked across sessions, and whether it knows a request at all."""
 
 import asyncio
+from typing import Any
 
 import msgspec
 
-from exai.core.call_store import CallRecord, CallState, CallStore, SessionBounds, Settlement
+from exai.core.call_store import CallState, CallStore, SessionBounds, Settlement, summary_of
 from exai.core.outcomes import Completed, text_block
 from tests.contracts.test_call_store import ANSWER, record, store
 from tests.contracts.twins import AMPLE
@@ -18,26 +19,79 @@ async def test_a_call_is_found_by_its_call_id_and_by_its_request_id(store: CallS
     await store.accept(record("c2"))
     await store.settle("c1", ANSWER, now=1001.0)
     for name in ("c1", "r-c1"):
-        (known,) = await store.find_all("alice", name)
-        assert (known.call_id, known.settlement) == ("c1", ANSWER)
-    assert await store.find_all("alice", "c3") == []
+        assert await found(store, name) == ["c1"]
+    assert await found(store, "c3") == []
 
 
-async def test_one_request_id_is_found_in_all_sessions_oldest_first(store: CallStore) -> None:
+async def test_what_is_found_by_a_name_is_without_what_was_said(store: CallStore) -> None:
+    said: dict[str, Any] = {"request": b"{}", "idempotent": True}
+    await store.accept(record("c1", **said))
+    await store.start("c1", "boot", 1, now=1001.0)
+    (running,) = (await store.find_all("alice", "c1", 1)).records
+    assert running == record(
+        "c1",
+        idempotent=True,
+        state=CallState.RUNNING,
+        owner="boot",
+        attempt=1,
+        started_at=1001.0,
+    )
+    await store.settle("c1", ANSWER, now=1002.0)
+    (settled,) = (await store.find_all("alice", "c1", 1)).records
+    assert (settled.settlement, settled.summary) == (None, summary_of(ANSWER))
+    assert settled.result_bytes == store.statistics().result_bytes > 0
+    await store.acknowledge("s1", ["r-c1"], AMPLE, now=1003.0)
+    (erased,) = (await store.find_all("alice", "c1", 1)).records
+    assert (erased.result_bytes, erased.summary) == (0, summary_of(ANSWER))
+
+
+async def test_a_call_is_found_whole_by_its_call_id_alone(store: CallStore) -> None:
+    await store.accept(record("c1", idempotency_key="k", request=b"{}"))
+    await store.accept(record("c2", request_id="c3"))
+    known = await store.find_call("c1")
+    assert known == record("c1", idempotency_key="k", request=b"{}")
+    await store.settle("c1", ANSWER, now=1001.0)
+    await store.end_session("s1")
+    settled = await store.find_call("c1")
+    assert settled is not None
+    assert settled.settlement == ANSWER
+    assert await store.find_call("c2") is await store.find_call("c3") is None
+
+
+async def test_one_request_id_is_found_in_all_sessions_newest_first(store: CallStore) -> None:
     accepted_at = {"c0": 1000.0, "c1": 1003.0, "c2": 1001.0, "c3": 1003.0, "c4": 1003.0}
     for n, (call_id, at) in enumerate(accepted_at.items()):
         await store.accept(record(call_id, session_id=f"s{n}", request_id="r", accepted_at=at))
-    found = await store.find_all("alice", "r")
-    assert [known.call_id for known in found] == ["c0", "c2", "c1", "c3", "c4"]
-    assert [known.session_id for known in found] == ["s0", "s2", "s1", "s3", "s4"]
+    records = (await store.find_all("alice", "r", 9)).records
+    assert [known.call_id for known in records] == ["c4", "c3", "c1", "c2", "c0"]
+    assert [known.session_id for known in records] == ["s4", "s3", "s1", "s2", "s0"]
+
+
+async def test_of_many_only_the_newest_are_found_and_the_others_counted(store: CallStore) -> None:
+    for n in range(5):
+        key = f"k{n}" if n % 2 else None
+        await store.accept(
+            record(
+                f"c{n}",
+                session_id=f"s{n}",
+                request_id="r",
+                accepted_at=1000.0 + n,
+                idempotency_key=key,
+            )
+        )
+    await store.end_session("s1")
+    for limit, more_count in ((0, 5), (2, 3), (5, 0), (9, 0)):
+        found = await store.find_all("alice", "r", limit)
+        assert [known.call_id for known in found.records] == ["c4", "c3", "c2", "c1", "c0"][:limit]
+        assert found.more_count == more_count
 
 
 async def test_what_is_one_calls_id_and_anothers_request_id_finds_both(store: CallStore) -> None:
     await store.accept(record("c1"))
     await store.accept(record("c2", request_id="c1"))
     await store.accept(record("c3", request_id="c3"))
-    assert call_ids(await store.find_all("alice", "c1")) == ["c1", "c2"]
-    assert call_ids(await store.find_all("alice", "c3")) == ["c3"]
+    assert await found(store, "c1") == ["c2", "c1"]
+    assert await found(store, "c3") == ["c3"]
 
 
 async def test_another_principals_calls_are_never_found(store: CallStore) -> None:
@@ -47,11 +101,11 @@ async def test_another_principals_calls_are_never_found(store: CallStore) -> Non
         record("c3", request_id="c1", session_id="s2", principal="bob", idempotency_key="k")
     )
     await store.end_session("s2")
-    assert call_ids(await store.find_all("alice", "r")) == ["c1"]
-    assert call_ids(await store.find_all("alice", "c1")) == ["c1"]
-    assert call_ids(await store.find_all("bob", "c1")) == ["c3"]
-    assert await store.find_all("alice", "c3") == []
-    assert await store.find_all("carol", "r") == []
+    assert await found(store, "r") == ["c1"]
+    assert await found(store, "c1") == ["c1"]
+    assert await found(store, "c1", principal="bob") == ["c3"]
+    assert await found(store, "c3") == []
+    assert await found(store, "r", principal="carol") == []
 
 
 async def test_what_a_key_keeps_of_an_ended_session_is_found(store: CallStore) -> None:
@@ -61,34 +115,32 @@ async def test_what_a_key_keeps_of_an_ended_session_is_found(store: CallStore) -
         await store.settle(f"c{n}", ANSWER, now=1001.0)
     for session in ("s0", "s1"):
         await store.end_session(session)
-    found = await store.find_all("alice", "r")
-    assert call_ids(found) == ["c0", "c2"]
-    assert [known.settlement for known in found] == [ANSWER, ANSWER]
-    assert call_ids(await store.find_all("alice", "c0")) == ["c0"]
-    assert await store.find_all("alice", "c1") == []
+    assert await found(store, "r") == ["c2", "c0"]
+    assert await found(store, "c0") == ["c0"]
+    assert await found(store, "c1") == []
 
 
 async def test_what_is_erased_is_found_until_it_is_forgotten(store: CallStore) -> None:
     await store.accept(record())
     await store.settle("c1", ANSWER, now=1000.0)
     await store.acknowledge("s1", ["r-c1"], AMPLE, now=1001.0)
-    (known,) = await store.find_all("alice", "c1")
+    (known,) = (await store.find_all("alice", "c1", 9)).records
     assert (known.state, known.erased_because) == (CallState.ERASED, "acknowledged")
     await store.expire(1001.0 + RESULT_TTL_S, RESULT_TTL_S, KEY_TTL_S)
-    assert await store.find_all("alice", "c1") == []
+    assert await found(store, "c1") == []
 
 
 async def test_what_is_forgotten_while_it_is_looked_for_is_no_trouble(store: CallStore) -> None:
     large = Settlement(Completed([text_block("x" * 200_000)]), 0.0, 0.0)
-    for n in range(3):
-        await store.accept(record(f"c{n}", session_id=f"s{n}", request_id="r"))
-        await store.settle(f"c{n}", large, now=1001.0)
+    await store.accept(record("c1"))
+    await store.settle("c1", large, now=1001.0)
     async with asyncio.TaskGroup() as tasks:
-        looking = tasks.create_task(store.find_all("alice", "r"))
-        for n in range(3):
-            tasks.create_task(store.end_session(f"s{n}"))
-    assert [known.settlement for known in looking.result()] == [large] * 3
-    assert await store.find_all("alice", "r") == []
+        looking = tasks.create_task(store.find_call("c1"))
+        tasks.create_task(store.end_session("s1"))
+    known = looking.result()
+    assert known is not None
+    assert known.settlement == large
+    assert await store.find_call("c1") is None
 
 
 async def test_what_has_not_settled_is_listed_in_the_order_of_acceptance(store: CallStore) -> None:
@@ -204,5 +256,6 @@ async def test_a_principals_results_count_over_all_its_sessions(store: CallStore
     assert await store.principal_result_bytes("bob") == 0
 
 
-def call_ids(found: list[CallRecord]) -> list[str]:
-    return [known.call_id for known in found]
+async def found(store: CallStore, name: str, principal: str = "alice") -> list[str]:
+    """Return the ids of a principal's calls of this name."""
+    return [known.call_id for known in (await store.find_all(principal, name, 9)).records]

@@ -9,7 +9,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from exai.core.call_store import CallRecord, CallState, CallStore, SessionBounds, Settlement
+from exai.core.call_store import (
+    CallRecord,
+    CallState,
+    CallStore,
+    FoundCalls,
+    SessionBounds,
+    Settlement,
+)
 from exai.core.conversation_store import Conversation, ConversationBounds, ConversationStore, Turn
 from exai.core.errors import ToolFailed
 from exai.core.outcomes import Completed, ExecutionFacts, Failed, Outcome, text_block
@@ -53,6 +60,7 @@ class Calls:
             self._find: 10 if is_waited_for else 0,
             self._find_by_key: 3,
             self._find_all: 4,
+            self._find_call: 10 if is_waited_for else 0,
             self._owed: 3,
             self._unsettled: 1,
         }
@@ -158,7 +166,12 @@ class Calls:
     def _find_all(self) -> Step:
         principal = self._chance.choice(PRINCIPALS)
         name = self._chance.choice([self._call(), *REQUESTS])
-        return lambda store: store.find_all(principal, name)
+        limit = self._chance.choice([0, 1, 2, 20])
+        return lambda store: store.find_all(principal, name, limit)
+
+    def _find_call(self) -> Step:
+        call_id = self._call()
+        return lambda store: store.find_call(call_id)
 
     def _owed(self) -> Step:
         session = self._session()
@@ -193,6 +206,8 @@ def agree(expected: Any, answer: Any) -> bool:
         return bool(answer.is_so) or not expected.is_so
     if isinstance(expected, list):
         return len(expected) == len(answer) and all(map(agree, expected, answer))
+    if isinstance(expected, FoundCalls):
+        return expected.more_count == answer.more_count and agree(expected.records, answer.records)
     return bool(unplaced(expected) == unplaced(answer))
 
 
@@ -257,7 +272,7 @@ async def all_of_calls(store: CallStore) -> list[Any]:
     for principal in PRINCIPALS:
         answers.append(await store.key_count(principal))
         answers += [await store.find_by_key(principal, key) for key in KEYS]
-        answers += [await store.find_all(principal, request) for request in REQUESTS]
+        answers += [await store.find_all(principal, request, 20) for request in REQUESTS]
     return answers
 
 

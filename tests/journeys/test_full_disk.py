@@ -73,7 +73,7 @@ async def test_a_full_disk_refuses_what_is_new_and_answers_what_ran(disk: Path) 
                 accepted = await late.call("echo", arguments={"text": "x"})
                 assert (accepted["ok"], "durable" in accepted["meta"]) == (True, False)
         store: CallStore = daemon.daemon.stores.calls
-        (stored,) = await store.find_all("default", "runs")
+        (stored,) = (await store.find_all("default", "runs", 1)).records
         assert stored.summary is not None
         assert stored.summary.succeeded
 

@@ -15,6 +15,7 @@ from exai.core.tool import SharingPolicy, ToolRun
 from exai.testing.running_daemon import TOKEN, RunningDaemon, daemon_config, running_daemon
 from exai.testing.scripted_provider import ScriptedProvider, answers
 from exai.testing.scripted_tool import Gates, ScriptedTool
+from tests.journeys.test_faulty_store import BrokenStore, stores_with
 from tests.journeys.wire import open_wire
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/metrics.md").read_text("utf-8")
@@ -128,6 +129,19 @@ async def test_what_runs_and_what_waits_is_seen(tmp_path: Path) -> None:
     assert value(found, "exai_queue_depth", scope="") == 1
     assert value(found, "exai_rejected_total", reason="OVER_CAPACITY", scope="session") == 1
     assert value(found, "exai_sessions") == 1
+
+
+async def test_outcomes_that_cannot_be_stored_are_seen(tmp_path: Path) -> None:
+    stores = stores_with(BrokenStore("settle"))
+    async with (
+        running_daemon(daemon_config(tmp_path), stores=stores) as daemon,
+        open_wire(daemon.url, token=TOKEN) as wire,
+    ):
+        before = samples(await scrape(daemon))
+        await wire.call("echo", arguments={"text": "x"})
+        after = samples(await scrape(daemon))
+    assert value(before, "exai_ledger_unstored") == 0
+    assert value(after, "exai_ledger_unstored") == value(after, "exai_ledger_records") == 1
 
 
 async def test_tokens_are_counted_once_for_each_execution(tmp_path: Path) -> None:

@@ -85,11 +85,11 @@ def test_a_result_that_was_sent_before_it_was_undone_makes_no_room_later() -> No
 def test_calls_are_loaded_in_the_order_in_which_they_were_accepted_and_then_ranked() -> None:
     """Ranks decide what is trimmed first, times what expires first."""
     stored = [
-        StoredCall(as_settled(f"c{n}", at), size_bytes=10, rank=rank)
+        StoredCall(as_settled(f"c{n}", at), rank)
         for n, (at, rank) in enumerate([(1000.0, 3), (1002.0, 1), (1001.0, 2)])
     ]
     stored += [
-        StoredCall(as_erased(f"d{n}", at), size_bytes=0, rank=rank)
+        StoredCall(as_erased(f"d{n}", at), rank)
         for n, (at, rank) in enumerate([(1005.0, 6), (1005.0, 4), (1005.0, 5)])
     ]
     index = CallIndex()
@@ -103,10 +103,10 @@ def test_calls_are_loaded_in_the_order_in_which_they_were_accepted_and_then_rank
 
 def test_of_two_stored_calls_with_one_name_the_later_is_loaded() -> None:
     stored = [
-        StoredCall(as_settled("c1", 1000.0, request_id="r"), 10, 1),
-        StoredCall(as_settled("c2", 1000.0, request_id="r", idempotency_key="k"), 10, 2),
-        StoredCall(record("c3", request_id="r"), 0, 0),
-        StoredCall(record("c4", session_id="s2", idempotency_key="k"), 0, 0),
+        StoredCall(as_settled("c1", 1000.0, request_id="r"), 1),
+        StoredCall(as_settled("c2", 1000.0, request_id="r", idempotency_key="k"), 2),
+        StoredCall(record("c3", request_id="r"), 0),
+        StoredCall(record("c4", session_id="s2", idempotency_key="k"), 0),
     ]
     index = CallIndex()
     changes = index.load(stored)
@@ -117,7 +117,12 @@ def test_of_two_stored_calls_with_one_name_the_later_is_loaded() -> None:
 
 
 def as_settled(call_id: str, at: float, **changes: object) -> CallRecord:
-    done = {"state": CallState.SETTLED, "settled_at": at, "summary": SUMMARY}
+    done = {
+        "state": CallState.SETTLED,
+        "settled_at": at,
+        "summary": SUMMARY,
+        "result_bytes": 10,
+    }
     return record(call_id, **done, **changes)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from exai.core.call_store import CallRecord, CallState, CallStore, SessionBounds
+from exai.core.call_store import CallRecord, CallState, CallStore, FoundCalls, SessionBounds
 from exai.core.errors import ServiceUnavailable
 from exai.stores.sqlite_database import SqliteDatabase
 from exai.stores.sqlite_file import open_database
@@ -197,11 +197,11 @@ async def test_nothing_happens_to_a_call_whose_acceptance_fails(
             store.start("c1", "boot", 1, now=1001.0),
             store.settle("c1", ANSWER, now=1002.0),
             store.find("s1", "r1"),
-            store.find_all("ann", "r1"),
+            store.find_all("ann", "r1", 1),
             store.acknowledge("s1", ["r1"], AMPLE, now=1003.0),
         )
     assert isinstance(accept, ServiceUnavailable)
-    assert (start, settle, found, all_found) == (False, False, None, [])
+    assert (start, settle, found, all_found) == (False, False, None, FoundCalls([], 0))
     assert erased == 1, "it was not known yet that there is none"
     assert store.statistics().record_count == store.statistics().result_bytes == 0
     assert await is_as_stored(store, database)
@@ -287,9 +287,9 @@ async def test_who_asks_while_an_outcome_fails_is_told_what_is_stored(
             store.settle("c1", ANSWER, now=1001.0),
             store.find("s1", "r1"),
             store.find_by_key("ann", "k1"),
-            store.find_all("ann", "r1"),
+            store.find_all("ann", "r1", 1),
         )
-    assert (found, by_key, all_found) == (running, running, [running])
+    assert (found, by_key, all_found) == (running, running, FoundCalls([running], 0))
 
 
 async def end(store: CallStore) -> int:
@@ -327,7 +327,9 @@ async def test_what_cannot_be_erased_is_forgotten_at_once_and_erased_as_soon_as_
     assert await kept(narrow_database) == before[1]
     assert (await opened_anew(narrow_database)).statistics() == before[0]
     for n in range(1, 7):
-        for known in await store.find_all("ann", f"r{n}"):
+        for named in (await store.find_all("ann", f"r{n}", 9)).records:
+            known = await store.find_call(named.call_id)
+            assert known is not None
             assert (known.settlement is None) == (known.state is CallState.ERASED)
     assert await is_as_stored(store, narrow_database)
     assert store.statistics() == after

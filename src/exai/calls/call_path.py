@@ -9,6 +9,7 @@ from typing import Any
 from exai.calls.admission import AdmissionController
 from exai.calls.call_key import Epochs
 from exai.calls.defects import Defects
+from exai.calls.explaining import Explaining
 from exai.calls.heartbeat import Heartbeat
 from exai.calls.in_flight import InFlight
 from exai.calls.ledger import Ledger
@@ -31,7 +32,7 @@ from exai.tools.registry import ToolRegistry, readings_of
 
 class CallPath:
     """Every part of a call's walk. `router` is the entrance, `background` what runs beside,
-    `recovery` what is run before anybody may enter.
+    `recovery` what is run before anybody may enter; `explaining` tells what became of calls.
 
     `sweeps` are run now and then, and expire what other stores hold.
     """
@@ -58,7 +59,7 @@ class CallPath:
         patterns = [reading for name in never_share for reading in readings_of(name)]
         self.sharing = SingleFlight(self.admission, self.result_cache, Epochs(), clock, patterns)
         in_flight, defects = InFlight(), Defects(events)
-        ledger = Ledger(store, limits, clock, owner=secrets.token_hex(8))
+        ledger = self.ledger = Ledger(store, limits, clock, owner=secrets.token_hex(8))
         settling = Settling(ledger, in_flight, self.sharing, tasks, clock, events, defects)
         pipeline = Pipeline(
             tools,
@@ -87,6 +88,7 @@ class CallPath:
         self.recovery = Recovery(
             ledger, in_flight, settling, pipeline, tasks, clock, events, defects
         )
+        self.explaining = Explaining(ledger, in_flight, self.sharing, tools, clock)
         self.orphaned_permits = partial(_orphaned_permits, self.admission, self.sharing)
         self.background = (
             Heartbeat(in_flight, self.sharing, clock, progress_interval_s),

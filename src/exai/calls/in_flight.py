@@ -27,6 +27,14 @@ class InFlight:
         """Tell whether this very call is under way."""
         return self.find(call.peer.session_id, call.request_id) is call
 
+    def find_all(self, principal: str, name: str) -> list[Call]:
+        """Return a principal's calls of this call id or request id that are under way."""
+        return [
+            call
+            for call in self
+            if call.peer.principal.name == principal and name in (call.call_id, call.request_id)
+        ]
+
     def of_session(self, session_id: str) -> list[Call]:
         """Return all calls of a session that are under way."""
         return list(self._sessions.get(session_id, {}).values())

@@ -16,6 +16,7 @@ from exai.core.call_store import (
     CallRecord,
     CallState,
     CallStore,
+    FoundCalls,
     SessionBounds,
     Settlement,
     summary_of,
@@ -28,6 +29,15 @@ from exai.core.replies import CallAcked, CallAnswered, CallMeta
 
 _encode = msgspec.json.Encoder().encode
 _ENCODED_AT_ONCE_BYTES = 262_144
+
+
+class LedgerStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """How full the ledger is, and how many outcomes wait to be stored."""
+
+    durable: bool
+    record_count: int
+    result_bytes: int
+    unstored_count: int
 
 
 class Ledger:
@@ -54,6 +64,11 @@ class Ledger:
         self._unstored: dict[str, _Unstored] = {}
 
     @property
+    def owner(self) -> str:
+        """Return what names this process in the records of the calls that it runs."""
+        return self._owner
+
+    @property
     def is_durable(self) -> bool:
         """Tell whether what is stored outlives this process."""
         return self._store.durable
@@ -70,10 +85,29 @@ class Ledger:
         """Return the record of a principal's request under its idempotency key."""
         return self._completed(await self._store.find_by_key(principal, idempotency_key))
 
-    async def find_all(self, principal: str, name: str) -> list[CallRecord]:
-        """Return a principal's records of this request id or call id, oldest first."""
-        found = await self._store.find_all(principal, name)
-        return [record for each in found if (record := self._completed(each))]
+    async def find_call(self, call_id: str) -> CallRecord | None:
+        """Return the record of a call."""
+        return self._completed(await self._store.find_call(call_id))
+
+    async def find_all(self, principal: str, name: str, limit: int) -> FoundCalls:
+        """Return a principal's newest calls of this request id or call id, newest first.
+
+        Their records are without what was said.
+        """
+        found = await self._store.find_all(principal, name, limit)
+        completed = [self._completed(record) or record for record in found.records]
+        unsaid = [msgspec.structs.replace(record, settlement=None) for record in completed]
+        return FoundCalls(unsaid, found.more_count)
+
+    def statistics(self) -> LedgerStatistics:
+        """Return the numbers now."""
+        stored = self._store.statistics()
+        return LedgerStatistics(
+            durable=self._store.durable,
+            record_count=stored.record_count,
+            result_bytes=stored.result_bytes,
+            unstored_count=len(self._unstored),
+        )
 
     async def unsettled(self) -> list[CallRecord]:
         """Return what has no outcome, in the order of acceptance."""

@@ -125,11 +125,12 @@ class Recovery:
     async def _outcome_of(self, follower: CallRecord) -> Outcome | None:
         """Return the outcome of the call that is the same request, if that was settled before."""
         assert follower.follows is not None
-        for earlier in await self._ledger.find_all(follower.principal, follower.follows):
-            if earlier.settlement is None:
-                return Failed(ResultUnknown("the result was erased", reason="expired").describe())
-            return earlier.settlement.outcome
-        return None
+        earlier = await self._ledger.find_call(follower.follows)
+        if earlier is None:
+            return None
+        if earlier.settlement is None:
+            return Failed(ResultUnknown("the result was erased", reason="expired").describe())
+        return earlier.settlement.outcome
 
     def _left_s(self, record: CallRecord) -> float:
         gone_s = max(0.0, self._clock.wall_s() - record.accepted_at)

@@ -5,12 +5,25 @@ Imports nothing that is heavy before a command needs it, so that `--help` is qui
 
 import sys
 from io import TextIOWrapper
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from exai.cli.exit_codes import MEANINGS
+from exai.cli.ledger_app import ledger_app
+from exai.cli.options import (
+    As,
+    ConfigFile,
+    Host,
+    HttpPort,
+    HttpUrl,
+    McpConfig,
+    Output,
+    Port,
+    StateDir,
+    Store,
+    Url,
+)
 
 _EXIT_CODES = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in MEANINGS.items())
 _EPILOG = (
@@ -29,54 +42,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="The exai.toml to read.", show_default=False),
-]
-McpConfig = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="A file with `mcpServers`.", show_default=False),
-]
-StateDir = Annotated[
-    str | None,
-    typer.Option(metavar="DIR", help="What the daemon keeps is here.", show_default=False),
-]
-Host = Annotated[
-    str | None, typer.Option(metavar="HOST", help="Listen here (127.0.0.1).", show_default=False)
-]
-Port = Annotated[
-    int | None,
-    typer.Option(metavar="PORT", help="The WebSocket port (8079).", show_default=False),
-]
-HttpPort = Annotated[
-    int | None, typer.Option(metavar="PORT", help="The HTTP port (8082).", show_default=False)
-]
-Store = Annotated[
-    str | None,
-    typer.Option(
-        metavar="KIND",
-        help="Keep accepted calls in sqlite (default), or in memory, until the end.",
-        show_default=False,
-    ),
-]
-Url = Annotated[
-    str | None,
-    typer.Option(metavar="URL", help="The daemon's ws:// address.", show_default=False),
-]
-HttpUrl = Annotated[
-    str | None,
-    typer.Option(
-        "--url", metavar="URL", help="The address of the daemon's HTTP port.", show_default=False
-    ),
-]
-As = Annotated[
-    str | None,
-    typer.Option("--as", metavar="NAME", help="Call as this principal.", show_default=False),
-]
-Output = Annotated[
-    Literal["text", "json"], typer.Option("--output", "-o", help="For people or for programs.")
-]
 
 
 @app.command(
@@ -210,6 +175,31 @@ def status(
     raise typer.Exit(run_status(command_line, url, as_, as_json=output == "json"))
 
 
+@app.command(
+    epilog="\b\nExamples:\n"
+    "  exai explain req-7\n"
+    "  exai explain req-7 -o json | jq -r '.calls[].state'"
+)
+def explain(
+    id_: Annotated[str, typer.Argument(metavar="REQUEST_ID", help="A request id, or a call id.")],
+    output: Output = "text",
+    url: HttpUrl = None,
+    as_: As = None,
+    config: ConfigFile = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Tell what became of a call: when it came, waited, ran and ended, where, and how.
+
+    Only calls of the identity that asks are known, the newest 20 of a request id. It ends with
+    11 where nothing is known.
+    """
+    from exai.cli.config_file import CommandLine
+    from exai.cli.explain_command import run_explain
+
+    command_line = CommandLine(config=config, state_dir=state_dir)
+    raise typer.Exit(run_explain(command_line, id_, url, as_, as_json=output == "json"))
+
+
 @app.command(epilog="\b\nExamples:\n  exai reload --upgrade\n  systemctl reload exai")
 def reload(
     upgrade: Annotated[
@@ -274,6 +264,8 @@ def config_(
     command_line = CommandLine(config=config, mcp_config=mcp_config, state_dir=state_dir)
     raise typer.Exit(run_config(command_line, as_json=output == "json"))
 
+
+app.add_typer(ledger_app, name="ledger")
 
 token_app = typer.Typer(no_args_is_help=True, help="Make and replace tokens.")
 app.add_typer(token_app, name="token")

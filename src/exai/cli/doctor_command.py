@@ -11,6 +11,7 @@ import msgspec
 from exai.cli.checks.daemon_checks import daemon, token
 from exai.cli.checks.evidence import Evidence, gather
 from exai.cli.checks.finding import Finding, Verdict, ok, problem, warning
+from exai.cli.checks.ledger_checks import disk_space, ledger
 from exai.cli.checks.machine_checks import certificate, descriptors, ports
 from exai.cli.checks.provider_checks import providers
 from exai.cli.checks.server_checks import mcp_servers
@@ -24,6 +25,8 @@ Check = Callable[[Evidence], Iterator[Finding]]
 
 CHECKS: dict[str, Check] = {
     "state directory": state_directory,
+    "ledger": ledger,
+    "disk space": disk_space,
     "daemon": daemon,
     "address file": address_file,
     "health file": health_file,
@@ -36,7 +39,7 @@ CHECKS: dict[str, Check] = {
 }
 """In the order in which they are told: what later ones rest on comes first."""
 
-NEED_THE_STATE_DIRECTORY = {"daemon", "address file", "health file", "token"}
+NEED_THE_STATE_DIRECTORY = {"ledger", "daemon", "address file", "health file", "token"}
 
 
 def run_doctor(command_line: CommandLine, principal: str | None, *, as_json: bool) -> ExitCode:

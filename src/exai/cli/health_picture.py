@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from exai.cli.columns import aligned, one_line
+from exai.cli.words import size_in_words
 
 _REASON_LENGTH = 160
 
@@ -28,6 +29,15 @@ class Pool(msgspec.Struct, frozen=True):
     scope: str
     limit: int
     in_use: int
+
+
+class Store(msgspec.Struct, frozen=True):
+    """The ledger: how full it is, and whether it outlives the daemon."""
+
+    record_count: int
+    result_bytes: int
+    durable: bool = True
+    unstored_count: int = 0
 
 
 class Provider(msgspec.Struct, frozen=True):
@@ -71,7 +81,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     pools: tuple[Pool, ...] = ()
     waiting_count: dict[str, int] = {}
     leaked_permits: tuple[Any, ...] | None = ()
-    store: dict[str, float] = {}
+    store: Store | None = None
     providers: tuple[Provider, ...] | None = None
     upstreams: tuple[Upstream, ...] | None = None
 
@@ -129,11 +139,10 @@ def _numbers(health: Health) -> Iterator[tuple[str, str]]:
         yield "sessions", f"{health.sessions}, {health.detached_sessions} without a connection"
     if health.tool_count is not None:
         yield "tools", str(health.tool_count)
-    if health.store:
-        count, size = health.store.get("record_count", 0), health.store.get("result_bytes", 0)
-        yield "store", f"{count:.0f} calls, {_size_in_words(size)} of results"
+    if health.store is not None:
+        yield "store", _store_in_words(health.store)
     if health.resident_bytes is not None:
-        yield "memory", _size_in_words(health.resident_bytes)
+        yield "memory", size_in_words(health.resident_bytes)
     if lag := health.loop_lag:
         longest = _time_in_words(lag.longest_s)
         yield "loop lag", f"{_time_in_words(lag.latest_s)}, at most {longest} in the last minute"
@@ -169,10 +178,11 @@ def _upstreams(health: Health) -> list[tuple[str, ...]]:
     ]
 
 
-def _size_in_words(size_bytes: float) -> str:
-    if size_bytes < 1024 * 1024:
-        return f"{size_bytes / 1024:.0f} KiB"
-    return f"{size_bytes / (1024 * 1024):.0f} MiB"
+def _store_in_words(store: Store) -> str:
+    waiting = f"; {store.unstored_count} outcomes cannot be stored" if store.unstored_count else ""
+    place = "" if store.durable else ", in memory"
+    size = size_in_words(store.result_bytes)
+    return f"{store.record_count} calls, {size} of results{place}{waiting}"
 
 
 def _time_in_words(duration_s: float) -> str:

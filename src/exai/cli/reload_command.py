@@ -13,7 +13,8 @@ from exai.cli.address_file import Address, find_address
 from exai.cli.config_faults import refuse_config
 from exai.cli.config_file import CommandLine, ConfigProblems, load_config
 from exai.cli.daemon_door import Door, NoDoor
-from exai.cli.daemon_health import NoAnswer, ask_health
+from exai.cli.daemon_health import ask_health
+from exai.cli.daemon_http import NoAnswer
 from exai.cli.exit_codes import ExitCode
 from exai.cli.successor_check import CHECK_WITHIN_S
 from exai.cli.terminal import complain, write

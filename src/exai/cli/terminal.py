@@ -1,4 +1,4 @@
-"""Writing to people and to pipes: answers to stdout, everything else to stderr.
+"""Writing to people and to pipes, answers to stdout, everything else to stderr; asking people.
 
 Knows that foreign text may hold control characters, which must not reach a terminal.
 """
@@ -28,6 +28,12 @@ def say(text: str) -> None:
 def complain(text: str) -> None:
     """Tell people what went wrong."""
     say(f"exai: {text}")
+
+
+def is_confirmed(question: str) -> bool:
+    """Ask people at the terminal; nothing but a yes is one."""
+    _write(f"{question} [y/N] ", sys.stderr)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def is_terminal(stream: TextIO | None) -> bool:

@@ -80,8 +80,8 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     may run only once starts, when an `idempotent` one starts its second attempt, and when it
     settles. `follows` is the call that is the same request by its key. `sent_at` is when a
     result was first written to a socket, where its client does not acknowledge; a restart may
-    forget it, for then the result is sent again. `settlement`
-    is gone once the state is ERASED; `erased_because` and `summary` stay.
+    forget it, for then the result is sent again. `settlement`, and the `result_bytes` that it
+    takes, are gone once the state is ERASED; `erased_because` and `summary` stay.
     """
 
     call_id: str
@@ -102,6 +102,7 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     started_at: float | None = None
     settled_at: float | None = None
     settlement: Settlement | None = None
+    result_bytes: int = 0
     summary: Summary | None = None
     sent_at: float | None = None
     erased_at: float | None = None
@@ -111,6 +112,16 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def is_unsettled(self) -> bool:
         """Tell whether the call's outcome is still to come."""
         return self.state in (CallState.ACCEPTED, CallState.RUNNING)
+
+
+class FoundCalls(msgspec.Struct, frozen=True):
+    """The newest calls of one name, newest first, and how many there are beside them.
+
+    The records are without what was said: their `request` and `settlement` are None.
+    """
+
+    records: list[CallRecord]
+    more_count: int
 
 
 class SessionBounds(msgspec.Struct, frozen=True):
@@ -176,8 +187,15 @@ class CallStore(ABC):
         """Return what is known of the request that a principal gave this key, in any session."""
 
     @abstractmethod
-    async def find_all(self, principal: str, name: str) -> list[CallRecord]:
-        """Return a principal's records of this call id or request id, oldest first."""
+    async def find_call(self, call_id: str) -> CallRecord | None:
+        """Return what is known of a call, in whatever session."""
+
+    @abstractmethod
+    async def find_all(self, principal: str, name: str, limit: int) -> FoundCalls:
+        """Return a principal's calls of this call id or request id, at most `limit`.
+
+        Of those that were accepted in one moment the one with the higher call id comes first.
+        """
 
     @abstractmethod
     async def key_count(self, principal: str) -> int:

@@ -77,6 +77,11 @@ GAUGES = (
     ),
     _one("exai_ledger_bytes", "Results that it keeps.", lambda r: r["store"]["result_bytes"]),
     _one(
+        "exai_ledger_unstored",
+        "Outcomes that could not be stored yet.",
+        lambda r: r["store"]["unstored_count"],
+    ),
+    _one(
         "exai_conversations",
         "Conversations that can be continued.",
         lambda r: r["conversations"]["conversation_count"],

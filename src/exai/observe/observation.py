@@ -10,7 +10,6 @@ from typing import Any
 
 from exai.calls.call_path import CallPath
 from exai.connections.reception import Reception
-from exai.core.call_store import CallStore
 from exai.core.clock import Clock
 from exai.core.config import Config
 from exai.core.conversation_store import ConversationStore
@@ -46,7 +45,6 @@ class Observed:
     calls: CallPath
     reception: Reception
     tools: ToolRegistry
-    store: CallStore
     conversations: ConversationStore
     providers: ProviderRegistry
     upstreams: UpstreamPool
@@ -102,8 +100,7 @@ class Observation:
                 lambda: self.monitor.permit_audit.leaked
             ),
             "result_cache": lambda _: calls.result_cache.statistics(),
-            "durable": lambda _: observed.store.durable,
-            "store": lambda _: observed.store.statistics(),
+            "store": lambda _: calls.ledger.statistics(),
             "conversations": lambda _: observed.conversations.statistics(),
             "default_model": lambda _: observed.providers.find_default(),
             "providers": for_those_who_see_everything(observed.providers.statistics),

@@ -5,8 +5,9 @@ Nothing here waits. What changes beside the call that was named is told (`Change
 whoever keeps the rest.
 """
 
-from collections import Counter, OrderedDict, defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from heapq import nlargest
 from typing import NamedTuple
 
 import msgspec
@@ -15,11 +16,13 @@ from exai.core.call_store import (
     CallRecord,
     CallState,
     ErasedBecause,
+    FoundCalls,
     SessionBounds,
     SessionUsage,
     Summary,
 )
 from exai.stores.by_time import ByTime
+from exai.stores.kept import Kept
 
 RECORDS_PER_TURN = 1000
 """How many may change before others have their turn."""
@@ -39,12 +42,11 @@ class Changes:
 
 
 class StoredCall(NamedTuple):
-    """A call as it was stored. `size_bytes` is that of its result; `rank` orders results that
-    settled or left their session, and tombstones, as it happened.
+    """A call as it was stored. `rank` orders results that settled or left their session, and
+    tombstones, as it happened.
     """
 
     record: CallRecord
-    size_bytes: int
     rank: int
 
 
@@ -59,13 +61,12 @@ class CallIndex:
         self.result_bytes = 0
         self._records: dict[str, CallRecord] = {}
         self._by_session: defaultdict[str, dict[str, str]] = defaultdict(dict)
-        self._by_key: dict[tuple[str, str], str] = {}
-        self._key_count: Counter[str] = Counter()
+        self._by_key: defaultdict[str, dict[str, str]] = defaultdict(dict)
         self._settled_at = ByTime()
         self._erased_at = ByTime()
         self._keyed_at = ByTime()
-        self._of_session: defaultdict[str, _Kept] = defaultdict(_Kept)
-        self._of_principal: defaultdict[str, _Kept] = defaultdict(_Kept)
+        self._of_session: defaultdict[str, Kept] = defaultdict(Kept)
+        self._of_principal: defaultdict[str, Kept] = defaultdict(Kept)
         self._bytes_of_principal: Counter[str] = Counter()
 
     def __len__(self) -> int:
@@ -84,17 +85,23 @@ class CallIndex:
 
     def find_by_key(self, principal: str, idempotency_key: str) -> CallRecord | None:
         """Return the record of the request that a principal gave this key."""
-        call_id = self._by_key.get((principal, idempotency_key))
+        call_id = self._by_key.get(principal, {}).get(idempotency_key)
         return None if call_id is None else self._records[call_id]
 
-    def find_all(self, principal: str, name: str) -> list[CallRecord]:
-        """Go through all records; return a principal's of this id or request id, oldest first."""
+    def find_all(self, principal: str, name: str, limit: int) -> FoundCalls:
+        """Ask every session, and every key of the principal; a session may have ended."""
+        in_sessions = [ids[name] for ids in self._by_session.values() if name in ids]
+        of_keys = self._by_key.get(principal, {}).values()
         found = [
             record
-            for record in self._records.values()
-            if record.principal == principal and name in (record.call_id, record.request_id)
+            for call_id in {name, *in_sessions, *of_keys}
+            if (record := self._records.get(call_id)) is not None
+            and record.principal == principal
+            and name in (record.call_id, record.request_id)
         ]
-        return sorted(found, key=lambda record: record.accepted_at)
+        newest = nlargest(limit, found, key=lambda record: (record.accepted_at, record.call_id))
+        said_nothing = [msgspec.structs.replace(record, request=None) for record in newest]
+        return FoundCalls(said_nothing, len(found) - len(newest))
 
     def unsettled(self) -> list[CallRecord]:
         """Return the records without an outcome, oldest first."""
@@ -102,7 +109,7 @@ class CallIndex:
 
     def key_count(self, principal: str) -> int:
         """Return how many keys of a principal are remembered."""
-        return self._key_count[principal]
+        return len(self._by_key.get(principal, {}))
 
     def principal_result_bytes(self, principal: str) -> int:
         """Return how large a principal's results are together, over all its sessions."""
@@ -115,7 +122,7 @@ class CallIndex:
 
     def usage(self, session_id: str) -> SessionUsage:
         """Return how many results a session has, and how large they are together."""
-        kept = self._of_session.get(session_id, _Kept())
+        kept = self._of_session.get(session_id, Kept())
         return SessionUsage(len(kept.result_bytes), kept.total_bytes)
 
     def accept(self, record: CallRecord) -> CallRecord | None:
@@ -154,7 +161,12 @@ class CallIndex:
         if record is None or not record.is_unsettled:
             return False
         self._records[call_id] = msgspec.structs.replace(
-            record, state=CallState.SETTLED, request=None, settled_at=now, summary=summary
+            record,
+            state=CallState.SETTLED,
+            request=None,
+            settled_at=now,
+            summary=summary,
+            result_bytes=size_bytes,
         )
         self._settled_at.add(call_id, now)
         if record.idempotency_key is not None:
@@ -198,6 +210,7 @@ class CallIndex:
             state=CallState.RUNNING if record.attempt else CallState.ACCEPTED,
             settled_at=None,
             summary=None,
+            result_bytes=0,
             sent_at=None,
         )
 
@@ -234,7 +247,7 @@ class CallIndex:
 
     def trim_keyed(self, principal: str, max_bytes: int, now: float) -> Changes:
         """Erase the oldest results that only their keys keep."""
-        changes, kept = Changes(), self._of_principal.get(principal, _Kept())
+        changes, kept = Changes(), self._of_principal.get(principal, Kept())
         while kept.total_bytes > max_bytes:
             self._erase(kept.oldest_result, "expired", now, changes)
         return changes
@@ -271,10 +284,10 @@ class CallIndex:
             for call in sorted(stored, key=lambda call: call.rank)
             if call.record.call_id in self._records
         ]
-        for record, size_bytes, _ in by_rank:
+        for record, _ in by_rank:
             if record.state is CallState.SETTLED:
-                self._account_of(record).add_result(record.call_id, size_bytes)
-                self._count_bytes(record, size_bytes)
+                self._account_of(record).add_result(record.call_id, record.result_bytes)
+                self._count_bytes(record, record.result_bytes)
             elif record.erased_at is not None and record.idempotency_key is None:
                 self._erased_at.add(record.call_id, record.erased_at)
                 self._account_of(record).tombstones[record.call_id] = None
@@ -308,21 +321,20 @@ class CallIndex:
         if record.session_id:
             self._by_session[record.session_id][record.request_id] = record.call_id
         if record.idempotency_key is not None:
-            self._by_key[record.principal, record.idempotency_key] = record.call_id
-            self._key_count[record.principal] += 1
+            self._by_key[record.principal][record.idempotency_key] = record.call_id
 
     def _trim(
         self, session_id: str, bounds: SessionBounds, now: float, changes: Changes
     ) -> Changes:
         """Erase and forget a session's oldest while it has too many, or too large ones."""
-        kept = self._of_session.get(session_id, _Kept())
+        kept = self._of_session.get(session_id, Kept())
         while len(kept.sent) > bounds.max_results or kept.sent_bytes > bounds.max_result_bytes:
             self._erase(next(iter(kept.sent)), "expired", now, changes)
         while len(kept.tombstones) > bounds.max_tombstones:
             self._forget(next(iter(kept.tombstones)), changes)
         return changes
 
-    def _account_of(self, record: CallRecord) -> "_Kept":
+    def _account_of(self, record: CallRecord) -> "Kept":
         """Return where a record's result counts: in its session, or after that by its key."""
         of_session = self._by_session.get(record.session_id, {})
         if of_session.get(record.request_id) == record.call_id:
@@ -344,6 +356,7 @@ class CallIndex:
         record = self._records[call_id] = msgspec.structs.replace(
             self._records[call_id],
             state=CallState.ERASED,
+            result_bytes=0,
             erased_because=because,
             erased_at=now,
         )
@@ -365,10 +378,7 @@ class CallIndex:
         if of_session.get(record.request_id) == call_id:
             del of_session[record.request_id]
         if record.idempotency_key is not None:
-            del self._by_key[record.principal, record.idempotency_key]
-            self._key_count[record.principal] -= 1
-            if not self._key_count[record.principal]:
-                del self._key_count[record.principal]
+            del self._by_key[record.principal][record.idempotency_key]
         self._drop_what_is_empty(record)
         changes.forgotten.append(call_id)
 
@@ -385,50 +395,9 @@ class CallIndex:
         ):
             if name in accounts and accounts[name].is_empty:
                 del accounts[name]
-        if not self._by_session.get(record.session_id, True):
-            del self._by_session[record.session_id]
-
-
-class _Kept:
-    """What is kept for one session or principal, oldest first: results by size, tombstones.
-
-    `sent` are the results that their session was sent.
-    """
-
-    def __init__(self) -> None:
-        # The oldest is popped often, which a plain dict makes slower the more it held.
-        self.result_bytes: OrderedDict[str, int] = OrderedDict()
-        self.tombstones: OrderedDict[str, None] = OrderedDict()
-        self.total_bytes = 0
-        self.sent: OrderedDict[str, None] = OrderedDict()
-        self.sent_bytes = 0
-
-    @property
-    def is_empty(self) -> bool:
-        return not self.result_bytes and not self.tombstones
-
-    @property
-    def oldest_result(self) -> str:
-        return next(iter(self.result_bytes))
-
-    def add_result(self, call_id: str, size_bytes: int) -> None:
-        self.result_bytes[call_id] = size_bytes
-        self.total_bytes += size_bytes
-
-    def mark_sent(self, call_id: str) -> None:
-        if call_id not in self.sent:
-            self.sent[call_id] = None
-            self.sent_bytes += self.result_bytes[call_id]
-
-    def forget_sent(self) -> None:
-        self.sent.clear()
-        self.sent_bytes = 0
-
-    def forget(self, call_id: str) -> int:
-        """Drop whatever there is of a call; return how many bytes its result had."""
-        size_bytes = self.result_bytes.pop(call_id, 0)
-        if self.sent.pop(call_id, size_bytes) is None:
-            self.sent_bytes -= size_bytes
-        self.total_bytes -= size_bytes
-        self.tombstones.pop(call_id, None)
-        return size_bytes
+        for names, name in (
+            (self._by_session, record.session_id),
+            (self._by_key, record.principal),
+        ):
+            if not names.get(name, True):
+                del names[name]

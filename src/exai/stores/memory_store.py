@@ -8,6 +8,7 @@ import msgspec
 from exai.core.call_store import (
     CallRecord,
     CallStore,
+    FoundCalls,
     SessionBounds,
     SessionUsage,
     Settlement,
@@ -71,11 +72,14 @@ class MemoryCallStore(CallStore):
         found = self._index.find_by_key(principal, idempotency_key)
         return None if found is None else await self._whole(found)
 
-    async def find_all(self, principal: str, name: str) -> list[CallRecord]:
-        """Look through all records."""
-        found = self._index.find_all(principal, name)
-        encoded = [self._settlements.get(record.call_id) for record in found]
-        return [await _whole(*each) for each in zip(found, encoded, strict=True)]
+    async def find_call(self, call_id: str) -> CallRecord | None:
+        """Return what is known of a call."""
+        found = self._index.get(call_id)
+        return None if found is None else await self._whole(found)
+
+    async def find_all(self, principal: str, name: str, limit: int) -> FoundCalls:
+        """Return a principal's calls of this name."""
+        return self._index.find_all(principal, name, limit)
 
     async def unsettled(self) -> list[CallRecord]:
         """Look through all records."""
@@ -145,15 +149,12 @@ class MemoryCallStore(CallStore):
         return len(changes.erased)
 
     async def _whole(self, record: CallRecord) -> CallRecord:
-        return await _whole(record, self._settlements.get(record.call_id))
-
-
-async def _whole(record: CallRecord, encoded: bytes | None) -> CallRecord:
-    """Return a record with its settlement, if it has one; a large one is read in a thread."""
-    if encoded is None:
-        return record
-    if len(encoded) > _DECODED_AT_ONCE_BYTES:
-        settlement = await asyncio.to_thread(_decode, encoded)
-    else:
-        settlement = _decode(encoded)
-    return msgspec.structs.replace(record, settlement=settlement)
+        """Return a record with its settlement, if it has one; a large one is read in a thread."""
+        encoded = self._settlements.get(record.call_id)
+        if encoded is None:
+            return record
+        if len(encoded) > _DECODED_AT_ONCE_BYTES:
+            settlement = await asyncio.to_thread(_decode, encoded)
+        else:
+            settlement = _decode(encoded)
+        return msgspec.structs.replace(record, settlement=settlement)

@@ -18,8 +18,8 @@ a while longer: until it is used again from its beginning, or the database is cl
 
 import os
 import sqlite3
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
@@ -29,6 +29,7 @@ from exai.stores.sqlite_schema import MIGRATIONS
 Synchronous = Literal["normal", "full"]
 
 FILE_NAME = "ledger.sqlite3"
+LOG_NAME = f"{FILE_NAME}-wal"
 _APPLICATION_ID = 0x45584149  # "EXAI"
 _OLDEST_SQLITE = (3, 37)  # STRICT tables
 _BUSY_TIMEOUT_MS = 5000  # whoever looks at the file beside us lets go of it in this time
@@ -58,7 +59,8 @@ def open_database(
     path = directory / FILE_NAME
     try:
         _make_private(path)
-        version = _checked_version(path, len(migrations))
+        with closing(_connect_to_read(path)) as connection:
+            version = _checked_version(connection, path, len(migrations), is_thorough=True)
         return _connect(path, synchronous, migrations[version:], version)
     except (OSError, sqlite3.Error) as error:
         raise _unusable(path, error) from error
@@ -69,10 +71,29 @@ def rehearse_database(directory: Path, *, migrations: Sequence[str] = MIGRATIONS
 
     Whether it is sound is not looked at: that takes the longer the larger it is.
     """
+    with reading_database(directory, newest=len(migrations)):
+        pass
+
+
+@contextmanager
+def reading_database(
+    directory: Path, *, is_thorough: bool = False, newest: int = len(MIGRATIONS)
+) -> Iterator[sqlite3.Connection | None]:
+    """Open the database to look into it, also while a daemon uses it; None where there is none.
+
+    Nothing is written to it. `is_thorough` looks whether it is sound, too, which takes the
+    longer the larger it is. Raises `DatabaseUnusable`, also for what is found out while the
+    context is open.
+    """
     path = directory / FILE_NAME
     try:
-        if path.exists():
-            _checked_version(path, len(migrations), is_thorough=False)
+        if not path.exists():
+            yield None
+            return
+        with closing(_connect_to_read(path)) as connection:
+            version = _checked_version(connection, path, newest, is_thorough=is_thorough)
+            connection.execute("BEGIN")  # so that all that is read is of one moment
+            yield connection if version else None
     except (OSError, sqlite3.Error) as error:
         raise _unusable(path, error) from error
 
@@ -91,22 +112,28 @@ def _make_private(path: Path) -> None:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
-def _checked_version(path: Path, newest: int, *, is_thorough: bool = True) -> int:
-    """Return the version of a sound database of ours, without a write to it."""
-    if path.stat().st_size == 0:
-        return 0
-    # A connection that may write would move the log into the file when it is closed, and one
-    # that knows of no log leaves an empty one.
-    has_log = path.with_name(f"{FILE_NAME}-wal").exists()
+def _connect_to_read(path: Path) -> sqlite3.Connection:
+    """Return a connection that writes nothing.
+
+    One that may write would move the log into the file when it is closed, and one that knows of
+    no log leaves an empty one.
+    """
+    has_log = path.with_name(LOG_NAME).exists()
     address = f"file:{quote(str(path))}?{'mode=ro' if has_log else 'immutable=1'}"
-    with closing(sqlite3.connect(address, uri=True)) as connection:
-        if is_thorough:
-            (fault,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-            if fault != "ok":
-                raise sqlite3.DatabaseError(fault.splitlines()[-1])
-        (owner,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        is_empty = connection.execute("SELECT 1 FROM sqlite_schema").fetchone() is None
+    return sqlite3.connect(address, uri=True, isolation_level=None)
+
+
+def _checked_version(
+    connection: sqlite3.Connection, path: Path, newest: int, *, is_thorough: bool
+) -> int:
+    """Return the version of a database of ours, 0 for an empty one."""
+    if is_thorough:
+        (fault,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if fault != "ok":
+            raise sqlite3.DatabaseError(fault.splitlines()[-1])
+    (owner,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    is_empty = connection.execute("SELECT 1 FROM sqlite_schema").fetchone() is None
     if owner != _APPLICATION_ID and not is_empty:
         raise DatabaseUnusable(
             f"{path} is the database of another program; move it away, or choose another "

@@ -24,6 +24,7 @@ from exai.core.call_store import (
     CallRecord,
     CallState,
     CallStore,
+    FoundCalls,
     SessionBounds,
     SessionUsage,
     Settlement,
@@ -66,6 +67,7 @@ _ERASE = """
 # It may be carried out late, after the call has settled.
 _LEAVE = "UPDATE calls SET session_id = NULL, rank = max(rank, ?) WHERE number = ?"
 _FORGET = "DELETE FROM calls WHERE number = ?"
+_STATE = "SELECT state FROM calls WHERE number = ?"
 _WHAT_WAS_SAID = "SELECT request, settlement FROM calls WHERE number = ?"
 _IS_STORED = "SELECT 1 FROM calls WHERE number = ?"
 _ALL = f"""
@@ -158,9 +160,24 @@ class SqliteCallStore(CallStore):
         found = self._index.find_by_key(principal, idempotency_key)
         return None if found is None else await self._whole(found)
 
-    async def find_all(self, principal: str, name: str) -> list[CallRecord]:
-        """Look through all records."""
-        return await self._all_whole(self._index.find_all(principal, name))
+    async def find_call(self, call_id: str) -> CallRecord | None:
+        """Return what is known of a call."""
+        found = self._index.get(call_id)
+        return None if found is None else await self._whole(found)
+
+    async def find_all(self, principal: str, name: str, limit: int) -> FoundCalls:
+        """Return a principal's calls of this name, but for those that could not be stored."""
+        found = self._index.find_all(principal, name, limit)
+        numbers = [self._numbers[record.call_id] for record in found.records]
+        states = await self._database.submit(
+            lambda connection: [
+                connection.execute(_STATE, (number,)).fetchone() for number in numbers
+            ]
+        )
+        pairs = zip(found.records, states, strict=True)
+        told = [self._as_stored(record, *(row or (None,))) for record, row in pairs]
+        records = [record for record in told if record is not None]
+        return FoundCalls(records, found.more_count)
 
     async def unsettled(self) -> list[CallRecord]:
         """Look through all records."""
@@ -287,6 +304,13 @@ class SqliteCallStore(CallStore):
     def _put_off(self, part: _Due) -> None:
         self._due += part
 
+    def _as_stored(self, record: CallRecord, state: str | None) -> CallRecord | None:
+        """Return a record, or as it is now where it could not be stored so."""
+        could_not_settle = record.state is CallState.SETTLED and state != CallState.SETTLED
+        if record.state is not CallState.ERASED and (state is None or could_not_settle):
+            return self._index.get(record.call_id)
+        return record
+
     async def _whole(self, record: CallRecord) -> CallRecord | None:
         """Return a record with what was said; None: its acceptance could not be stored.
 
@@ -383,9 +407,10 @@ def _stored_call(rank: int, size_bytes: int | None, *columns: Any) -> StoredCall
         attempt=attempt,
         started_at=started_at,
         settled_at=settled_at,
+        result_bytes=size_bytes or 0,
         summary=None if summary is None else _decode_summary(summary),
         sent_at=sent_at,
         erased_at=erased_at,
         erased_because=because,
     )
-    return StoredCall(record, size_bytes or 0, rank)
+    return StoredCall(record, rank)

@@ -103,6 +103,11 @@ class ToolRegistry:
         """Tell whether there is a tool of this very name."""
         return name in self._tools
 
+    def provider_of(self, name: str) -> str | None:
+        """Return who serves the tool of this very name."""
+        tool = self._tools.get(name)
+        return None if tool is None else tool.spec.provider
+
     def visible_to(self, principal: Principal) -> list[ToolSpec]:
         """Return the specs of all tools that `principal` may use, by name."""
         return [self._tools[name].spec for name in sorted(self._tools) if principal.may_use(name)]

@@ -3,20 +3,18 @@
 Knows paths, statuses and who may see what; asks others how the daemon fares.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from exai.core.identity import Principal
+from exai.transports.json_responses import json_response, unauthorized
 from exai.transports.upgrade_rules import bearer_token_of
 
 _METRICS_TYPE = "text/plain; version=0.0.4"
-
-_encode = msgspec.json.Encoder().encode
 
 
 def health_routes(
@@ -36,23 +34,23 @@ def health_routes(
     """
 
     async def livez(request: Request) -> Response:
-        return _json({"status": "ok"})
+        return json_response({"status": "ok"})
 
     async def readyz(request: Request) -> Response:
         parts = blocked_by()
         body = {"status": "not ready" if parts else "ok", "blocked_by": parts}
-        return _json(body, 503 if parts else 200)
+        return json_response(body, 503 if parts else 200)
 
     async def whole_health(request: Request) -> Response:
         principal = authenticate(bearer_token_of(request.headers.items()))
-        return _json({"status": status()} if principal is None else health(principal))
+        return json_response({"status": status()} if principal is None else health(principal))
 
     async def all_metrics(request: Request) -> Response:
         principal = authenticate(bearer_token_of(request.headers.items()))
         if principal is None:
-            return _json({"error": "unauthorized"}, 401, {"www-authenticate": "Bearer"})
+            return unauthorized()
         if not principal.sees_everything:
-            return _json({"error": "forbidden"}, 403)
+            return json_response({"error": "forbidden"}, 403)
         return Response(await metrics(), media_type=_METRICS_TYPE)
 
     return [
@@ -61,14 +59,3 @@ def health_routes(
         Route("/health", whole_health),
         Route("/metrics", all_metrics),
     ]
-
-
-def _json(
-    body: dict[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
-) -> Response:
-    return Response(
-        _encode(body),
-        status,
-        headers={"cache-control": "no-store", **(headers or {})},
-        media_type="application/json",
-    )

@@ -10,7 +10,8 @@ import msgspec
 from exai.cli.address_file import Address, find_address
 from exai.cli.config_file import LoadedConfig
 from exai.cli.daemon_door import Door, NoDoor, find_http_door
-from exai.cli.daemon_health import HealthAnswer, NoAnswer, ask_health
+from exai.cli.daemon_health import HealthAnswer, ask_health
+from exai.cli.daemon_http import NoAnswer
 from exai.cli.health_picture import Health, UnknownShape, read_health
 from exai.stores.instance_lock import Holder, find_holder
 

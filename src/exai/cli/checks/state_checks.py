@@ -15,7 +15,7 @@ _OTHERS_WRITE, _OTHERS_LOOK = 0o022, 0o077
 def state_directory(evidence: Evidence) -> Iterator[Finding]:
     """Is it there, ours, and closed to others? Or can it be made?"""
     name, path = "state directory", evidence.loaded.config.state_dir
-    place = _nearest(path)
+    place = nearest(path)
     if not place.is_dir():
         yield problem(name, f"{place} is no directory", "choose another with --state-dir")
     elif not os.access(place, os.W_OK | os.X_OK):
@@ -73,6 +73,6 @@ def health_file(evidence: Evidence) -> Iterator[Finding]:
         yield ok(name, f"{max(0.0, age_s):.0f} s old")
 
 
-def _nearest(path: Path) -> Path:
+def nearest(path: Path) -> Path:
     """Return the path, or the nearest one above it that is there."""
     return next(place for place in (path, *path.parents) if os.path.lexists(place))
