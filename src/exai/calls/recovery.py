@@ -93,12 +93,9 @@ class Recovery:
     async def _settled_attempts(self, unsettled: Sequence[CallRecord]) -> dict[str, int]:
         """Return how often the work had begun of requests whose first call has settled."""
         own = {record.call_id for record in unsettled}
-        followers = [r for r in unsettled if r.follows is not None and r.follows not in own]
-        return {
-            first.call_id: first.attempt
-            for each in followers
-            for first in await self._ledger.find_all(each.principal, each.follows or "")
-        }
+        firsts = {r.follows for r in unsettled if r.follows is not None} - own
+        found = [await self._ledger.find_call(call_id) for call_id in firsts]
+        return {first.call_id: first.attempt for first in found if first is not None}
 
     async def _end_of(
         self,

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from exai.cli.columns import aligned, one_line
 from exai.cli.words import duration_in_words, moment_in_words, size_in_words
-from exai.core.call_store import SUCCESS
 from exai.core.explanation import CallStage, ExplainedCall, Explanation
+from exai.core.outcomes import SUCCESS
 
 _Row = tuple[str, str]
 

@@ -49,7 +49,7 @@ class Upgrade:
             self._events.emit(UpgradeAsked())
             fault = await find_fault(self._daemon.estate)
             if self._stop.is_set():
-                return  # told to end meanwhile
+                return  # told to end during the check: the ports may be closed by now
             if fault is None:
                 await self._make_room()
             else:
@@ -66,8 +66,6 @@ class Upgrade:
         return True
 
     async def _make_room(self) -> None:
-        if self._stop.is_set():  # told to end during the check: the ports may be closed by now
-            return
         inheritance = await self._daemon.hand_over()
         if self._stop.is_set():  # told to end meanwhile
             inheritance.close()

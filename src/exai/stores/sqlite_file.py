@@ -106,10 +106,14 @@ def _unusable(path: Path, error: Exception) -> DatabaseUnusable:
 
 
 def _make_private(path: Path) -> None:
-    """Make an empty file that only we can read, unless there is one; what lies beside it
-    inherits that.
+    """Have a file that only we can read, empty if there was none; what lies beside it inherits
+    that.
     """
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(file, 0o600)
+    finally:
+        os.close(file)
 
 
 def _connect_to_read(path: Path) -> sqlite3.Connection:
