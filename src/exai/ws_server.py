@@ -73,12 +73,20 @@ class Daemon:
         self._providers = self._build_providers()
         self.stores = stores
         self._calls = self._build_call_path()
-        self._reception = self._build_reception()
+        self._reception = Reception(
+            config,
+            SERVER,
+            self._calls.router,
+            stores.sessions,
+            durable=stores.calls.durable,
+            tasks=self._tasks,
+            clock=clock,
+            events=self._events,
+        )
         self._sessions, self._tokens = self._reception.sessions, self._reception.tokens
         self._observation = self._build_observation()
-        self._doors = Doors(
-            config.server, self._reception.serve, self._build_routes(), self._events
-        )
+        routes = self._build_routes()
+        self._doors = Doors(config.server, self._reception.serve, routes, self._events)
         self._lock = InstanceLock(config.state_dir)
 
     async def run(
@@ -259,18 +267,6 @@ class Daemon:
             health=lambda principal: self._observation.health.report(principal),
             progress_interval_s=self._config.server.progress_interval_s,
             sweeps=[lambda: self.stores.conversations.expire(self._clock.wall_s(), ttl_s)],
-        )
-
-    def _build_reception(self) -> Reception:
-        return Reception(
-            self._config,
-            SERVER,
-            self._calls.router,
-            self.stores.sessions,
-            durable=self.stores.calls.durable,
-            tasks=self._tasks,
-            clock=self._clock,
-            events=self._events,
         )
 
     def _build_routes(self) -> list[BaseRoute]:

@@ -237,14 +237,17 @@ def _heed_signals(stop: asyncio.Event, upgrade: Upgrade, around: _Surroundings) 
 
 
 def _tell_ready(config: Config, address: DaemonAddress, token_whereabouts: str) -> None:
-    websocket_url, http_url = address
-    try:
-        leave_address(config.state_dir, websocket_url, http_url, config.server.tls_certificate)
-        write(
-            f"exai {version('exai')} is ready: {websocket_url}, {http_url}; {token_whereabouts}\n"
-        )
-    except OSError as error:  # it serves all the same, whoever wanted to know
-        complain(f"warning: cannot say that the daemon is ready: {error}")
+    ws, http = address
+    ready = f"exai {version('exai')} is ready: {ws}, {http}; {token_whereabouts}\n"
+    certificate = config.server.tls_certificate
+    for tell in (
+        partial(leave_address, config.state_dir, ws, http, certificate),
+        partial(write, ready),
+    ):
+        try:
+            tell()
+        except OSError as error:  # it serves all the same, whoever wanted to know
+            complain(f"warning: cannot say that the daemon is ready: {error}")
 
 
 def _tell_refused(config: Config, reason: str) -> None:

@@ -13,6 +13,7 @@ import asyncio
 import itertools
 import sqlite3
 from collections import deque
+from contextlib import suppress
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
@@ -105,7 +106,8 @@ class SqliteCallStore(CallStore):
         self._next_number = itertools.count(1 + max(self._numbers.values(), default=0))
         self._next_rank = itertools.count(1 + max((call.rank for _, call in stored), default=0))
         if changes:
-            await self._drop(changes)
+            with suppress(ServiceUnavailable):  # on a full disk: it is done with the next change
+                await self._drop(changes)
 
     @property
     def ledger_id(self) -> str:
