@@ -1,5 +1,6 @@
 """One connection of a client that means no good: it may end in the middle of anything."""
 
+from contextlib import suppress
 from typing import Any, Self
 
 import msgspec
@@ -67,7 +68,8 @@ class MeanLink:
         payload = _encode({"op": op, **fields})
         assert 125 < len(payload) < 65_536, "what is sent by halves has a header of one form"
         header = bytes([0x81, 0x80 | 126]) + len(payload).to_bytes(2, "big") + bytes(4)
-        self._socket.transport.write(header + payload[: len(payload) // 2])
+        with suppress(RuntimeError):  # as asyncio says that the other side has just ended it
+            self._socket.transport.write(header + payload[: len(payload) // 2])
         self._socket.transport.close()
 
     def cut(self) -> None:

@@ -4,8 +4,9 @@ from bench.runs import Group, Load
 from bench.scenario import MIB, Cell, Results, Scale, Scenario, Target, at_least, at_most, table
 from bench.server_process import Server, exai, fastmcp, mcp_sdk, websocket_floor
 
-EXAI = exai()
-ACKED = exai("exai, results acknowledged")
+# In memory, as those beside it: what more it costs to lose nothing is `durability`.
+EXAI = exai(EXAI_STORE_KIND="memory")
+ACKED = exai("exai, results acknowledged", EXAI_STORE_KIND="memory")
 FLOORS = [websocket_floor("handler"), websocket_floor("echo")]
 PEERS = [
     mcp_sdk("stateless", "mcp_modern", "MCP SDK, stateless, 2026-07-28"),
