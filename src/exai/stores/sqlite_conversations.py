@@ -42,8 +42,8 @@ _GROW = f"""
 _SHRINK = "UPDATE conversations SET text_bytes = text_bytes - ? WHERE number = ?"
 _OLDEST_TURNS = """
     SELECT number, text_bytes FROM turns
-    WHERE conversation = ?1
-        AND number < (SELECT max(number) FROM turns WHERE conversation = ?1)
+    WHERE conversation = ?
+        AND number < (SELECT max(number) FROM turns WHERE conversation = ?)
     ORDER BY number
 """
 _DROP_TURNS = "DELETE FROM turns WHERE conversation = ? AND number <= ?"
@@ -204,7 +204,7 @@ def _make_room(
 def _drop_turns(connection: sqlite3.Connection, number: int, excess_bytes: int) -> None:
     """Drop the oldest turns until no excess is left, but never the newest."""
     dropped_bytes, last = 0, 0
-    for turn, size_bytes in connection.execute(_OLDEST_TURNS, (number,)):
+    for turn, size_bytes in connection.execute(_OLDEST_TURNS, (number, number)):
         if dropped_bytes >= excess_bytes:
             break
         dropped_bytes += size_bytes
