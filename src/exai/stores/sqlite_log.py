@@ -2,8 +2,8 @@
 
 By itself SQLite does that within a commit, which then waits for the disk, as does everybody
 behind it. Only when all of the log is in the file does it begin anew, and while calls come
-that is never so; so the writer moves what came meanwhile, which is little. Where the log grows faster than it is
-moved, the writer waits.
+that is never so; so the writer moves what came meanwhile, which is little. Where the log
+grows faster than it is moved, the writer waits.
 """
 
 import sqlite3
