@@ -84,12 +84,7 @@ class Pipeline:
         call.spec = tool.spec
         call.is_idempotent = call.is_idempotent and tool.spec.policy.idempotent
         if call.attempt > 1 and not call.is_idempotent:
-            raise CallInterrupted(
-                "the daemon ended while the call ran, whose tool may be repeated no more; it may "
-                "have had its effect",
-                retryable=False,
-                **call.possible_effect(),
-            )
+            raise CallInterrupted(may_have_run=bool(call.possible_effect()))
         other = next((each for each in same_request if self._sharing.is_aboard(each)), None)
         if other is None:
             self._sharing.board(call, tool, demand, self._limit_s(tool))

@@ -116,7 +116,8 @@ class Recovery:
             return Failed(_too_late(record).describe())
         has_run = record.state is CallState.RUNNING
         if record.request is None or (has_run and not _may_run_again(record)):
-            return Failed(_interrupted(record).describe())
+            interrupted = CallInterrupted(may_have_run=bool(_possible_effect(record)))
+            return Failed(interrupted.describe())
         return None
 
     async def _outcome_of(self, follower: CallRecord) -> Outcome | None:
@@ -207,14 +208,6 @@ def _may_run_again(record: CallRecord) -> bool:
 def _possible_effect(record: CallRecord) -> dict[str, bool]:
     has_run = record.state is CallState.RUNNING
     return {"may_have_run": True} if has_run and not record.idempotent else {}
-
-
-def _interrupted(record: CallRecord) -> ExaiError:
-    effect = _possible_effect(record)
-    told = "; it may have had its effect" if effect else ""
-    return CallInterrupted(
-        f"the daemon ended while the call ran{told}", retryable=not effect, **effect
-    )
 
 
 def _too_late(record: CallRecord) -> ExaiError:

@@ -25,7 +25,7 @@ from exai.core.errors import (
     CallCancelled,
     CallInterrupted,
     ExaiError,
-    ServiceUnavailable,
+    daemon_stopping,
 )
 from exai.core.events import Whose
 from exai.core.identity import Principal
@@ -172,7 +172,7 @@ class RequestRouter:
         self._tools.stop_waiting()
         for call in self._in_flight:
             if not self._ledger.is_durable and call.is_waiting:
-                self._settling.end(call, ServiceUnavailable("the daemon is stopping"))
+                self._settling.end(call, daemon_stopping())
         # Not one by one: work must not begin for a call while the next process is left another
         # of the same key, and will do it.
         while arriving := next((c for c in self._in_flight if not c.is_accepted), None):
@@ -186,7 +186,8 @@ class RequestRouter:
         is_first_run = call.is_idempotent and call.attempt == 1
         may_run_later = self._ledger.is_durable and (call.is_waiting or is_first_run)
         if not (may_run_later and self._settling.set_aside(call)):
-            self._settling.end(call, _interrupted(call))
+            may_have_run = bool(call.possible_effect())
+            self._settling.end(call, CallInterrupted(may_have_run=may_have_run))
 
     def _call_tool(self, peer: Peer, request: CallTool) -> None:
         request_id = request.request_id or f"exai-{secrets.token_hex(8)}"
@@ -222,7 +223,7 @@ class RequestRouter:
             self._answer_again(call, known, conflict(call.request_id))
         elif not await self._find_by_key(call):
             if self._is_draining:
-                raise _stopping()
+                raise daemon_stopping()
             await self._pipeline.board(call)
 
     async def _find_by_key(self, call: Call) -> bool:
@@ -243,7 +244,7 @@ class RequestRouter:
             return False
         if known.is_unsettled and known.arguments_digest == call.digest:
             # It was left to the next process, which would know nothing of this request.
-            raise _stopping()
+            raise daemon_stopping()
         self._answer_again(call, known, refusal)
         return True
 
@@ -324,17 +325,5 @@ class RequestRouter:
         peer.send(HealthReported(request.request_id, self._health(peer.principal)))
 
 
-def _stopping() -> ServiceUnavailable:
-    return ServiceUnavailable("the daemon is stopping; reconnect and try again")
-
-
 def _refused(request_id: str, error: ExaiError) -> CallAnswered:
     return CallAnswered(request_id, Failed(error.describe()))
-
-
-def _interrupted(call: Call) -> CallInterrupted:
-    effect = call.possible_effect()
-    told = "; it may have had its effect" if effect else ""
-    return CallInterrupted(
-        f"the daemon stopped while the call ran{told}", retryable=not effect, **effect
-    )

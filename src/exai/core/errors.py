@@ -150,9 +150,16 @@ class CallCancelled(ExaiError):
 
 
 class CallInterrupted(ExaiError):
-    """The daemon ended while the call ran; it may or may not have had its effect."""
+    """The daemon ended while the call ran; whether it `may_have_run` matters if not idempotent."""
 
     code = ErrorCode.INTERRUPTED
+
+    def __init__(self, *, may_have_run: bool) -> None:
+        told = "; it may have had its effect" if may_have_run else ""
+        effect = {"may_have_run": True} if may_have_run else {}
+        super().__init__(
+            f"the daemon ended while the call ran{told}", retryable=not may_have_run, **effect
+        )
 
 
 class ToolFailed(ExaiError):
@@ -202,3 +209,8 @@ class ServiceUnavailable(ExaiError):
 
     code = ErrorCode.SERVICE_UNAVAILABLE
     retryable = True
+
+
+def daemon_stopping() -> ServiceUnavailable:
+    """Return the refusal of a daemon that ends, and begins nothing new."""
+    return ServiceUnavailable("the daemon is stopping; reconnect and try again")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exai.core.config import LocalModelConfig, Secret
-from exai.core.errors import NotConfigured, ProviderFailed, ServiceUnavailable
+from exai.core.errors import NotConfigured, ProviderFailed, daemon_stopping
 from exai.core.events import EventSink, ProviderDied, ProviderStarted
 from exai.core.tool import ToolRun
 from exai.processes.process_guard import ProcessGuard
@@ -103,7 +103,7 @@ class LocalModel(Provider):
 
     def _start(self) -> ModelProcess:
         if self._is_closed:
-            raise ServiceUnavailable("the daemon is stopping")
+            raise daemon_stopping()
         settings = {
             "model_path": str(self._model_path),
             "model_name": self._config.model_name,

@@ -334,7 +334,7 @@ class CallIndex:
             self._forget(next(iter(kept.tombstones)), changes)
         return changes
 
-    def _account_of(self, record: CallRecord) -> "Kept":
+    def _account_of(self, record: CallRecord) -> Kept:
         """Return where a record's result counts: in its session, or after that by its key."""
         of_session = self._by_session.get(record.session_id, {})
         if of_session.get(record.request_id) == record.call_id:

@@ -9,7 +9,6 @@ back; erasing and forgetting that cannot be stored is done with the next erasing
 that can. All of this whoever still waits.
 """
 
-import asyncio
 import itertools
 import sqlite3
 from collections import deque
@@ -24,17 +23,14 @@ import msgspec
 from exai.core.call_store import (
     CallRecord,
     CallState,
-    CallStore,
     FoundCalls,
-    SessionBounds,
-    SessionUsage,
     Settlement,
-    StoreStatistics,
     Summary,
     summary_of,
 )
 from exai.core.errors import ServiceUnavailable
-from exai.stores.call_index import RECORDS_PER_TURN, CallIndex, Changes, StoredCall
+from exai.stores.call_index import RECORDS_PER_TURN, Changes, StoredCall
+from exai.stores.indexed_store import IndexedCallStore
 from exai.stores.sqlite_database import SqliteDatabase, Undo
 
 _encode = msgspec.json.Encoder().encode
@@ -70,7 +66,6 @@ _LEAVE = "UPDATE calls SET session_id = NULL, rank = max(rank, ?) WHERE number =
 _FORGET = "DELETE FROM calls WHERE number = ?"
 _STATE = "SELECT state FROM calls WHERE number = ?"
 _WHAT_WAS_SAID = "SELECT request, settlement FROM calls WHERE number = ?"
-_IS_STORED = "SELECT 1 FROM calls WHERE number = ?"
 _ALL = f"""
     SELECT number, rank, length(settlement), {_AS_ACCEPTED},
         settled_at, summary, sent_at, erased_at, erased_because
@@ -81,7 +76,7 @@ _Due = list[tuple[str, tuple[object, ...]]]
 """Statements that change many calls, with their values, in the order in which to store them."""
 
 
-class SqliteCallStore(CallStore):
+class SqliteCallStore(IndexedCallStore):
     """`CallStore` over an index in memory and a database, which it shares.
 
     `_numbers` are the calls' rows. Which results were sent is not stored before they are
@@ -91,8 +86,8 @@ class SqliteCallStore(CallStore):
     durable = True
 
     def __init__(self, database: SqliteDatabase) -> None:
+        super().__init__()
         self._database = database
-        self._index = CallIndex()
         self._numbers: dict[str, int] = {}
         self._next_number = itertools.count(1)
         self._next_rank = itertools.count(1)
@@ -148,25 +143,6 @@ class SqliteCallStore(CallStore):
         undo = partial(self._index.undo_settle, call_id)
         return await self._change(_SETTLE, values, undo, len(encoded))
 
-    async def find(self, session_id: str, request_id: str) -> CallRecord | None:
-        """Return what is known of a session's request."""
-        found = self._index.find(session_id, request_id)
-        return None if found is None else await self._whole(found)
-
-    async def knows(self, session_id: str, request_id: str) -> bool:
-        """Tell whether anything is known of a session's request."""
-        return self._index.find(session_id, request_id) is not None
-
-    async def find_by_key(self, principal: str, idempotency_key: str) -> CallRecord | None:
-        """Return what is known of the request that a principal gave this key."""
-        found = self._index.find_by_key(principal, idempotency_key)
-        return None if found is None else await self._whole(found)
-
-    async def find_call(self, call_id: str) -> CallRecord | None:
-        """Return what is known of a call."""
-        found = self._index.get(call_id)
-        return None if found is None else await self._whole(found)
-
     async def find_all(self, principal: str, name: str, limit: int) -> FoundCalls:
         """Return a principal's calls of this name, but for those that could not be stored."""
         found = self._index.find_all(principal, name, limit)
@@ -185,18 +161,6 @@ class SqliteCallStore(CallStore):
         """Look through all records."""
         return await self._all_whole(self._index.unsettled())
 
-    async def key_count(self, principal: str) -> int:
-        """Return how many keys of a principal are remembered."""
-        return self._index.key_count(principal)
-
-    async def acknowledge(
-        self, session_id: str, request_ids: list[str], bounds: SessionBounds, now: float
-    ) -> int:
-        """Erase acknowledged results."""
-        count, changes = self._index.acknowledge(session_id, request_ids, bounds, now)
-        await self._drop(changes)
-        return count
-
     async def owed(self, session_id: str) -> list[str]:
         """Return what has not settled, or is not erased, as far as that is stored."""
         owed = [
@@ -207,54 +171,9 @@ class SqliteCallStore(CallStore):
             lambda connection: [
                 request_id
                 for request_id, number in owed
-                if connection.execute(_IS_STORED, (number,)).fetchone()
+                if connection.execute(_STATE, (number,)).fetchone()
             ]
         )
-
-    async def usage(self, session_id: str) -> SessionUsage:
-        """Return how many results a session has, and how large they are together."""
-        return self._index.usage(session_id)
-
-    async def principal_result_bytes(self, principal: str) -> int:
-        """Return how large a principal's results are together."""
-        return self._index.principal_result_bytes(principal)
-
-    async def mark_sent(
-        self, session_id: str, request_ids: list[str], bounds: SessionBounds, now: float
-    ) -> int:
-        """Let sent results make room for others."""
-        return await self._drop(self._index.mark_sent(session_id, request_ids, bounds, now))
-
-    async def forget_sent(self, session_id: str) -> None:
-        """Let no result make room for others."""
-        self._index.forget_sent(session_id)
-
-    async def trim_keyed(self, principal: str, max_bytes: int, now: float) -> int:
-        """Erase the oldest results that only their keys keep."""
-        return await self._drop(self._index.trim_keyed(principal, max_bytes, now))
-
-    async def expire(self, now: float, result_ttl_s: float, idempotency_ttl_s: float) -> int:
-        """Erase old results, forget old tombstones."""
-        return await self._drop(self._index.expire(now, result_ttl_s, idempotency_ttl_s))
-
-    async def end_session(self, session_id: str) -> None:
-        """Forget a session's records, but for those with an idempotency key."""
-        failure: ServiceUnavailable | None = None
-        is_over = False
-        while not is_over:
-            changes = self._index.end_session(session_id, RECORDS_PER_TURN)
-            is_over = len(changes) < RECORDS_PER_TURN
-            try:
-                await self._drop(changes)
-            except ServiceUnavailable as error:  # what is left is forgotten all the same
-                failure = error
-                await asyncio.sleep(0)
-        if failure is not None:
-            raise failure
-
-    def statistics(self) -> StoreStatistics:
-        """Return the numbers now."""
-        return StoreStatistics(len(self._index), self._index.result_bytes)
 
     async def _change(
         self, statement: str, values: tuple[object, ...], undo: Undo, size_bytes: int = 0

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence, Set
 from difflib import get_close_matches
 
-from exai.core.errors import ServiceUnavailable, ToolNotFound, UpstreamFailed
+from exai.core.errors import ToolNotFound, UpstreamFailed, daemon_stopping
 from exai.core.identity import Principal
 from exai.core.tool import Tool, ToolSpec
 
@@ -87,7 +87,7 @@ class ToolRegistry:
             await self._replaced.wait()
         source = self._awaited_source(name)
         if source is not None and self._is_stopping:
-            raise ServiceUnavailable("the daemon is stopping; reconnect and try again")
+            raise daemon_stopping()
         if source is not None and principal.may_use(name):
             raise UpstreamFailed(f"{source} has not started yet", retryable=True)
         return self.require_tool(name, principal)
