@@ -9,6 +9,7 @@ from typing import Any
 
 from exai.calls.call_path import CallPath
 from exai.core.call_store import CallRecord, Settlement
+from exai.core.client_side import ClientSide
 from exai.core.clock import Clock
 from exai.core.config import LimitsConfig
 from exai.core.errors import ProviderFailed, ToolFailed
@@ -100,6 +101,7 @@ class Caller:
         self.acknowledges = False
         self.has_ended = False
         self.is_kept = True
+        self.client: ClientSide | None = None
         self.acks: dict[str, list[CallAcked]] = {}
         self.progress: dict[str, list[CallProgressed]] = {}
         self.answers: dict[str, list[CallAnswered]] = {}

@@ -2,7 +2,13 @@
 
 import pytest
 
-from exai.calls.arguments_digest import arguments_digest, request_digest, size_bytes_of
+from exai.calls.arguments_digest import (
+    arguments_digest,
+    digest_of_request,
+    digest_of_work,
+    size_bytes_of,
+)
+from exai.core.requests import CallTool
 
 EQUAL = [
     ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
@@ -35,10 +41,25 @@ def test_other_work(one: dict[str, object], other: dict[str, object]) -> None:
     assert arguments_digest(one) != arguments_digest(other)
 
 
-def test_a_request_is_its_name_and_its_arguments() -> None:
-    digest = arguments_digest({})
-    assert request_digest("a", digest) != request_digest("b", digest)
-    assert request_digest("a", digest) != request_digest("a", arguments_digest({"a": 1}))
+def test_a_request_is_its_name_its_arguments_and_its_round() -> None:
+    digest = digest_of_request(CallTool("a"))
+    assert digest == digest_of_request(CallTool("a", meta={"tenant": "x"}))
+    for other in (
+        CallTool("b"),
+        CallTool("a", arguments={"a": 1}),
+        CallTool("a", input={"requestState": "s"}),
+    ):
+        assert digest != digest_of_request(other)
+
+
+def test_work_is_all_that_its_server_sees_but_what_names_one_request() -> None:
+    bare = arguments_digest({})
+    assert digest_of_work(CallTool("a"), bare) == bare
+    with_tenant = digest_of_work(CallTool("a", meta={"tenant": "x"}), bare)
+    named = {"tenant": "x", "claudecode/toolUseId": "t-1", "traceparent": "00-1"}
+    assert with_tenant == digest_of_work(CallTool("a", meta=named), bare)
+    for other in (CallTool("a", meta={"tenant": "y"}), CallTool("a", input={"requestState": "s"})):
+        assert digest_of_work(other, bare) not in (bare, with_tenant)
 
 
 @pytest.mark.parametrize(

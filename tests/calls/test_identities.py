@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from exai.calls.call_path import CallPath
+from exai.core.client_side import ClientSide
 from exai.core.clock import SystemClock
 from exai.core.config import LimitsConfig
 from exai.core.events import CallFailedInside, Event
@@ -81,6 +82,7 @@ class Caller:
     acknowledges = True
     has_ended = False
     is_kept = True
+    client: ClientSide | None = None
 
     def __init__(self, world: "World", principal: Principal, session_id: str) -> None:
         self.principal = principal

@@ -64,6 +64,7 @@ class Run(ToolRun):
     def __init__(self) -> None:
         self.call_id = "call"
         self.principal = Principal("test")
+        self.logged: list[dict[str, Any]] = []
         self.reports: list[tuple[str | None, float | None, float | None]] = []
 
     @property
@@ -79,6 +80,9 @@ class Run(ToolRun):
         level: LogLevel | None = None,
     ) -> None:
         self.reports.append((message, progress, total))
+
+    def log(self, entry: dict[str, Any]) -> None:
+        self.logged.append(entry)
 
     def stream(self, delta: str) -> None:
         raise AssertionError("an MCP server streams nothing")

@@ -10,8 +10,12 @@ from typing import Any
 
 import msgspec
 
+from exai.core.requests import CallTool
+
 _encode = msgspec.json.Encoder(order="sorted").encode
 _EXACT_BELOW = 2**53
+_OF_ONE_REQUEST = {"traceparent", "tracestate", "baggage", "claudecode/toolUseId"}
+"""Keys of a `_meta` that name one request, and say nothing of its work."""
 _LEAVES = (str, int, bool, type(None))
 """Types of values that are canonical as they are, and nearly all that calls are made of."""
 
@@ -34,9 +38,22 @@ def arguments_digest(arguments: dict[str, Any]) -> bytes:
     return hashlib.sha256(_encode(_canonical(arguments))).digest()
 
 
-def request_digest(tool_name: str, digest_of_arguments: bytes) -> bytes:
-    """Return the SHA-256 over a name and the digest of its arguments."""
-    return hashlib.sha256(digest_of_arguments + tool_name.encode()).digest()
+def digest_of_request(request: CallTool, digest_of_arguments: bytes | None = None) -> bytes:
+    """Return the SHA-256 over a request's name, its arguments and what was asked for beside."""
+    content = digest_of_arguments or arguments_digest(request.arguments)
+    if request.input:
+        content += arguments_digest(request.input)
+    return hashlib.sha256(content + request.name.encode()).digest()
+
+
+def digest_of_work(request: CallTool, digest_of_arguments: bytes) -> bytes:
+    """Return what identifies the work of a request among those of its tool."""
+    if not request.meta and not request.input:
+        return digest_of_arguments
+    meta = {k: v for k, v in request.meta.items() if k not in _OF_ONE_REQUEST}
+    return hashlib.sha256(
+        digest_of_arguments + arguments_digest(meta) + arguments_digest(request.input)
+    ).digest()
 
 
 def _canonical(value: Any) -> Any:

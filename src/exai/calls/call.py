@@ -7,7 +7,12 @@ on is the router's and the pipeline's concern.
 import asyncio
 from typing import Any
 
-from exai.calls.arguments_digest import arguments_digest, request_digest, size_bytes_of
+from exai.calls.arguments_digest import (
+    arguments_digest,
+    digest_of_request,
+    digest_of_work,
+    size_bytes_of,
+)
 from exai.core.clock import Clock
 from exai.core.errors import DeadlinePassed, ExaiError
 from exai.core.events import Whose
@@ -57,22 +62,30 @@ class Call:
         self._moved: asyncio.Event | None = None
         self._digest: bytes | None = None
         self._arguments_digest: bytes | None = None
+        self._work_digest: bytes | None = None
         self.withdrawn: ExaiError | None = None
         self.outcome: Outcome | None = None
         self.queue_s = 0.0
         self.run_s = 0.0
         self.size_bytes = size_bytes_of(request.arguments)
+        if request.meta or request.input:
+            self.size_bytes += size_bytes_of(request.meta) + size_bytes_of(request.input)
 
     @property
     def digest(self) -> bytes:
-        """What identifies the name and the arguments that were asked for."""
+        """What identifies the request: the name, the arguments, and what was asked for beside."""
         if self._digest is None:
-            self._digest = request_digest(self.request.name, self.arguments_digest)
+            self._digest = digest_of_request(self.request, self._digest_of_arguments())
         return self._digest
 
     @property
-    def arguments_digest(self) -> bytes:
-        """What identifies the arguments."""
+    def work_digest(self) -> bytes:
+        """What identifies the work, for one tool: all that its server gets to see of it."""
+        if self._work_digest is None:
+            self._work_digest = digest_of_work(self.request, self._digest_of_arguments())
+        return self._work_digest
+
+    def _digest_of_arguments(self) -> bytes:
         if self._arguments_digest is None:
             self._arguments_digest = arguments_digest(self.request.arguments)
         return self._arguments_digest

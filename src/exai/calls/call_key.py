@@ -27,7 +27,7 @@ def call_key(
     else:
         within = peer.principal.name if share == "principal" else peer.session_id
     prefix = _length_prefixed(spec.name, spec.version, share, within)
-    return hashlib.sha256(prefix + call.arguments_digest).digest()
+    return hashlib.sha256(prefix + call.work_digest).digest()
 
 
 @lru_cache(maxsize=4096)  # calls of one tool by one caller come in rows

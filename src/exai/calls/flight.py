@@ -50,8 +50,12 @@ class Flight(ToolRun):
         self.owner = call.call_id if first_attempt == 1 else f"{call.call_id}/anew"
         self.whose = call.whose
         self.principal = call.peer.principal
+        self.session_id = call.peer.session_id
+        self.client = call.peer.client
         self.arguments = call.request.arguments
         self.traceparent = call.request.traceparent
+        self.meta = call.request.meta
+        self.input = call.request.input
         self.callers: dict[Call, Stand] = {}
         self.place: Place | None = None
         self.task: asyncio.Task[None] | None = None
@@ -125,6 +129,13 @@ class Flight(ToolRun):
         """Tell every caller how far the work is."""
         _require_sendable(message or "")
         self._tell(message=message, progress=progress, total=total, level=level)
+
+    def log(self, entry: dict[str, Any]) -> None:
+        """Tell every caller what the server wrote to its client's log."""
+        data, level = entry.get("data"), entry.get("level")
+        message = data if isinstance(data, str) else msgspec.json.encode(data).decode()
+        _require_sendable(message)
+        self._tell(message=message, level=level if isinstance(level, str) else None, log=entry)
 
     def stream(self, delta: str) -> None:
         """Tell every caller the next piece of the text."""

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from exai.calls.arguments_digest import arguments_digest, request_digest
+from exai.calls.arguments_digest import digest_of_request
 from exai.calls.call import Call
 from exai.calls.defects import Defects
 from exai.calls.in_flight import InFlight
@@ -196,7 +196,7 @@ class RequestRouter:
             call = Call(next(self._call_ids), request, request_id, peer)
             self._in_flight.register(call)
             call.task = self._tasks.create_task(self._arrive(call))
-        elif earlier.digest == request_digest(request.name, arguments_digest(request.arguments)):
+        elif earlier.digest == digest_of_request(request):
             earlier.join()
         elif earlier.is_accepted:
             peer.send(_refused(request_id, conflict(request_id)))

@@ -5,6 +5,7 @@ Everything here is one synchronous step.
 """
 
 from collections.abc import Sequence
+from typing import TypeGuard
 
 from exai.calls.admission import AdmissionController
 from exai.calls.call import Call
@@ -169,7 +170,7 @@ class SingleFlight:
             work_s = self._clock.monotonic_s() - flight.started_at
             self._work_times.add(flight.tool.spec.name, work_s)
         ttl_s = flight.tool.spec.policy.cache_ttl_s
-        if flight.key is not None and ttl_s and isinstance(outcome, Completed):
+        if flight.key is not None and ttl_s and _is_final(outcome):
             assert flight.epoch is not None
             expires_at = self._clock.monotonic_s() + ttl_s
             self._cache.put(flight.key, outcome, flight.epoch, expires_at)
@@ -236,3 +237,8 @@ class SingleFlight:
         if flight.key is not None:
             del self._joinable[flight.key]
             flight.key = None
+
+
+def _is_final(outcome: Outcome) -> TypeGuard[Completed]:
+    """Tell whether an outcome is a success that asks for nothing more."""
+    return isinstance(outcome, Completed) and outcome.input_required is None

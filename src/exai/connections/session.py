@@ -3,6 +3,7 @@
 import hmac
 
 from exai.connections.outbox import Outbox
+from exai.core.client_side import ClientSide
 from exai.core.identity import Principal
 from exai.core.peer import Peer
 from exai.core.replies import Reply
@@ -35,6 +36,7 @@ class Session(Peer):
         self._store = store
         self.acknowledges = False
         self.has_ended = False
+        self.client: ClientSide | None = None
         self.outbox: Outbox | None = None
         self.idle_since = 0.0
         self.is_owed = True

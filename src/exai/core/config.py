@@ -209,19 +209,33 @@ class LocalModelConfig(Section, frozen=True, kw_only=True):
 
 
 class UpstreamConfig(Section, frozen=True, kw_only=True):
-    """An MCP server behind the daemon, started over stdio."""
+    """An MCP server behind the daemon: started over stdio, or reached by HTTP.
 
-    command: str
+    Either `command` or `url` is set. `instance` says who shares a process, or an HTTP session,
+    of it; one that is not shared by all stops when nobody used it for `idle_stop_s` (0: never).
+    `prefix` stands before the names of its tools and prompts, by default `NAME__`.
+    """
+
+    command: str | None = None
     args: tuple[str, ...] = ()
     env: dict[str, str] = {}
     cwd: Path | None = None
+    url: str | None = None
+    headers: dict[str, str] = {}
     disabled: bool = False
+    instance: Literal["shared", "principal", "session"] = "shared"
+    idle_stop_s: Seconds = 300.0
+    prefix: str | None = None
+    allow: tuple[str, ...] = ("*",)
+    deny: tuple[str, ...] = ()
+    """Names, or globs of names, of its tools as the server calls them."""
     max_inflight: PositiveCount = 8
     timeout_s: PositiveSeconds | None = None
     start_timeout_s: PositiveSeconds = 60.0
     trust_annotations: bool = True
     tools: dict[str, dict[str, Any]] = {}
-    """Per tool: `share`, `cache_ttl_s`, `idempotent`, `read_only`, over its annotations."""
+    """Per tool: `share`, `cache_ttl_s`, `idempotent`, `read_only`, over its annotations; and
+    `name`, under which it is offered."""
 
 
 class Config(Section, frozen=True, kw_only=True):

@@ -30,12 +30,17 @@ class ExecutionFacts(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Completed(msgspec.Struct, frozen=True, tag="completed", omit_defaults=True):
-    """The tool answered. `result_meta` is the `_meta` of an MCP server's result, untouched."""
+    """The tool answered. `result_meta` is the `_meta` of an MCP server's result, untouched.
+
+    `input_required` is not None where the server asks for more before it can answer: its
+    `inputRequests` and `requestState`, untouched. Nothing of that is served to others.
+    """
 
     outputs: list[Block]
     structured: dict[str, Any] | None = None
     facts: ExecutionFacts = ExecutionFacts()
     result_meta: dict[str, Any] | None = None
+    input_required: dict[str, Any] | None = None
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed", omit_defaults=True):

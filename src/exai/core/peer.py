@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from exai.core.client_side import ClientSide
 from exai.core.identity import Principal
 from exai.core.replies import Reply
 
@@ -15,6 +16,9 @@ class Peer(Protocol):
     """Whether the peer promises to acknowledge its results."""
     has_ended: bool
     """Whether the session is over: nothing of it begins any more."""
+
+    client: ClientSide | None
+    """How a tool may ask the program at the other end; None where that takes no questions."""
 
     is_kept: bool
     """Whether a later process will know the peer, where the store is durable."""

@@ -26,7 +26,8 @@ class CallAcked(Reply, frozen=True):
 class CallProgressed(Reply, frozen=True):
     """Something happened, or nothing did for a while. `at` is unix seconds.
 
-    `delta` is streamed text that starts at code point `offset` of `attempt`.
+    `delta` is streamed text that starts at code point `offset` of `attempt`. `log` is what an
+    MCP server wrote to its client's log, untouched: `level`, `data` and maybe `logger`.
     """
 
     request_id: str
@@ -39,6 +40,7 @@ class CallProgressed(Reply, frozen=True):
     delta: str | None = None
     offset: int = 0
     attempt: int = 1
+    log: dict[str, Any] | None = None
 
 
 class CallMeta(msgspec.Struct, frozen=True):

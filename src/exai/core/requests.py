@@ -19,7 +19,12 @@ class Request(msgspec.Struct, frozen=True, tag_field="op"):
 
 
 class CallTool(Request, frozen=True, tag="call_tool"):
-    """Run a tool and answer exactly once."""
+    """Run a tool and answer exactly once.
+
+    `meta` goes along to an MCP server as the request's `_meta`. `input` has the
+    `inputResponses` and the `requestState` of a call that its server had asked for more
+    (`Completed.input_required`); it is a call of its own.
+    """
 
     name: str
     request_id: RequestId | None = None
@@ -28,6 +33,8 @@ class CallTool(Request, frozen=True, tag="call_tool"):
     cache: CacheUse = "use"
     idempotency_key: RequestId | None = None
     traceparent: str | None = None
+    meta: dict[str, Any] = {}
+    input: dict[str, Any] = {}
 
 
 class CancelTool(Request, frozen=True, tag="cancel_tool"):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from exai.core.client_side import ClientSide
 from exai.core.identity import Principal
 from exai.core.outcomes import Completed
 
@@ -96,7 +97,14 @@ class ToolRun(ABC):
 
     call_id: str
     principal: Principal
+    session_id: str = ""
     traceparent: str | None = None
+    meta: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    """What goes along to an MCP server (`CallTool.meta`)."""
+    input: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    """What the server had asked for (`CallTool.input`)."""
+    client: ClientSide | None = None
+    """How to ask the client of the session that the work is done for."""
     may_have_begun: bool = True
     """Whether the work may have had an effect by now. A tool that has to wait before it can
     begin sets it to False, and to True when it begins."""
@@ -119,6 +127,13 @@ class ToolRun(ABC):
         level: LogLevel | None = None,
     ) -> None:
         """Tell the callers how far the work is. Never waits."""
+
+    @abstractmethod
+    def log(self, entry: dict[str, Any]) -> None:
+        """Tell the callers what an MCP server wrote to its client's log. Never waits.
+
+        `entry` is the notification's `params`: `level`, `data` and maybe `logger`.
+        """
 
     @abstractmethod
     def stream(self, delta: str) -> None:

@@ -129,6 +129,7 @@ class _Progress(_Frame, frozen=True, tag="progress"):
     delta: str | None = None
     offset: int | None = None
     attempt: int | None = None
+    log: dict[str, Any] | None = None
 
 
 class _ResultMeta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -154,6 +155,7 @@ class _CallToolRes(_Frame, frozen=True, tag="call_tool_res"):
     meta: _ResultMeta | None = None
     error: ErrorInfo | None = None
     result_meta: dict[str, Any] | None = msgspec.field(default=None, name="_meta")
+    input_required: dict[str, Any] | None = None
 
 
 class _ToolListing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
@@ -229,6 +231,7 @@ def _progress(reply: CallProgressed) -> _Progress:
         delta=reply.delta,
         offset=reply.offset if streams else None,
         attempt=reply.attempt if streams else None,
+        log=reply.log,
     )
 
 
@@ -243,6 +246,7 @@ def _result(reply: CallAnswered) -> _CallToolRes:
         structured=outcome.structured,
         error=outcome.error if isinstance(outcome, Failed) else None,
         result_meta=outcome.result_meta if isinstance(outcome, Completed) else None,
+        input_required=outcome.input_required if isinstance(outcome, Completed) else None,
         meta=None
         if meta is None
         else _ResultMeta(

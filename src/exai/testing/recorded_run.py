@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from exai.core.identity import Principal
 from exai.core.tool import LogLevel, ToolRun
@@ -19,6 +20,7 @@ class RecordedRun(ToolRun):
         self.principal = Principal(principal)
         self._deadline = asyncio.get_running_loop().time() + timeout_s
         self.messages: list[str] = []
+        self.logged: list[dict[str, Any]] = []
         self.deltas: list[str] = []
         self.permits: list[str] = []
         self.attempt = 1
@@ -45,6 +47,10 @@ class RecordedRun(ToolRun):
         """Keep the message."""
         if message is not None:
             self.messages.append(message)
+
+    def log(self, entry: dict[str, Any]) -> None:
+        """Keep the entry."""
+        self.logged.append(entry)
 
     def stream(self, delta: str) -> None:
         """Keep the piece."""

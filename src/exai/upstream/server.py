@@ -192,6 +192,7 @@ class UpstreamServer:
 
     async def _begin_life(self) -> ServerLife:
         config, max_result_bytes = self.config, self._around.limits.max_result_bytes
+        assert config.command is not None
         process = await self._around.guard.spawn(
             config.command,
             config.args,

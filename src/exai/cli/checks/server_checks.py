@@ -53,6 +53,8 @@ def _written_command(evidence: Evidence, name: str) -> object:
 
 def _fault_in(server: UpstreamConfig, written: str) -> str | None:
     """Say why the daemon could not start it, if its environment is the one of this command."""
+    if server.command is None:
+        return None  # it is reached by HTTP
     if server.cwd is not None and not server.cwd.is_dir():
         return f"its directory {server.cwd} is not there"
     if "/" in server.command:
