@@ -16,6 +16,7 @@ from exai.core.events import EventSink, ToolUnavailable
 from exai.core.identity import Principal
 from exai.core.outcomes import Completed
 from exai.core.tool import (
+    WIDEST_SHARE,
     Demand,
     SharingPolicy,
     Tool,
@@ -161,4 +162,5 @@ def _tool_of(server: UpstreamServer, description: Description) -> UpstreamTool:
 
 def _policy_of(listed: _Listed, config: UpstreamConfig) -> SharingPolicy:
     said = config.tools.get(listed.name, {})
-    return policy_of(listed.annotations, said, trusted=config.trust_annotations)
+    widest = WIDEST_SHARE[config.instance]
+    return policy_of(listed.annotations, said, trusted=config.trust_annotations, widest=widest)

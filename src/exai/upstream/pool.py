@@ -15,8 +15,9 @@ from exai.core.events import EventSink
 from exai.core.tool import upstream_scope
 from exai.processes.process_guard import ProcessGuard
 from exai.upstream.handshake import Handshake
+from exai.upstream.instance import Surroundings
 from exai.upstream.restart_policy import RestartPolicy
-from exai.upstream.server import OnTools, Surroundings, UpstreamServer, UpstreamStatistics
+from exai.upstream.server import OnTools, UpstreamServer, UpstreamStatistics
 
 
 class UpstreamPool:
