@@ -42,6 +42,7 @@ from exai.tools.upstream_tools import UpstreamTools
 from exai.transports.doors import DaemonAddress, Doors
 from exai.transports.explain_route import explain_route
 from exai.transports.health_routes import health_routes
+from exai.upstream.names import namespaces_of
 from exai.upstream.pool import UpstreamPool
 
 SERVER = ServerName("exai", version("exai"))
@@ -60,7 +61,7 @@ class Daemon:
         clock: Clock,
     ) -> None:
         self._config = config
-        self.tools = ToolRegistry(name for name, u in config.upstreams.items() if not u.disabled)
+        self.tools = ToolRegistry(namespaces_of(config.upstreams))
         self._metrics = Metrics(self.tools.has)
         self._events = Fanout(events, self._metrics)
         self._clock = clock
