@@ -45,6 +45,7 @@ from exai.transports.explain_route import explain_route
 from exai.transports.health_routes import health_routes
 from exai.transports.mcp_door import McpDoor
 from exai.transports.upgrade_rules import MCP_SUBPROTOCOL
+from exai.upstream.names import namespaces_of
 from exai.upstream.pool import UpstreamPool
 
 SERVER = ServerName("exai", version("exai"))
@@ -63,7 +64,7 @@ class Daemon:
         clock: Clock,
     ) -> None:
         self._config = config
-        self.tools = ToolRegistry(name for name, u in config.upstreams.items() if not u.disabled)
+        self.tools = ToolRegistry(namespaces_of(config.upstreams))
         self._metrics = Metrics(self.tools.has)
         self._events = Fanout(events, self._metrics)
         self._clock = clock

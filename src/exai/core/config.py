@@ -176,9 +176,9 @@ class ProviderConfig(Section, frozen=True, kw_only=True):
     context_tokens: PositiveCount = 65_536
 
 
-def is_glob(model: str) -> bool:
-    """Tell whether one of a provider's `models` stands for many names."""
-    return any(c in model for c in "*?[")
+def is_glob(name: str) -> bool:
+    """Tell whether what stands in a list of names, or globs of names, means many of them."""
+    return any(c in name for c in "*?[")
 
 
 KNOWN_PROVIDERS = {
