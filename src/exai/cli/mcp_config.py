@@ -40,6 +40,7 @@ class ToolPolicy(Section, frozen=True, kw_only=True):
     cache_ttl_s: Seconds = 0.0
     idempotent: bool = False
     read_only: bool = False
+    name: str = ""
 
 
 _POLICY_KEYS = {key.path[0]: key for key in keys_of(ToolPolicy)}

@@ -5,13 +5,15 @@ first server has been started. `sdk_handshake` is the only module that knows the
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from importlib import import_module
 from typing import Any
 
 import msgspec
 
 from exai.upstream.json_rpc import Requests
+
+NO_CAPABILITIES: Mapping[str, Any] = {}
 
 
 class HandshakeFailed(Exception):
@@ -37,12 +39,19 @@ class Handshake:
     def __init__(self, client_version: str) -> None:
         self._client_version = client_version
         self._importing = asyncio.Lock()
-        self._negotiate: Callable[[Requests, str, bool], Awaitable[Terms]] | None = None
+        self._negotiate: _Negotiate | None = None
 
-    async def negotiate(self, connection: Requests, *, discover: bool = True) -> Terms:
+    async def negotiate(
+        self,
+        connection: Requests,
+        *,
+        discover: bool = True,
+        capabilities: Mapping[str, Any] = NO_CAPABILITIES,
+    ) -> Terms:
         """Return what was agreed with the server; raises `HandshakeFailed`.
 
-        Without `discover`, only the handshake of before 2026 is tried.
+        Without `discover`, only the handshake of before 2026 is tried. `capabilities` are
+        those that the server is told of: what it may ask of its client.
         """
         async with self._importing:
             if self._negotiate is None:
@@ -50,4 +59,7 @@ class Handshake:
                     import_module, "exai.upstream.sdk_handshake"
                 )
                 self._negotiate = sdk_handshake.negotiate
-        return await self._negotiate(connection, self._client_version, discover)
+        return await self._negotiate(connection, self._client_version, discover, capabilities)
+
+
+_Negotiate = Callable[[Requests, str, bool, Mapping[str, Any]], Awaitable[Terms]]

@@ -275,7 +275,13 @@ class ServerInstance:
             cwd=config.cwd,
         )
         server_process = ServerProcess(process, family.speech, max_result_bytes)
-        return ServerLife(family.name, server_process, family.speech, max_result_bytes)
+        return ServerLife(
+            family.name,
+            server_process,
+            family.speech,
+            max_result_bytes,
+            on_request=self.questions.answer,
+        )
 
     async def _serve(self, life: ServerLife, started_at: float) -> None:
         async with asyncio.timeout(self._family.config.start_timeout_s):
@@ -291,7 +297,11 @@ class ServerInstance:
 
     async def _shake_hands(self, life: ServerLife) -> None:
         try:
-            await life.shake_hands(self._around.handshake, discover=self._discovers)
+            await life.shake_hands(
+                self._around.handshake,
+                discover=self._discovers,
+                capabilities=self.questions.declared,
+            )
         except HandshakeFailed:
             # Some servers of before 2026 end at a request that they do not know.
             self._discovers = not (self._discovers and life.is_over)

@@ -4,16 +4,23 @@ Knows what a running server can be asked; knows nothing of earlier lives or of t
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 from exai.core.errors import ToolFailed
 from exai.core.outcomes import Completed
 from exai.core.tool import ToolRun
-from exai.upstream.handshake import Handshake, HandshakeFailed, Terms
-from exai.upstream.json_rpc import FAULTS, ErrorAnswer, JsonRpcConnection, ServerLost
+from exai.upstream.handshake import NO_CAPABILITIES, Handshake, HandshakeFailed, Terms
+from exai.upstream.json_rpc import (
+    FAULTS,
+    ErrorAnswer,
+    JsonRpcConnection,
+    OnNotification,
+    ServerLost,
+)
 from exai.upstream.server_process import ServerProcess
+from exai.upstream.server_requests import OnRequest
 from exai.upstream.speech import Speech
 from exai.upstream.tool_listing import list_tools
 from exai.upstream.tool_result import read_tool_result
@@ -24,12 +31,22 @@ _MESSAGE_LENGTH = 1000
 
 
 class ServerLife:
-    """A server that runs. `shake_hands` comes before everything else that is asked of it."""
+    """A server that runs. `shake_hands` comes before everything else that is asked of it.
+
+    `on_notification` is told what concerns no request, `on_request` answers what it asks.
+    """
 
     _hearing: asyncio.Task[str]
 
     def __init__(
-        self, name: str, process: ServerProcess, speech: Speech, max_result_bytes: int
+        self,
+        name: str,
+        process: ServerProcess,
+        speech: Speech,
+        max_result_bytes: int,
+        *,
+        on_notification: OnNotification | None = None,
+        on_request: OnRequest | None = None,
     ) -> None:
         self.pid = process.pid
         self.ready_at: float | None = None
@@ -41,7 +58,9 @@ class ServerLife:
             speech=speech,
             max_result_bytes=max_result_bytes,
             on_notification=self._take_notification,
+            on_request=on_request,
         )
+        self._on_notification = on_notification
         self._tasks = asyncio.TaskGroup()
         self._tools_changed = asyncio.Event()
 
@@ -66,9 +85,17 @@ class ServerLife:
                 closing.cancel()
         return fault or self._hearing.result()
 
-    async def shake_hands(self, handshake: Handshake, *, discover: bool) -> None:
-        """Agree on how to speak; raises `HandshakeFailed`."""
-        self.terms = await handshake.negotiate(self._connection, discover=discover)
+    async def shake_hands(
+        self,
+        handshake: Handshake,
+        *,
+        discover: bool,
+        capabilities: Mapping[str, Any] = NO_CAPABILITIES,
+    ) -> None:
+        """Agree on how to speak: as a client that has `capabilities`; raises `HandshakeFailed`."""
+        self.terms = await handshake.negotiate(
+            self._connection, discover=discover, capabilities=capabilities
+        )
         if self.terms.must_subscribe:
             self._tasks.create_task(self._subscribe())
 
@@ -102,9 +129,11 @@ class ServerLife:
             raise ToolFailed(message, jsonrpc_code=error.code) from None
         return read_tool_result(result, self._name)
 
-    def _take_notification(self, method: str) -> None:
+    def _take_notification(self, method: str, params: dict[str, Any]) -> None:
         if method == _TOOLS_CHANGED:
             self._tools_changed.set()
+        if self._on_notification is not None:
+            self._on_notification(method, params)
 
     async def _subscribe(self) -> None:
         """Ask to be told of changed tools; a server that refuses keeps those it has."""
