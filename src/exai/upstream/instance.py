@@ -30,6 +30,7 @@ from exai.processes.environment import child_environment
 from exai.processes.process_guard import ProcessGuard
 from exai.upstream.client_questions import ClientQuestions
 from exai.upstream.handshake import Handshake, HandshakeFailed, Terms
+from exai.upstream.input_rounds import call_in_rounds
 from exai.upstream.json_rpc import FAULTS, BrokenAnswer, ServerLost
 from exai.upstream.restart_policy import RestartPolicy
 from exai.upstream.server_life import ServerLife
@@ -187,8 +188,13 @@ class ServerInstance:
             self.running_count += 1
             try:
                 with self.questions.asked_for(run):
-                    return await life.call_tool(
-                        tool, arguments, run, cancel_grace_s=self._around.limits.cancel_grace_s
+                    return await call_in_rounds(
+                        lambda given: life.call_tool(
+                            tool, arguments, run, self._around.limits.cancel_grace_s, given
+                        ),
+                        run,
+                        self.questions,
+                        self._family.name,
                     )
             except BrokenAnswer as broken:
                 raise self._failed(f"broke the protocol: {broken}", idempotent) from None

@@ -111,16 +111,24 @@ class ServerLife:
         return not self.is_over
 
     async def call_tool(
-        self, tool: str, arguments: dict[str, Any], run: ToolRun, cancel_grace_s: float
+        self,
+        tool: str,
+        arguments: dict[str, Any],
+        run: ToolRun,
+        cancel_grace_s: float,
+        given: dict[str, Any] | None = None,
     ) -> Completed:
-        """Call a tool; raises `ToolFailed`, and what a request raises but for `ErrorAnswer`."""
-        meta = dict(self.terms.request_meta)
+        """Call a tool, `given` what it has asked for; where that is None, by its caller.
+
+        Raises `ToolFailed`, and what a request raises but for `ErrorAnswer`.
+        """
+        meta, given = self.terms.meta_for(run.meta), run.input if given is None else given
         if run.traceparent is not None:
             meta["traceparent"] = run.traceparent
         try:
             result = await self._connection.request(
                 "tools/call",
-                {"name": tool, "arguments": arguments, "_meta": meta},
+                {"name": tool, "arguments": arguments, **given, "_meta": meta},
                 on_progress=lambda params: _report(params, run),
                 cancel_grace_s=cancel_grace_s,
             )

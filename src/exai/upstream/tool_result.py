@@ -13,6 +13,8 @@ _encode = msgspec.json.Encoder().encode
 
 def read_tool_result(result: dict[str, Any], upstream: str) -> Completed:
     """Return the outcome in a `tools/call` result; raises `ToolFailed`, `BrokenAnswer`."""
+    if result.get("resultType") == "input_required":
+        return _ask_for_more(result, upstream)
     if result.get("resultType", "complete") != "complete":
         raise BrokenAnswer(
             f"the tool asks for more ({result['resultType']!r:.40}), not offered here"
@@ -31,6 +33,16 @@ def read_tool_result(result: dict[str, Any], upstream: str) -> Completed:
         facts=ExecutionFacts(provider=upstream),
         result_meta=result.get("_meta") or None,
     )
+
+
+def _ask_for_more(result: dict[str, Any], upstream: str) -> Completed:
+    requests, state = result.get("inputRequests", {}), result.get("requestState", "")
+    says_what = isinstance(requests, dict) and isinstance(state, str)
+    if not says_what or not (requests or "requestState" in result):
+        raise BrokenAnswer("the tool asks for more, and does not say for what")
+    asked = {key: result[key] for key in ("inputRequests", "requestState") if key in result}
+    facts = ExecutionFacts(provider=upstream)
+    return Completed([], facts=facts, result_meta=result.get("_meta") or None, input_required=asked)
 
 
 def _blocks_of(result: dict[str, Any]) -> list[Block]:
