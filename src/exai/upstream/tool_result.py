@@ -40,7 +40,7 @@ def _ask_for_more(result: dict[str, Any], upstream: str) -> Completed:
     says_what = isinstance(requests, dict) and isinstance(state, str)
     if not says_what or not (requests or "requestState" in result):
         raise BrokenAnswer("the tool asks for more, and does not say for what")
-    asked = {key: result[key] for key in ("inputRequests", "requestState") if key in result}
+    asked: dict[str, Any] = {key: result[key] for key in ("inputRequests", "requestState") if key in result}
     facts = ExecutionFacts(provider=upstream)
     return Completed([], facts=facts, result_meta=result.get("_meta") or None, input_required=asked)
 
