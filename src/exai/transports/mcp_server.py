@@ -17,6 +17,7 @@ from mcp.shared.exceptions import MCPError
 from mcp.shared.jsonrpc_dispatcher import cancelled_request_id_from_params
 from mcp.shared.subscriptions import SUBSCRIPTION_ID_META_KEY
 from mcp_types import (
+    CLIENT_CAPABILITIES_META_KEY,
     CLIENT_INFO_META_KEY,
     INTERNAL_ERROR,
     INVALID_PARAMS,
@@ -243,8 +244,13 @@ def _meta_of(ctx: Context) -> dict[str, Any]:
 
 def _handed_on(ctx: Context) -> dict[str, Any]:
     """Return what of a request's `_meta` its MCP server gets to see."""
-    meta = _meta_of(ctx)
-    return {k: v for k, v in meta.items() if k not in _NOT_HANDED_ON and not k.startswith("exai/")}
+    return {
+        key: value
+        for key, value in _meta_of(ctx).items()
+        if key not in _NOT_HANDED_ON
+        and not key.startswith("exai/")
+        and (value or key != CLIENT_CAPABILITIES_META_KEY)  # to declare none says nothing
+    }
 
 
 def _idempotency_key(ctx: Context) -> str | None:
