@@ -40,13 +40,20 @@ def door_name(door: Door) -> str:
 
 @asynccontextmanager
 async def mcp_client(
-    daemon: RunningDaemon, door: Door, *, token: str = TOKEN, **options: Any
+    daemon: RunningDaemon,
+    door: Door,
+    *,
+    token: str = TOKEN,
+    says_goodbye: bool = True,
+    **options: Any,
 ) -> AsyncIterator[Client]:
     """Return a client that has come in through a door."""
     headers = {"Authorization": f"Bearer {token}"}
     async with httpx2.AsyncClient(headers=headers, timeout=PATIENCE_S) as http:
         if door.transport == "http":
-            transport: Any = streamable_http_client(mcp_url(daemon), http_client=http)
+            transport: Any = streamable_http_client(
+                mcp_url(daemon), http_client=http, terminate_on_close=says_goodbye
+            )
         else:
             transport = websocket_transport(daemon.url, headers)
         async with Client(transport, mode=door.mode, **options) as client:
