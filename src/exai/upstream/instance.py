@@ -8,8 +8,8 @@ of what its tools are, nor of who may call them.
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -181,15 +181,26 @@ class ServerInstance:
         self, tool: str, arguments: dict[str, Any], run: ToolRun, *, idempotent: bool
     ) -> Completed:
         """Call a tool; waits for the start that is under way, or next. See `UpstreamServer`."""
+        async with self._life_for(run, idempotent=idempotent) as life:
+            grace_s = self._around.limits.cancel_grace_s
+            return await life.call_tool(tool, arguments, run, cancel_grace_s=grace_s)
+
+    async def relay(self, method: str, params: dict[str, Any], run: ToolRun) -> dict[str, Any]:
+        """Make a request that changes nothing, and return its result; raises as `call` does."""
+        async with self._life_for(run, idempotent=True) as life:
+            grace_s = self._around.limits.cancel_grace_s
+            return await life.ask(method, params, run, cancel_grace_s=grace_s)
+
+    @asynccontextmanager
+    async def _life_for(self, run: ToolRun, *, idempotent: bool) -> AsyncIterator[ServerLife]:
+        """Use the life that is under way, or next, for one call."""
         with self._used():
             life = await self._require_life()
             run.may_have_begun = True
             self.running_count += 1
             try:
                 with self.questions.asked_for(run):
-                    return await life.call_tool(
-                        tool, arguments, run, cancel_grace_s=self._around.limits.cancel_grace_s
-                    )
+                    yield life
             except BrokenAnswer as broken:
                 raise self._failed(f"broke the protocol: {broken}", idempotent) from None
             except ServerLost as lost:

@@ -114,20 +114,32 @@ class ServerLife:
         self, tool: str, arguments: dict[str, Any], run: ToolRun, cancel_grace_s: float
     ) -> Completed:
         """Call a tool; raises `ToolFailed`, and what a request raises but for `ErrorAnswer`."""
-        meta = dict(self.terms.request_meta)
-        if run.traceparent is not None:
-            meta["traceparent"] = run.traceparent
+        params = {"name": tool, "arguments": arguments}
+        result = await self.ask("tools/call", params, run, cancel_grace_s)
+        return read_tool_result(result, self._name)
+
+    async def ask(
+        self, method: str, params: dict[str, Any], run: ToolRun, cancel_grace_s: float
+    ) -> dict[str, Any]:
+        """Make one request for a call, and return its result.
+
+        Raises `ToolFailed`, and what a request raises but for `ErrorAnswer`.
+        """
         try:
-            result = await self._connection.request(
-                "tools/call",
-                {"name": tool, "arguments": arguments, "_meta": meta},
+            return await self._connection.request(
+                method,
+                {**params, **run.input, "_meta": self._meta_of(run)},
                 on_progress=lambda params: _report(params, run),
                 cancel_grace_s=cancel_grace_s,
             )
         except ErrorAnswer as error:
+            data = {} if error.data is None else {"jsonrpc_data": error.data}
             message = error.message[:_MESSAGE_LENGTH]
-            raise ToolFailed(message, jsonrpc_code=error.code) from None
-        return read_tool_result(result, self._name)
+            raise ToolFailed(message, jsonrpc_code=error.code, **data) from None
+
+    def _meta_of(self, run: ToolRun) -> dict[str, Any]:
+        traceparent = {} if run.traceparent is None else {"traceparent": run.traceparent}
+        return {**run.meta, **self.terms.request_meta, **traceparent}
 
     def _take_notification(self, method: str, params: dict[str, Any]) -> None:
         if method == _TOOLS_CHANGED:
