@@ -9,58 +9,49 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from exai.core.client_side import AskFailed
-from exai.core.errors import ToolFailed, UpstreamFailed
-from exai.core.outcomes import Completed
+from exai.core.errors import ToolFailed
 from exai.core.tool import ToolRun
 from exai.upstream.client_questions import ClientQuestions
 from exai.upstream.handshake import CAPABILITIES_META
+from exai.upstream.json_rpc import BrokenAnswer
+from exai.upstream.tool_result import input_required
 
 _MAX_ROUNDS = 10
 _MAX_REQUESTS = 16
 _METHOD_LENGTH = 40
 _PAUSES_S = (0.05, 0.1, 0.2)
 
-CallOnce = Callable[[dict[str, Any]], Awaitable[Completed]]
-"""Calls with this input: `inputResponses` and `requestState`."""
+AskOnce = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+"""Makes the request with this input: `inputResponses` and `requestState`."""
 
 
-async def call_in_rounds(
-    call_once: CallOnce, run: ToolRun, questions: ClientQuestions, upstream: str
-) -> Completed:
-    """Call, and again for as long as the server asks for more; a caller of 2026 does it itself.
-
-    Raises what `call_once` raises; `ToolFailed` where the client does not say what is asked,
-    `UpstreamFailed` where it cannot be asked, or not so often.
-    """
-    completed = await call_once(run.input)
-    if CAPABILITIES_META in run.meta:
-        return completed
-    for pause_s in (*_PAUSES_S, *(_PAUSES_S[-1],) * (_MAX_ROUNDS - len(_PAUSES_S))):
-        if completed.input_required is None:
-            return completed
-        completed = await call_once(
-            await _input_for(completed.input_required, questions, upstream, pause_s)
-        )
-    if completed.input_required is None:
-        return completed
-    raise UpstreamFailed(f"{upstream} asked for more {_MAX_ROUNDS} times, and had no end")
-
-
-async def _input_for(
-    required: dict[str, Any], questions: ClientQuestions, upstream: str, pause_s: float
+async def ask_in_rounds(
+    ask_once: AskOnce, run: ToolRun, questions: ClientQuestions
 ) -> dict[str, Any]:
-    requests, state = required.get("inputRequests") or {}, required.get("requestState")
-    given = {} if state is None else {"requestState": state}
-    if not requests:
-        await asyncio.sleep(pause_s)  # it only wants to be called again
-        return given
-    if not isinstance(requests, dict) or len(requests) > _MAX_REQUESTS:
-        raise UpstreamFailed(f"{upstream} broke the protocol: what it asks for cannot be read")
-    return {"inputResponses": await _answers(requests, questions), **given}
+    """Make a request, and again while the server wants more; a caller of 2026 does that itself.
+
+    Raises what `ask_once` raises; `ToolFailed` where the client does not say what is asked;
+    `BrokenAnswer` where the server asks for what is no request, or without an end.
+    """
+    result, pauses_s = await ask_once(run.input), iter(_PAUSES_S)
+    for _ in range(_MAX_ROUNDS):
+        if CAPABILITIES_META in run.meta or (wanted := input_required(result)) is None:
+            return result
+        given = {name: wanted[name] for name in wanted if name == "requestState"}
+        if requests := wanted.get("inputRequests"):
+            given["inputResponses"] = await _answers(requests, questions)
+        else:  # it only wants to be called again
+            await asyncio.sleep(next(pauses_s, _PAUSES_S[-1]))
+        result = await ask_once(given)
+    if input_required(result) is None:
+        return result
+    raise BrokenAnswer(f"the server asked for more {_MAX_ROUNDS} times, and again")
 
 
 async def _answers(requests: dict[str, Any], questions: ClientQuestions) -> dict[str, Any]:
     """Ask the client everything at once; the first that it does not answer ends the call."""
+    if len(requests) > _MAX_REQUESTS:
+        raise BrokenAnswer(f"the server asks for more than {_MAX_REQUESTS} things at once")
     refusals: list[ToolFailed] = []
     asked: dict[str, asyncio.Task[dict[str, Any]]] = {}
     try:

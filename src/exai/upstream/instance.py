@@ -8,8 +8,8 @@ of what its tools are, nor of who may call them.
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -30,12 +30,13 @@ from exai.processes.environment import child_environment
 from exai.processes.process_guard import ProcessGuard
 from exai.upstream.client_questions import ClientQuestions
 from exai.upstream.handshake import Handshake, HandshakeFailed, Terms
-from exai.upstream.input_rounds import call_in_rounds
+from exai.upstream.input_rounds import ask_in_rounds
 from exai.upstream.json_rpc import FAULTS, BrokenAnswer, ServerLost
 from exai.upstream.restart_policy import RestartPolicy
 from exai.upstream.server_life import ServerLife
 from exai.upstream.server_process import ServerProcess
 from exai.upstream.speech import Speech
+from exai.upstream.tool_result import read_tool_result
 
 
 class ServerState(StrEnum):
@@ -182,20 +183,34 @@ class ServerInstance:
         self, tool: str, arguments: dict[str, Any], run: ToolRun, *, idempotent: bool
     ) -> Completed:
         """Call a tool; waits for the start that is under way, or next. See `UpstreamServer`."""
+        async with self._life_for(run, idempotent=idempotent) as life:
+            params = {"name": tool, "arguments": arguments}
+            result = await self._ask(life, "tools/call", params, run)
+            return read_tool_result(result, self._family.name)
+
+    async def relay(self, method: str, params: dict[str, Any], run: ToolRun) -> dict[str, Any]:
+        """Make a request that changes nothing, and return its result; raises as `call` does."""
+        async with self._life_for(run, idempotent=True) as life:
+            return await self._ask(life, method, params, run)
+
+    async def _ask(
+        self, life: ServerLife, method: str, params: dict[str, Any], run: ToolRun
+    ) -> dict[str, Any]:
+        grace_s = self._around.limits.cancel_grace_s
+        return await ask_in_rounds(
+            lambda given: life.ask(method, {**params, **given}, run, grace_s), run, self.questions
+        )
+
+    @asynccontextmanager
+    async def _life_for(self, run: ToolRun, *, idempotent: bool) -> AsyncIterator[ServerLife]:
+        """Use the life that is under way, or next, for one call."""
         with self._used():
             life = await self._require_life()
             run.may_have_begun = True
             self.running_count += 1
             try:
                 with self.questions.asked_for(run):
-                    return await call_in_rounds(
-                        lambda given: life.call_tool(
-                            tool, arguments, run, self._around.limits.cancel_grace_s, given
-                        ),
-                        run,
-                        self.questions,
-                        self._family.name,
-                    )
+                    yield life
             except BrokenAnswer as broken:
                 raise self._failed(f"broke the protocol: {broken}", idempotent) from None
             except ServerLost as lost:

@@ -128,10 +128,18 @@ class UpstreamServer:
         have got the request or the tool is `idempotent`; `ToolFailed`; `ResultTooLarge`;
         `QueueFull` where there may be no more instances, and all are in use.
         """
+        instance = await self._wait_instance(run)
+        return await instance.call(tool, arguments, run, idempotent=idempotent)
+
+    async def relay(self, method: str, params: dict[str, Any], run: ToolRun) -> dict[str, Any]:
+        """Make a request that changes nothing, and return its result; raises as `call` does."""
+        return await (await self._wait_instance(run)).relay(method, params, run)
+
+    async def _wait_instance(self, run: ToolRun) -> ServerInstance:
         run.may_have_begun = False
         if self.config.instance != "shared":
             await self.wait_first_start()
-        return await self._instance_for(run).call(tool, arguments, run, idempotent=idempotent)
+        return self._instance_for(run)
 
     def end_session(self, session_id: str) -> None:
         """Stop what works for this session alone, which has ended."""

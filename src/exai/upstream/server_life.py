@@ -9,7 +9,6 @@ from contextlib import suppress
 from typing import Any
 
 from exai.core.errors import ToolFailed
-from exai.core.outcomes import Completed
 from exai.core.tool import ToolRun
 from exai.upstream.handshake import NO_CAPABILITIES, Handshake, HandshakeFailed, Terms
 from exai.upstream.json_rpc import (
@@ -23,7 +22,6 @@ from exai.upstream.server_process import ServerProcess
 from exai.upstream.server_requests import OnRequest
 from exai.upstream.speech import Speech
 from exai.upstream.tool_listing import list_tools
-from exai.upstream.tool_result import read_tool_result
 
 _TOOLS_CHANGED = "notifications/tools/list_changed"
 _CHANGES_PAUSE_S = 1.0
@@ -110,32 +108,28 @@ class ServerLife:
         self._tools_changed.clear()
         return not self.is_over
 
-    async def call_tool(
-        self,
-        tool: str,
-        arguments: dict[str, Any],
-        run: ToolRun,
-        cancel_grace_s: float,
-        given: dict[str, Any] | None = None,
-    ) -> Completed:
-        """Call a tool, `given` what it has asked for; where that is None, by its caller.
+    async def ask(
+        self, method: str, params: dict[str, Any], run: ToolRun, cancel_grace_s: float
+    ) -> dict[str, Any]:
+        """Make one request for a call, and return its result.
 
         Raises `ToolFailed`, and what a request raises but for `ErrorAnswer`.
         """
-        meta, given = self.terms.meta_for(run.meta), run.input if given is None else given
-        if run.traceparent is not None:
-            meta["traceparent"] = run.traceparent
         try:
-            result = await self._connection.request(
-                "tools/call",
-                {"name": tool, "arguments": arguments, **given, "_meta": meta},
+            return await self._connection.request(
+                method,
+                {**params, "_meta": self._meta_of(run)},
                 on_progress=lambda params: _report(params, run),
                 cancel_grace_s=cancel_grace_s,
             )
         except ErrorAnswer as error:
+            data = {} if error.data is None else {"jsonrpc_data": error.data}
             message = error.message[:_MESSAGE_LENGTH]
-            raise ToolFailed(message, jsonrpc_code=error.code) from None
-        return read_tool_result(result, self._name)
+            raise ToolFailed(message, jsonrpc_code=error.code, **data) from None
+
+    def _meta_of(self, run: ToolRun) -> dict[str, Any]:
+        traceparent = {} if run.traceparent is None else {"traceparent": run.traceparent}
+        return {**self.terms.meta_for(run.meta), **traceparent}
 
     def _take_notification(self, method: str, params: dict[str, Any]) -> None:
         if method == _TOOLS_CHANGED:

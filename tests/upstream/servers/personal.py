@@ -23,6 +23,11 @@ LEGACY = "--legacy" in sys.argv
 REQUEST: TypeAdapter[Any] = TypeAdapter(
     types.ElicitRequest | types.CreateMessageRequest | types.ListRootsRequest
 )
+RESULTS: dict[str, Any] = {
+    "elicitation/create": types.ElicitResult,
+    "sampling/createMessage": types.CreateMessageResult,
+    "roots/list": types.ListRootsResult,
+}
 tool_names = ["count", "pid", "wait", "exit", "ask", "capabilities", "grow"]
 counted = 0
 
@@ -74,12 +79,12 @@ async def call_tool(ctx: Any, params: types.CallToolRequestParams) -> Any:
 
 
 async def ask(ctx: Any, arguments: dict[str, Any]) -> types.CallToolResult:
-    channel = ctx.session._request_outbound
+    request = REQUEST.validate_python(arguments)
     try:
-        answer = await channel.send_raw_request(arguments["method"], arguments.get("params"))
+        answer = await ctx.session.send_request(request, RESULTS[arguments["method"]])
     except MCPError as error:
         return said({"code": error.error.code, "message": error.error.message})
-    return said(answer)
+    return said(answer.model_dump(by_alias=True, mode="json", exclude_none=True))
 
 
 def ask_by_answering(arguments: dict[str, Any], params: types.CallToolRequestParams) -> Any:
@@ -98,9 +103,7 @@ def ask_by_answering(arguments: dict[str, Any], params: types.CallToolRequestPar
     if arguments["method"] == "nothing":
         requests = []
     return types.InputRequiredResult(
-        input_requests={
-            f"q{n}": REQUEST.validate_python(each) for n, each in enumerate(requests)
-        },
+        input_requests={f"q{n}": REQUEST.validate_python(each) for n, each in enumerate(requests)},
         request_state=json.dumps(state),
     )
 
