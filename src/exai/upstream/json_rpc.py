@@ -108,7 +108,7 @@ class JsonRpcConnection(Requests):
         on_request: OnRequest | None = None,
     ) -> None:
         self.is_over = False
-        self._end = "has ended"
+        self._end = "was stopped"
         self._process = process
         self._speech = speech
         self._max_result_bytes = max_result_bytes
@@ -127,16 +127,19 @@ class JsonRpcConnection(Requests):
 
     async def run(self) -> str:
         """Take the server's messages until its end; return how it ended."""
-        async with self._server_requests:
-            async for line in self._process.lines():
-                if isinstance(line, Overlong):
-                    self._drop_overlong(line)
-                else:
-                    await self._take_line(line)
+        try:
+            async with self._server_requests:
+                async for line in self._process.lines():
+                    if isinstance(line, Overlong):
+                        self._drop_overlong(line)
+                    else:
+                        await self._take_line(line)
+                self.is_over = True
+            self._end = await self._process.describe_end()
+        finally:
             self.is_over = True
-        self._end = await self._process.describe_end()
-        for waiting in self._waiting.values():
-            waiting.fail(ServerLost(self._end, was_written=waiting.was_written))
+            for waiting in self._waiting.values():
+                waiting.fail(ServerLost(self._end, was_written=waiting.was_written))
         return self._end
 
     async def request(
