@@ -19,9 +19,10 @@ from exai.core.tool import LogLevel, ToolRun
 from exai.processes.process_guard import ProcessGuard
 from exai.upstream import server_life, server_process
 from exai.upstream.handshake import Handshake
+from exai.upstream.instance import Surroundings
 from exai.upstream.pool import UpstreamPool
 from exai.upstream.restart_policy import RestartPolicy
-from exai.upstream.server import Surroundings, UpstreamServer
+from exai.upstream.server import UpstreamServer
 
 BOUND_S = 20.0
 """No wait in a test is longer."""

@@ -214,7 +214,8 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
     """An MCP server behind the daemon: started over stdio, or reached by HTTP.
 
     Either `command` or `url` is set. `instance` says who shares a process, or an HTTP session,
-    of it; one that is not shared by all stops when nobody used it for `idle_stop_s` (0: never).
+    of it; one that is not shared by all stops when nobody used it for `idle_stop_s` (0: never),
+    and there are at most `max_instances`.
     `prefix` stands before the names of its tools and prompts, by default `NAME__`.
     """
 
@@ -227,6 +228,7 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
     disabled: bool = False
     instance: Literal["shared", "principal", "session"] = "shared"
     idle_stop_s: Seconds = 300.0
+    max_instances: PositiveCount = 32
     prefix: str | None = None
     allow: tuple[str, ...] = ("*",)
     deny: tuple[str, ...] = ()

@@ -216,6 +216,14 @@ class UpstreamGaveUp(Event, frozen=True):
     retry_s: float
 
 
+class UpstreamStopped(Event, frozen=True):
+    """An instance of an MCP server is not needed any more; its process ends."""
+
+    upstream: str
+    pid: int
+    reason: str
+
+
 class UpstreamSpoke(Event, frozen=True):
     """One line of an MCP server's stderr, cut and escaped."""
 

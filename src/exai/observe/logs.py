@@ -49,6 +49,7 @@ FACTS: Mapping[type[Event], Fact] = {
     events.UpstreamStarted: Fact("upstream.started", logging.INFO),
     events.UpstreamDied: Fact("upstream.died", logging.WARNING),
     events.UpstreamGaveUp: Fact("upstream.gave_up", logging.ERROR),
+    events.UpstreamStopped: Fact("upstream.stopped", logging.INFO),
     events.UpstreamSpoke: Fact("upstream.spoke", logging.INFO),
     events.ToolUnavailable: Fact("upstream.tool_unavailable", logging.WARNING),
     events.ProviderStarted: Fact("providers.started", logging.INFO),

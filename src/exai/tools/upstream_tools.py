@@ -17,6 +17,7 @@ from exai.core.events import EventSink, ToolUnavailable
 from exai.core.identity import Principal
 from exai.core.outcomes import Completed
 from exai.core.tool import (
+    WIDEST_SHARE,
     Demand,
     SharingPolicy,
     Tool,
@@ -206,4 +207,5 @@ def _tool_of(
 
 def _policy_of(listed: _Listed, config: UpstreamConfig) -> SharingPolicy:
     said = {key: value for key, value in config.tools.get(listed.name, {}).items() if key != "name"}
-    return policy_of(listed.annotations, said, trusted=config.trust_annotations)
+    widest = WIDEST_SHARE[config.instance]
+    return policy_of(listed.annotations, said, trusted=config.trust_annotations, widest=widest)

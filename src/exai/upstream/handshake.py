@@ -5,13 +5,18 @@ first server has been started. `sdk_handshake` is the only module that knows the
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from importlib import import_module
 from typing import Any
 
 import msgspec
 
 from exai.upstream.json_rpc import Requests
+
+CAPABILITIES_META = "io.modelcontextprotocol/clientCapabilities"
+"""Where a client of 2026 declares, in each request, what it can be asked."""
+
+NO_CAPABILITIES: Mapping[str, Any] = {}
 
 
 class HandshakeFailed(Exception):
@@ -30,6 +35,16 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     must_subscribe: bool = False
     request_meta: dict[str, Any] = {}
 
+    def meta_for(self, callers: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the `_meta` of a request for a caller that sent along its own.
+
+        What a caller of 2026 declares that it can be asked holds where the server is of 2026.
+        """
+        meta = {**callers, **self.request_meta}
+        if CAPABILITIES_META in callers and CAPABILITIES_META in self.request_meta:
+            meta[CAPABILITIES_META] = callers[CAPABILITIES_META]
+        return meta
+
 
 class Handshake:
     """The handshake with any server, whose SDK is imported at the first one."""
@@ -37,12 +52,19 @@ class Handshake:
     def __init__(self, client_version: str) -> None:
         self._client_version = client_version
         self._importing = asyncio.Lock()
-        self._negotiate: Callable[[Requests, str, bool], Awaitable[Terms]] | None = None
+        self._negotiate: _Negotiate | None = None
 
-    async def negotiate(self, connection: Requests, *, discover: bool = True) -> Terms:
+    async def negotiate(
+        self,
+        connection: Requests,
+        *,
+        discover: bool = True,
+        capabilities: Mapping[str, Any] = NO_CAPABILITIES,
+    ) -> Terms:
         """Return what was agreed with the server; raises `HandshakeFailed`.
 
-        Without `discover`, only the handshake of before 2026 is tried.
+        Without `discover`, only the handshake of before 2026 is tried. `capabilities` are
+        those that the server is told of: what it may ask of its client.
         """
         async with self._importing:
             if self._negotiate is None:
@@ -50,4 +72,7 @@ class Handshake:
                     import_module, "exai.upstream.sdk_handshake"
                 )
                 self._negotiate = sdk_handshake.negotiate
-        return await self._negotiate(connection, self._client_version, discover)
+        return await self._negotiate(connection, self._client_version, discover, capabilities)
+
+
+_Negotiate = Callable[[Requests, str, bool, Mapping[str, Any]], Awaitable[Terms]]

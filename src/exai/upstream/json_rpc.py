@@ -23,12 +23,12 @@ from exai.upstream.messages import (
     is_surely_no_answer,
 )
 from exai.upstream.server_process import ServerProcess
+from exai.upstream.server_requests import OnRequest, ServerRequests
 from exai.upstream.speech import Speech
 
-METHOD_NOT_FOUND = -32601
-
 OnProgress = Callable[[dict[str, Any]], None]
-OnNotification = Callable[[str], None]
+OnNotification = Callable[[str, dict[str, Any]], None]
+"""Told the method and the params of each notification of the server. Never waits."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -105,6 +105,7 @@ class JsonRpcConnection(Requests):
         speech: Speech,
         max_result_bytes: int,
         on_notification: OnNotification,
+        on_request: OnRequest | None = None,
     ) -> None:
         self.is_over = False
         self._end = "has ended"
@@ -112,6 +113,9 @@ class JsonRpcConnection(Requests):
         self._speech = speech
         self._max_result_bytes = max_result_bytes
         self._on_notification = on_notification
+        self._server_requests = ServerRequests(
+            on_request, process.write_line, process.write_line_nowait
+        )
         self._loop = asyncio.get_running_loop()
         self._ids = itertools.count(1)
         self._waiting: dict[int, _Waiting] = {}
@@ -123,12 +127,13 @@ class JsonRpcConnection(Requests):
 
     async def run(self) -> str:
         """Take the server's messages until its end; return how it ended."""
-        async for line in self._process.lines():
-            if isinstance(line, Overlong):
-                self._drop_overlong(line)
-            else:
-                await self._take_line(line)
-        self.is_over = True
+        async with self._server_requests:
+            async for line in self._process.lines():
+                if isinstance(line, Overlong):
+                    self._drop_overlong(line)
+                else:
+                    await self._take_line(line)
+            self.is_over = True
         self._end = await self._process.describe_end()
         for waiting in self._waiting.values():
             waiting.fail(ServerLost(self._end, was_written=waiting.was_written))
@@ -188,13 +193,13 @@ class JsonRpcConnection(Requests):
     def _take(self, message: dict[str, Any]) -> None:
         match message:
             case {"method": str() as method, "id": request_id}:
-                self._answer(request_id, method)
+                self._server_requests.take(request_id, method, _params_of(message))
             case {"method": "notifications/progress", "params": {"progressToken": token} as params}:
                 waiting = self._waiting.get(id_of(token) or 0)
                 if waiting is not None and waiting.on_progress and not waiting.answer.done():
                     waiting.on_progress(params)
             case {"method": str() as method}:
-                self._on_notification(method)
+                self._hear(method, _params_of(message))
             case {"id": answered_id, "result": dict() as result}:
                 if waiting := self._waiting.get(id_of(answered_id) or 0):
                     waiting.succeed(result)
@@ -204,13 +209,11 @@ class JsonRpcConnection(Requests):
             case {"id": answered_id}:
                 self._fail(id_of(answered_id), BrokenAnswer("the answer has no result"))
 
-    def _answer(self, request_id: Any, method: str) -> None:
-        """Answer the server's own request: a shared server is offered nothing but a pulse."""
-        if method == "ping":
-            answer: dict[str, Any] = {"result": {}}
+    def _hear(self, method: str, params: dict[str, Any]) -> None:
+        if method == "notifications/cancelled":
+            self._server_requests.take_back(params.get("requestId"))
         else:
-            answer = {"error": {"code": METHOD_NOT_FOUND, "message": "Method not found"}}
-        self._process.write_line_nowait(_encode({"jsonrpc": "2.0", "id": request_id, **answer}))
+            self._on_notification(method, params)
 
     def _drop_overlong(self, line: Overlong) -> None:
         too_large = self._too_large(f"{line.size_bytes:,} bytes")
@@ -240,3 +243,8 @@ def _speakable(line: bytearray) -> bytes | bytearray:
 
 def _encode_message(method: str, params: dict[str, Any], **envelope: Any) -> bytes:
     return _encode({"jsonrpc": "2.0", **envelope, "method": method, "params": params})
+
+
+def _params_of(message: dict[str, Any]) -> dict[str, Any]:
+    params = message.get("params")
+    return params if isinstance(params, dict) else {}

@@ -12,11 +12,13 @@ from typing import Self
 from exai.core.clock import Clock
 from exai.core.config import LimitsConfig, UpstreamConfig
 from exai.core.events import EventSink
+from exai.core.identity import Principal
 from exai.core.tool import upstream_scope
 from exai.processes.process_guard import ProcessGuard
 from exai.upstream.handshake import Handshake
+from exai.upstream.instance import Surroundings
 from exai.upstream.restart_policy import RestartPolicy
-from exai.upstream.server import OnTools, Surroundings, UpstreamServer, UpstreamStatistics
+from exai.upstream.server import OnTools, OwnInstance, UpstreamServer, UpstreamStatistics
 
 
 class UpstreamPool:
@@ -76,6 +78,11 @@ class UpstreamPool:
                 for server in self.servers.values():
                     await server.wait_first_start()
 
+    def end_session(self, session_id: str) -> None:
+        """Stop what works for this session alone, which has ended."""
+        for server in self.servers.values():
+            server.end_session(session_id)
+
     def scope_limits(self) -> dict[str, int]:
         """Return how many calls each server takes at once, by its scope."""
         return {
@@ -91,3 +98,7 @@ class UpstreamPool:
     def statistics(self) -> list[UpstreamStatistics]:
         """Return how each server fares."""
         return [server.statistics() for server in self.servers.values()]
+
+    def instances_of(self, principal: Principal) -> list[OwnInstance]:
+        """Return the instances that serve this principal alone, or one of its sessions."""
+        return [own for server in self.servers.values() for own in server.instances_of(principal)]

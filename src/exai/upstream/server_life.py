@@ -4,19 +4,24 @@ Knows what a running server can be asked; knows nothing of earlier lives or of t
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 from exai.core.errors import ToolFailed
-from exai.core.outcomes import Completed
 from exai.core.tool import ToolRun
-from exai.upstream.handshake import Handshake, HandshakeFailed, Terms
-from exai.upstream.json_rpc import FAULTS, ErrorAnswer, JsonRpcConnection, ServerLost
+from exai.upstream.handshake import NO_CAPABILITIES, Handshake, HandshakeFailed, Terms
+from exai.upstream.json_rpc import (
+    FAULTS,
+    ErrorAnswer,
+    JsonRpcConnection,
+    OnNotification,
+    ServerLost,
+)
 from exai.upstream.server_process import ServerProcess
+from exai.upstream.server_requests import OnRequest
 from exai.upstream.speech import Speech
 from exai.upstream.tool_listing import list_tools
-from exai.upstream.tool_result import read_tool_result
 
 _TOOLS_CHANGED = "notifications/tools/list_changed"
 _CHANGES_PAUSE_S = 1.0
@@ -24,12 +29,22 @@ _MESSAGE_LENGTH = 1000
 
 
 class ServerLife:
-    """A server that runs. `shake_hands` comes before everything else that is asked of it."""
+    """A server that runs. `shake_hands` comes before everything else that is asked of it.
+
+    `on_notification` is told what concerns no request, `on_request` answers what it asks.
+    """
 
     _hearing: asyncio.Task[str]
 
     def __init__(
-        self, name: str, process: ServerProcess, speech: Speech, max_result_bytes: int
+        self,
+        name: str,
+        process: ServerProcess,
+        speech: Speech,
+        max_result_bytes: int,
+        *,
+        on_notification: OnNotification | None = None,
+        on_request: OnRequest | None = None,
     ) -> None:
         self.pid = process.pid
         self.ready_at: float | None = None
@@ -41,7 +56,9 @@ class ServerLife:
             speech=speech,
             max_result_bytes=max_result_bytes,
             on_notification=self._take_notification,
+            on_request=on_request,
         )
+        self._on_notification = on_notification
         self._tasks = asyncio.TaskGroup()
         self._tools_changed = asyncio.Event()
 
@@ -66,9 +83,17 @@ class ServerLife:
                 closing.cancel()
         return fault or self._hearing.result()
 
-    async def shake_hands(self, handshake: Handshake, *, discover: bool) -> None:
-        """Agree on how to speak; raises `HandshakeFailed`."""
-        self.terms = await handshake.negotiate(self._connection, discover=discover)
+    async def shake_hands(
+        self,
+        handshake: Handshake,
+        *,
+        discover: bool,
+        capabilities: Mapping[str, Any] = NO_CAPABILITIES,
+    ) -> None:
+        """Agree on how to speak: as a client that has `capabilities`; raises `HandshakeFailed`."""
+        self.terms = await handshake.negotiate(
+            self._connection, discover=discover, capabilities=capabilities
+        )
         if self.terms.must_subscribe:
             self._tasks.create_task(self._subscribe())
 
@@ -83,28 +108,34 @@ class ServerLife:
         self._tools_changed.clear()
         return not self.is_over
 
-    async def call_tool(
-        self, tool: str, arguments: dict[str, Any], run: ToolRun, cancel_grace_s: float
-    ) -> Completed:
-        """Call a tool; raises `ToolFailed`, and what a request raises but for `ErrorAnswer`."""
-        meta = dict(self.terms.request_meta)
-        if run.traceparent is not None:
-            meta["traceparent"] = run.traceparent
+    async def ask(
+        self, method: str, params: dict[str, Any], run: ToolRun, cancel_grace_s: float
+    ) -> dict[str, Any]:
+        """Make one request for a call, and return its result.
+
+        Raises `ToolFailed`, and what a request raises but for `ErrorAnswer`.
+        """
         try:
-            result = await self._connection.request(
-                "tools/call",
-                {"name": tool, "arguments": arguments, "_meta": meta},
+            return await self._connection.request(
+                method,
+                {**params, "_meta": self._meta_of(run)},
                 on_progress=lambda params: _report(params, run),
                 cancel_grace_s=cancel_grace_s,
             )
         except ErrorAnswer as error:
+            data = {} if error.data is None else {"jsonrpc_data": error.data}
             message = error.message[:_MESSAGE_LENGTH]
-            raise ToolFailed(message, jsonrpc_code=error.code) from None
-        return read_tool_result(result, self._name)
+            raise ToolFailed(message, jsonrpc_code=error.code, **data) from None
 
-    def _take_notification(self, method: str) -> None:
+    def _meta_of(self, run: ToolRun) -> dict[str, Any]:
+        traceparent = {} if run.traceparent is None else {"traceparent": run.traceparent}
+        return {**self.terms.meta_for(run.meta), **traceparent}
+
+    def _take_notification(self, method: str, params: dict[str, Any]) -> None:
         if method == _TOOLS_CHANGED:
             self._tools_changed.set()
+        if self._on_notification is not None:
+            self._on_notification(method, params)
 
     async def _subscribe(self) -> None:
         """Ask to be told of changed tools; a server that refuses keeps those it has."""

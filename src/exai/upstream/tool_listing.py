@@ -3,7 +3,8 @@
 from typing import Any
 
 from exai.upstream.handshake import Terms
-from exai.upstream.json_rpc import METHOD_NOT_FOUND, BrokenAnswer, ErrorAnswer, JsonRpcConnection
+from exai.upstream.json_rpc import BrokenAnswer, ErrorAnswer, JsonRpcConnection
+from exai.upstream.server_requests import METHOD_NOT_FOUND
 
 MAX_TOOLS = 1000
 

@@ -158,8 +158,15 @@ def do_flood(request_id: Any, arguments: dict[str, Any]) -> None:
 
 def do_ask(request_id: Any, arguments: dict[str, Any]) -> None:
     """Send the client a request; its answer is the result."""
-    own_requests["own-1"] = request_id
-    send(id="own-1", method=arguments["method"], params={})
+    own_id = arguments.get("id", "own-1")
+    own_requests[own_id] = request_id
+    send(id=own_id, method=arguments["method"], params=arguments.get("params", {}))
+
+
+def do_tell(request_id: Any, arguments: dict[str, Any]) -> None:
+    """Send the client a notification."""
+    send(**arguments)
+    answer(request_id)
 
 
 def do_ask_for_ever(request_id: Any, arguments: dict[str, Any]) -> None:

@@ -1,0 +1,375 @@
+"""One instance of an MCP server: started when it is wanted, and again after it ended.
+
+    IDLE -> STARTING -> READY -> BACKING_OFF (or GAVE_UP, after too many short lives) -> IDLE …
+
+Knows an instance's lives and who waits for the next one; knows nothing of other instances,
+of what its tools are, nor of who may call them.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from exai.core.clock import Clock
+from exai.core.config import LimitsConfig, UpstreamConfig
+from exai.core.errors import UpstreamFailed
+from exai.core.events import (
+    EventSink,
+    UpstreamDied,
+    UpstreamGaveUp,
+    UpstreamStarted,
+    UpstreamStopped,
+)
+from exai.core.outcomes import Completed
+from exai.core.tool import ToolRun
+from exai.processes.environment import child_environment
+from exai.processes.process_guard import ProcessGuard
+from exai.upstream.client_questions import ClientQuestions
+from exai.upstream.handshake import Handshake, HandshakeFailed, Terms
+from exai.upstream.input_rounds import ask_in_rounds
+from exai.upstream.json_rpc import FAULTS, BrokenAnswer, ServerLost
+from exai.upstream.restart_policy import RestartPolicy
+from exai.upstream.server_life import ServerLife
+from exai.upstream.server_process import ServerProcess
+from exai.upstream.speech import Speech
+from exai.upstream.tool_result import read_tool_result
+
+
+class ServerState(StrEnum):
+    """Where an instance is in its lives."""
+
+    IDLE = "idle"
+    STARTING = "starting"
+    READY = "ready"
+    BACKING_OFF = "backing_off"
+    GAVE_UP = "gave_up"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What all servers of one daemon share."""
+
+    guard: ProcessGuard
+    handshake: Handshake
+    base_environment: Mapping[str, str]
+    limits: LimitsConfig
+    restart: RestartPolicy
+    events: EventSink
+    clock: Clock
+
+
+class Family:
+    """What all instances of one configured server share.
+
+    `on_tools` is told of the tools of one, before it is ready where it `lists` them, and at
+    each change; `on_unused` when the last of its users has left.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: UpstreamConfig,
+        speech: Speech,
+        on_tools: "OnInstanceTools",
+        on_unused: "Callable[[ServerInstance], None]",
+    ) -> None:
+        self.name = name
+        self.config = config
+        self.speech = speech
+        self.on_tools = on_tools
+        self.on_unused = on_unused
+        self.tool_count = 0
+
+
+class ServerInstance:
+    """An instance and its lives.
+
+    One that `is_kept` is alive whether somebody uses it or not; another is started by its
+    first call. One that `lists` is also kept until it has said what its tools are.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        around: Surroundings,
+        questions: ClientQuestions,
+        *,
+        is_kept: bool = False,
+        lists: bool = False,
+    ) -> None:
+        self.questions = questions
+        self.start_count = self.running_count = 0
+        self.state = ServerState.STARTING
+        self.last_end: str | None = None
+        self.task: asyncio.Task[None] | None = None
+        self._family = family
+        self._around = around
+        self._is_kept = is_kept
+        self._lists = lists
+        self._life: ServerLife | None = None
+        self._discovers = True
+        self._user_count = self._waiting_count = 0
+        self._wanted = asyncio.Event()
+        self._start_over = asyncio.Event()
+        self._first_start_over = asyncio.Event()
+        self._has_listed = False
+        self._retry_at: float | None = None
+
+    @property
+    def terms(self) -> Terms | None:
+        """How to speak with it; None while it does not run."""
+        return self._life.terms if self._life else None
+
+    @property
+    def pid(self) -> int | None:
+        """The process that runs now, if one does."""
+        return self._life.pid if self._life else None
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether somebody waits for it or works with it, or it has not yet listed its tools."""
+        return self._user_count > 0 or self._must_list
+
+    @property
+    def had_first_start(self) -> bool:
+        """Whether the first start has succeeded or failed."""
+        return self._first_start_over.is_set()
+
+    @property
+    def has_listed(self) -> bool:
+        """Whether it has said what its tools are."""
+        return self._has_listed
+
+    @property
+    def retry_in_s(self) -> float | None:
+        """How long it stays down from now on; None where it is not held back."""
+        if self._retry_at is None:
+            return None
+        return max(0.0, self._retry_at - self._around.clock.monotonic_s())
+
+    async def run(self) -> None:
+        """Live one life after the other, whenever one is wanted, until cancelled."""
+        policy, short_lives = self._around.restart, 0
+        while True:
+            await self._wait_wanted()
+            end, ready_s = await self._live()
+            short_lives = short_lives + 1 if policy.is_short(ready_s) else 1
+            await self._back_off(end, ready_s, short_lives)
+
+    def stop(self, reason: str) -> None:
+        """Have it stopped for good; whoever uses it is told so."""
+        pid = self.pid
+        self.end()
+        if self.task is not None and self.task.cancel() and pid is not None:
+            self._around.events.emit(
+                UpstreamStopped(upstream=self._family.name, pid=pid, reason=reason)
+            )
+
+    def end(self) -> None:
+        """Wake whoever waits: it is not started again."""
+        self.state, self.last_end = ServerState.STOPPED, "was stopped"
+        self._tell_start_over()
+
+    async def wait_first_start(self) -> None:
+        """Wait until the first start has succeeded or failed."""
+        await self._first_start_over.wait()
+
+    async def call(
+        self, tool: str, arguments: dict[str, Any], run: ToolRun, *, idempotent: bool
+    ) -> Completed:
+        """Call a tool; waits for the start that is under way, or next. See `UpstreamServer`."""
+        async with self._life_for(run, idempotent=idempotent) as life:
+            params = {"name": tool, "arguments": arguments}
+            result = await self._ask(life, "tools/call", params, run)
+            return read_tool_result(result, self._family.name)
+
+    async def relay(self, method: str, params: dict[str, Any], run: ToolRun) -> dict[str, Any]:
+        """Make a request that changes nothing, and return its result; raises as `call` does."""
+        async with self._life_for(run, idempotent=True) as life:
+            return await self._ask(life, method, params, run)
+
+    async def _ask(
+        self, life: ServerLife, method: str, params: dict[str, Any], run: ToolRun
+    ) -> dict[str, Any]:
+        grace_s = self._around.limits.cancel_grace_s
+        return await ask_in_rounds(
+            lambda given: life.ask(method, {**params, **given}, run, grace_s), run, self.questions
+        )
+
+    @asynccontextmanager
+    async def _life_for(self, run: ToolRun, *, idempotent: bool) -> AsyncIterator[ServerLife]:
+        """Use the life that is under way, or next, for one call."""
+        with self._used():
+            life = await self._require_life()
+            run.may_have_begun = True
+            self.running_count += 1
+            try:
+                with self.questions.asked_for(run):
+                    yield life
+            except BrokenAnswer as broken:
+                raise self._failed(f"broke the protocol: {broken}", idempotent) from None
+            except ServerLost as lost:
+                raise self._failed(str(lost), idempotent, was_written=lost.was_written) from None
+            finally:
+                self.running_count -= 1
+
+    @contextmanager
+    def _used(self) -> Iterator[None]:
+        self._user_count += 1
+        try:
+            yield
+        finally:
+            self._user_count -= 1
+            if not self._user_count:
+                self._family.on_unused(self)
+
+    @property
+    def _must_list(self) -> bool:
+        return self._lists and not self._has_listed
+
+    async def _require_life(self) -> ServerLife:
+        if (life := self._running_life()) is not None:
+            return life
+        if self.state not in (ServerState.GAVE_UP, ServerState.STOPPED):
+            await self._wait_start()
+        if (life := self._running_life()) is not None:
+            return life
+        raise UpstreamFailed(
+            f"{self._family.name} {self.last_end}",
+            retryable=True,
+            retry_after_s=self.retry_in_s if self.state is ServerState.GAVE_UP else None,
+        )
+
+    async def _wait_start(self) -> None:
+        self._waiting_count += 1
+        self._wanted.set()
+        try:
+            await self._start_over.wait()
+        finally:
+            self._waiting_count -= 1
+
+    async def _wait_wanted(self) -> None:
+        while not (self._is_kept or self._must_list or self._waiting_count):
+            self.state, self._retry_at = ServerState.IDLE, None
+            self._wanted.clear()
+            await self._wanted.wait()
+
+    def _running_life(self) -> ServerLife | None:
+        return None if self._life is None or self._life.is_over else self._life
+
+    def _failed(self, how: str, idempotent: bool, was_written: bool = True) -> UpstreamFailed:
+        may_have_run = {"may_have_run": True} if was_written and not idempotent else {}
+        return UpstreamFailed(
+            f"{self._family.name} {how}", retryable=not may_have_run, **may_have_run
+        )
+
+    async def _live(self) -> tuple[str, float]:
+        """Live one life; return how it ended, and how long the server had been ready."""
+        self.state, self._retry_at = ServerState.STARTING, None
+        self.start_count += 1
+        started_at = self._around.clock.monotonic_s()
+        try:
+            life = await self._begin_life()
+        except OSError as error:
+            return f"cannot be started: {_reason_of(error)}", 0.0
+        try:
+            end = await life.run(lambda: self._serve(life, started_at))
+        finally:
+            self._life = None
+        if life.ready_at is None:
+            return end, 0.0
+        return end, self._around.clock.monotonic_s() - life.ready_at
+
+    async def _begin_life(self) -> ServerLife:
+        family, max_result_bytes = self._family, self._around.limits.max_result_bytes
+        config = family.config
+        assert config.command is not None
+        process = await self._around.guard.spawn(
+            config.command,
+            config.args,
+            env=child_environment(self._around.base_environment, config.env),
+            cwd=config.cwd,
+        )
+        server_process = ServerProcess(process, family.speech, max_result_bytes)
+        return ServerLife(
+            family.name,
+            server_process,
+            family.speech,
+            max_result_bytes,
+            on_request=self.questions.answer,
+        )
+
+    async def _serve(self, life: ServerLife, started_at: float) -> None:
+        async with asyncio.timeout(self._family.config.start_timeout_s):
+            await self._shake_hands(life)
+            tools = await life.list_tools() if self._lists else None
+        self._life = life
+        if tools is not None:
+            await self._offer(tools)
+        self._become_ready(life, started_at)
+        while await life.wait_tools_changed():
+            with suppress(*FAULTS):  # it keeps the tools it had
+                await self._offer(await life.list_tools())
+
+    async def _shake_hands(self, life: ServerLife) -> None:
+        try:
+            await life.shake_hands(
+                self._around.handshake,
+                discover=self._discovers,
+                capabilities=self.questions.declared,
+            )
+        except HandshakeFailed:
+            # Some servers of before 2026 end at a request that they do not know.
+            self._discovers = not (self._discovers and life.is_over)
+            raise
+
+    async def _offer(self, tools: list[dict[str, Any]]) -> None:
+        await self._family.on_tools(self, tools)
+        self._has_listed = True
+
+    def _become_ready(self, life: ServerLife, started_at: float) -> None:
+        life.ready_at = self._around.clock.monotonic_s()
+        self.state, self.last_end = ServerState.READY, None
+        self._around.events.emit(
+            UpstreamStarted(
+                upstream=self._family.name,
+                pid=life.pid,
+                tool_count=self._family.tool_count,
+                start_s=life.ready_at - started_at,
+            )
+        )
+        self._tell_start_over()
+        if not self._user_count:
+            self._family.on_unused(self)
+
+    async def _back_off(self, end: str, ready_s: float, short_lives: int) -> None:
+        policy, gave_up = self._around.restart, self._around.restart.gives_up(short_lives)
+        delay_s = policy.delay_s(short_lives, random.random())
+        self._retry_at = self._around.clock.monotonic_s() + delay_s
+        self.last_end = end
+        self.state = ServerState.GAVE_UP if gave_up else ServerState.BACKING_OFF
+        event = UpstreamGaveUp if gave_up else UpstreamDied
+        self._around.events.emit(event(upstream=self._family.name, reason=end, retry_s=delay_s))
+        if gave_up or ready_s == 0.0:
+            self._tell_start_over()
+        await asyncio.sleep(delay_s)
+
+    def _tell_start_over(self) -> None:
+        """Wake whoever waits for a start; who comes later waits for the next one."""
+        self._first_start_over.set()
+        self._start_over.set()
+        self._start_over.clear()
+
+
+def _reason_of(error: OSError) -> str:
+    named = f": {error.filename}" if error.filename else ""
+    return f"{error.strerror or str(error) or 'it takes too long'}{named}"
+
+
+OnInstanceTools = Callable[[ServerInstance, list[dict[str, Any]]], Awaitable[None]]
+"""Told of an instance's tools, as it describes them."""
