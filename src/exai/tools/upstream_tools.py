@@ -6,7 +6,7 @@ operator says over them; knows nothing of processes or of the wire.
 
 import asyncio
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
@@ -29,7 +29,7 @@ from exai.core.tool import (
 from exai.tools.argument_schema import ArgumentSchema, SchemaUnusable
 from exai.tools.registry import ToolRegistry
 from exai.tools.schema_cost import MAX_DEPTH, measure
-from exai.upstream.names import namespace_of
+from exai.upstream.names import Namespace, namespace_of
 from exai.upstream.server import UpstreamServer
 from exai.upstream.tool_listing import MAX_TOOLS
 
@@ -139,9 +139,7 @@ def _prepare(
     for own, description in wanted:
         known, tool = kept.get(own, (None, None))
         try:
-            _check_place(own, offer)
-            if own not in assigned:
-                raise SchemaUnusable(f"another tool of its server is {names.name_of(own)}")
+            _check_place(own, offer, assigned, names)
             if tool is None or known != description:
                 tool = _tool_of(server, config, assigned[own], description)
         except (SchemaUnusable, msgspec.ValidationError) as error:
@@ -170,11 +168,13 @@ def _named_in(config: UpstreamConfig) -> Iterator[tuple[str, str]]:
         yield from ((setting, name) for name in names if setting == "tools" or not is_glob(name))
 
 
-def _check_place(name: str, offer: _Offer) -> None:
+def _check_place(own: str, offer: _Offer, assigned: Mapping[str, str], names: Namespace) -> None:
     if len(offer.tools) >= MAX_TOOLS:
         raise SchemaUnusable(f"its server has more than {MAX_TOOLS:,} tools")
-    if name in offer.tools:
+    if own in offer.tools:
         raise SchemaUnusable("its server has another tool of this name")
+    if own not in assigned:
+        raise SchemaUnusable(f"another tool of its server is {names.name_of(own)}")
 
 
 def _tool_of(
