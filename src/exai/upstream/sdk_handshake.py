@@ -29,7 +29,7 @@ from pydantic import ValidationError
 
 from exai.core.errors import ResultTooLarge
 from exai.upstream.handshake import HandshakeFailed, Terms
-from exai.upstream.json_rpc import BrokenAnswer, ErrorAnswer, Requests, ServerLost
+from exai.upstream.json_rpc import BrokenAnswer, ErrorAnswer, Requests, ServerLost, StatusAnswer
 
 
 async def negotiate(connection: Requests, client_version: str, discover: bool) -> Terms:
@@ -101,18 +101,21 @@ class _SdkDispatcher(Dispatcher[TransportContext]):
     ) -> dict[str, Any]:
         try:
             async with asyncio.timeout((opts or {}).get("timeout")):
-                return await self._connection.request(method, dict(params or {}))
+                return await self._connection.request(
+                    method, dict(params or {}), headers=(opts or {}).get("headers") or {}
+                )
         except TimeoutError:
             raise MCPError(REQUEST_TIMEOUT, f"no answer to {method}") from None
         except ErrorAnswer as error:
             raise MCPError(error.code, error.message, error.data) from None
-        except (BrokenAnswer, ResultTooLarge) as error:
+        except (BrokenAnswer, StatusAnswer, ResultTooLarge) as error:
             raise MCPError(INVALID_REQUEST, str(error)) from None
 
     async def notify(
         self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
     ) -> None:
-        self._connection.notify(method, dict(params or {}))
+        headers = (opts or {}).get("headers") or {}
+        self._connection.notify(method, dict(params or {}), headers=headers)
 
     async def run(
         self,

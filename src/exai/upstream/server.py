@@ -24,11 +24,15 @@ from exai.core.outcomes import Completed
 from exai.core.tool import ToolRun
 from exai.processes.environment import child_environment
 from exai.processes.process_guard import ProcessGuard
+from exai.upstream.call_failures import CALL_FAULTS, can_move_on, upstream_failed
+from exai.upstream.carrier import Carrier, CarrierUnusable
 from exai.upstream.handshake import Handshake, HandshakeFailed
-from exai.upstream.json_rpc import FAULTS, BrokenAnswer, ServerLost
+from exai.upstream.http_client import HttpClient
+from exai.upstream.json_rpc import FAULTS
 from exai.upstream.restart_policy import RestartPolicy
 from exai.upstream.server_life import ServerLife
 from exai.upstream.server_process import ServerProcess
+from exai.upstream.shown_url import shown_url
 from exai.upstream.speech import Speech
 
 
@@ -43,11 +47,15 @@ class ServerState(StrEnum):
 
 
 class UpstreamStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """How one server fares. `last_end` says how its last life ended."""
+    """How one server fares. `last_end` says how its last life ended.
+
+    It has either a process (`pid`), or a `url`, of which nothing secret is shown.
+    """
 
     upstream: str
     state: ServerState
     pid: int | None
+    url: str | None
     protocol_version: str | None
     tool_count: int
     running_count: int
@@ -61,6 +69,7 @@ class Surroundings:
     """What all servers of one daemon share."""
 
     guard: ProcessGuard
+    http: HttpClient
     handshake: Handshake
     base_environment: Mapping[str, str]
     limits: LimitsConfig
@@ -83,6 +92,8 @@ class UpstreamServer:
         self._state = ServerState.STARTING
         self._life: ServerLife | None = None
         self._discovers = True
+        self._is_known_to_work = False
+        self._shown_url = None if config.url is None else shown_url(config.url)
         self._start_over = asyncio.Event()
         self._first_start_over = asyncio.Event()
         self._retry_at: float | None = None
@@ -124,6 +135,17 @@ class UpstreamServer:
         longer be waited for. Raises `UpstreamFailed`, retryable where the server cannot
         have got the request or the tool is `idempotent`; `ToolFailed`; `ResultTooLarge`.
         """
+        try:
+            return await self._call(tool, arguments, run)
+        except CALL_FAULTS as fault:
+            if not can_move_on(fault, idempotent=idempotent):
+                raise upstream_failed(self.name, fault, idempotent=idempotent) from None
+        try:
+            return await self._call(tool, arguments, run)
+        except CALL_FAULTS as fault:
+            raise upstream_failed(self.name, fault, idempotent=idempotent) from None
+
+    async def _call(self, tool: str, arguments: dict[str, Any], run: ToolRun) -> Completed:
         run.may_have_begun = False
         life = await self._require_life()
         run.may_have_begun = True
@@ -132,10 +154,6 @@ class UpstreamServer:
             return await life.call_tool(
                 tool, arguments, run, cancel_grace_s=self._around.limits.cancel_grace_s
             )
-        except BrokenAnswer as broken:
-            raise self._failed(f"broke the protocol: {broken}", idempotent) from None
-        except ServerLost as lost:
-            raise self._failed(str(lost), idempotent, was_written=lost.was_written) from None
         finally:
             self._running_count -= 1
 
@@ -145,6 +163,7 @@ class UpstreamServer:
             upstream=self.name,
             state=self._state,
             pid=self._life.pid if self._life else None,
+            url=self._shown_url,
             protocol_version=self._life.terms.protocol_version if self._life else None,
             tool_count=self._tool_count,
             running_count=self._running_count,
@@ -169,10 +188,6 @@ class UpstreamServer:
     def _running_life(self) -> ServerLife | None:
         return None if self._life is None or self._life.is_over else self._life
 
-    def _failed(self, how: str, idempotent: bool, was_written: bool = True) -> UpstreamFailed:
-        may_have_run = {"may_have_run": True} if was_written and not idempotent else {}
-        return UpstreamFailed(f"{self.name} {how}", retryable=not may_have_run, **may_have_run)
-
     async def _live(self) -> tuple[str, float]:
         """Live one life; return how it ended, and how long the server had been ready."""
         self._state, self._retry_at = ServerState.STARTING, None
@@ -182,6 +197,8 @@ class UpstreamServer:
             life = await self._begin_life()
         except OSError as error:
             return f"cannot be started: {_reason_of(error)}", 0.0
+        except CarrierUnusable as unusable:
+            return f"cannot be used: {unusable}", 0.0
         try:
             end = await life.run(lambda: self._serve(life, started_at))
         finally:
@@ -191,7 +208,15 @@ class UpstreamServer:
         return end, self._around.clock.monotonic_s() - life.ready_at
 
     async def _begin_life(self) -> ServerLife:
-        config, max_result_bytes = self.config, self._around.limits.max_result_bytes
+        max_result_bytes = self._around.limits.max_result_bytes
+        carrier = await self._open_carrier(max_result_bytes)
+        return ServerLife(self.name, carrier, self._speech, max_result_bytes)
+
+    async def _open_carrier(self, max_result_bytes: int) -> Carrier:
+        config = self.config
+        if config.url is not None:
+            http = self._around.http
+            return await http.open_carrier(config.url, config.headers, max_result_bytes)
         assert config.command is not None
         process = await self._around.guard.spawn(
             config.command,
@@ -199,8 +224,7 @@ class UpstreamServer:
             env=child_environment(self._around.base_environment, config.env),
             cwd=config.cwd,
         )
-        server_process = ServerProcess(process, self._speech, max_result_bytes)
-        return ServerLife(self.name, server_process, self._speech, max_result_bytes)
+        return ServerProcess(process, self._speech, max_result_bytes)
 
     async def _serve(self, life: ServerLife, started_at: float) -> None:
         async with asyncio.timeout(self.config.start_timeout_s):
@@ -228,10 +252,12 @@ class UpstreamServer:
     def _become_ready(self, life: ServerLife, started_at: float) -> None:
         life.ready_at = self._around.clock.monotonic_s()
         self._state, self._last_end = ServerState.READY, None
+        self._is_known_to_work = True
         self._around.events.emit(
             UpstreamStarted(
                 upstream=self.name,
                 pid=life.pid,
+                url=self._shown_url,
                 tool_count=self._tool_count,
                 start_s=life.ready_at - started_at,
             )
@@ -246,7 +272,7 @@ class UpstreamServer:
         self._state = ServerState.GAVE_UP if gave_up else ServerState.BACKING_OFF
         event = UpstreamGaveUp if gave_up else UpstreamDied
         self._around.events.emit(event(upstream=self.name, reason=end, retry_s=delay_s))
-        if gave_up or ready_s == 0.0:
+        if gave_up or (ready_s == 0.0 and not self._may_come_back):
             self._tell_start_over()
         await asyncio.sleep(delay_s)
 
@@ -255,6 +281,11 @@ class UpstreamServer:
         self._first_start_over.set()
         self._start_over.set()
         self._start_over.clear()
+
+    @property
+    def _may_come_back(self) -> bool:
+        """Whether it is worth waiting for: others start it, and it has been there before."""
+        return self.config.url is not None and self._is_known_to_work
 
     def _retry_in_s(self) -> float | None:
         if self._retry_at is None:

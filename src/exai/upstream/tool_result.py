@@ -13,10 +13,16 @@ _encode = msgspec.json.Encoder().encode
 
 def read_tool_result(result: dict[str, Any], upstream: str) -> Completed:
     """Return the outcome in a `tools/call` result; raises `ToolFailed`, `BrokenAnswer`."""
-    if result.get("resultType", "complete") != "complete":
-        raise BrokenAnswer(
-            f"the tool asks for more ({result['resultType']!r:.40}), not offered here"
+    kind = result.get("resultType", "complete")
+    if kind == "input_required":
+        return Completed(
+            [],
+            facts=ExecutionFacts(provider=upstream),
+            result_meta=result.get("_meta") or None,
+            input_required=_input_required_in(result),
         )
+    if kind != "complete":
+        raise BrokenAnswer(f"the answer is of a kind that is not known here ({kind!r:.40})")
     outputs, structured = _blocks_of(result), result.get("structuredContent")
     if structured is not None and not isinstance(structured, dict):
         # Our outcomes know objects only; the server's text says the same, if there is one.
@@ -31,6 +37,24 @@ def read_tool_result(result: dict[str, Any], upstream: str) -> Completed:
         facts=ExecutionFacts(provider=upstream),
         result_meta=result.get("_meta") or None,
     )
+
+
+def _input_required_in(result: dict[str, Any]) -> dict[str, Any]:
+    """Return what the server wants to know first, and what it wants to be told again then."""
+    match result:
+        case {"inputRequests": {**requests}} if not all(map(_is_request, requests.values())):
+            raise BrokenAnswer("the answer asks for what cannot be asked")
+        case {"inputRequests": {**requests}} if requests:
+            pass
+        case {"requestState": str()} if result.get("inputRequests") in (None, {}):
+            pass
+        case _:
+            raise BrokenAnswer("the answer asks for more without saying what")
+    return {key: result[key] for key in ("inputRequests", "requestState") if key in result}
+
+
+def _is_request(request: Any) -> bool:
+    return isinstance(request, dict) and isinstance(request.get("method"), str)
 
 
 def _blocks_of(result: dict[str, Any]) -> list[Block]:
