@@ -22,6 +22,7 @@ from exai.core.tool import LogLevel, ToolRun
 from exai.processes.process_guard import ProcessGuard
 from exai.upstream import server_life, server_process
 from exai.upstream.handshake import Handshake
+from exai.upstream.http_client import HttpClient
 from exai.upstream.instance import Surroundings
 from exai.upstream.pool import UpstreamPool
 from exai.upstream.restart_policy import RestartPolicy
@@ -141,6 +142,7 @@ def surroundings(events: Recorder) -> Surroundings:
     """Return what a server needs that is never started."""
     return Surroundings(
         guard=ProcessGuard(),
+        http=HttpClient("1"),
         handshake=Handshake("1"),
         base_environment={},
         limits=LimitsConfig(),

@@ -1,15 +1,15 @@
-"""One life of an MCP server: from its process's start, over the handshake, to its end.
+"""One life of an MCP server: from its start, over the handshake, to its end.
 
 Knows what a running server can be asked; knows nothing of earlier lives or of the next.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
 from exai.core.errors import ToolFailed
 from exai.core.tool import ToolRun
+from exai.upstream.carrier import Carrier
 from exai.upstream.handshake import NO_CAPABILITIES, Handshake, HandshakeFailed, Terms
 from exai.upstream.json_rpc import (
     FAULTS,
@@ -18,13 +18,14 @@ from exai.upstream.json_rpc import (
     OnNotification,
     ServerLost,
 )
-from exai.upstream.server_process import ServerProcess
+from exai.upstream.request_params import request_params
 from exai.upstream.server_requests import OnRequest
 from exai.upstream.speech import Speech
 from exai.upstream.tool_listing import list_tools
 
 _TOOLS_CHANGED = "notifications/tools/list_changed"
 _CHANGES_PAUSE_S = 1.0
+_MAX_LISTEN_DELAY_S = 60.0
 _MESSAGE_LENGTH = 1000
 
 
@@ -39,20 +40,20 @@ class ServerLife:
     def __init__(
         self,
         name: str,
-        process: ServerProcess,
+        carrier: Carrier,
         speech: Speech,
         max_result_bytes: int,
         *,
         on_notification: OnNotification | None = None,
         on_request: OnRequest | None = None,
     ) -> None:
-        self.pid = process.pid
+        self.pid = carrier.pid
         self.ready_at: float | None = None
         self.terms = Terms()
         self._name = name
-        self._process = process
+        self._carrier = carrier
         self._connection = JsonRpcConnection(
-            process,
+            carrier,
             speech=speech,
             max_result_bytes=max_result_bytes,
             on_notification=self._take_notification,
@@ -70,18 +71,15 @@ class ServerLife:
     async def run(self, serve: Callable[[], Awaitable[None]]) -> str:
         """Hear the server while `serve` runs, then stop it; return how its life ended."""
         async with self._tasks as tasks:
-            tasks.create_task(self._process.read_stderr())
-            closing = tasks.create_task(self._process.close_after_exit())
-            watching = tasks.create_task(self._process.watch_stdin())
+            tasks.create_task(self._carrier.attend())
             self._hearing = tasks.create_task(self._connection.run())
             self._hearing.add_done_callback(lambda _: self._tools_changed.set())
             try:
                 fault = await _fault_in(serve)
             finally:
-                watching.cancel()
-                await self._process.stop()
-                closing.cancel()
-        return fault or self._hearing.result()
+                has_ended = self.is_over
+                await self._carrier.stop()
+        return self._hearing.result() if has_ended or fault is None else fault
 
     async def shake_hands(
         self,
@@ -99,7 +97,9 @@ class ServerLife:
 
     async def list_tools(self) -> list[dict[str, Any]]:
         """Return the tools as the server describes them; raises as a request does."""
-        return await list_tools(self._connection, self.terms)
+        tools = await list_tools(self._connection, self.terms)
+        await self._carrier.know_tools(tools)
+        return tools
 
     async def wait_tools_changed(self) -> bool:
         """Wait until the tools are others, and for a while for more of it. False: it ended."""
@@ -109,16 +109,21 @@ class ServerLife:
         return not self.is_over
 
     async def ask(
-        self, method: str, params: dict[str, Any], run: ToolRun, cancel_grace_s: float
+        self,
+        method: str,
+        params: dict[str, Any],
+        run: ToolRun,
+        cancel_grace_s: float,
+        given: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Make one request for a call, and return its result.
+        """Make one request for a call, `given` what the server had asked for; return its result.
 
         Raises `ToolFailed`, and what a request raises but for `ErrorAnswer`.
         """
         try:
             return await self._connection.request(
                 method,
-                {**params, "_meta": self._meta_of(run)},
+                request_params(params, given or {}, run, self.terms),
                 on_progress=lambda params: _report(params, run),
                 cancel_grace_s=cancel_grace_s,
             )
@@ -126,10 +131,6 @@ class ServerLife:
             data = {} if error.data is None else {"jsonrpc_data": error.data}
             message = error.message[:_MESSAGE_LENGTH]
             raise ToolFailed(message, jsonrpc_code=error.code, **data) from None
-
-    def _meta_of(self, run: ToolRun) -> dict[str, Any]:
-        traceparent = {} if run.traceparent is None else {"traceparent": run.traceparent}
-        return {**self.terms.meta_for(run.meta), **traceparent}
 
     def _take_notification(self, method: str, params: dict[str, Any]) -> None:
         if method == _TOOLS_CHANGED:
@@ -140,8 +141,18 @@ class ServerLife:
     async def _subscribe(self) -> None:
         """Ask to be told of changed tools; a server that refuses keeps those it has."""
         wish = {"notifications": {"toolsListChanged": True}, "_meta": self.terms.request_meta}
-        with suppress(*FAULTS):
-            await self._connection.request("subscriptions/listen", wish)
+        delay_s = _CHANGES_PAUSE_S
+        while not self.is_over:
+            try:
+                await self._connection.request("subscriptions/listen", wish)
+            except ServerLost:
+                await asyncio.wait([self._hearing], timeout=delay_s)
+                delay_s = min(2 * delay_s, _MAX_LISTEN_DELAY_S)
+                self._tools_changed.set()  # as they may have, while nobody listened
+            except FAULTS:
+                return
+            else:
+                return
 
 
 async def _fault_in(serve: Callable[[], Awaitable[None]]) -> str | None:
