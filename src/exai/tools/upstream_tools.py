@@ -29,9 +29,9 @@ from exai.core.tool import (
 from exai.tools.argument_schema import ArgumentSchema, SchemaUnusable
 from exai.tools.registry import ToolRegistry
 from exai.tools.schema_cost import MAX_DEPTH, measure
+from exai.upstream.listing import MAX_LISTED
 from exai.upstream.names import namespace_of
 from exai.upstream.server import UpstreamServer
-from exai.upstream.tool_listing import MAX_TOOLS
 
 _MAX_TOOL_BYTES = 262_144
 _MAX_NAME_LENGTH = 128
@@ -171,8 +171,8 @@ def _named_in(config: UpstreamConfig) -> Iterator[tuple[str, str]]:
 
 
 def _check_place(name: str, offer: _Offer) -> None:
-    if len(offer.tools) >= MAX_TOOLS:
-        raise SchemaUnusable(f"its server has more than {MAX_TOOLS:,} tools")
+    if len(offer.tools) >= MAX_LISTED:
+        raise SchemaUnusable(f"its server has more than {MAX_LISTED:,} tools")
     if name in offer.tools:
         raise SchemaUnusable("its server has another tool of this name")
 

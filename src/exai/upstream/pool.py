@@ -16,6 +16,8 @@ from exai.core.tool import upstream_scope
 from exai.processes.process_guard import ProcessGuard
 from exai.upstream.handshake import Handshake
 from exai.upstream.instance import Surroundings
+from exai.upstream.log_levels import LogLevels
+from exai.upstream.news import NobodyHears, ServerNews
 from exai.upstream.restart_policy import RestartPolicy
 from exai.upstream.server import OnTools, UpstreamServer, UpstreamStatistics
 
@@ -34,8 +36,10 @@ class UpstreamPool:
         events: EventSink,
         clock: Clock,
         on_tools: OnTools,
+        news: ServerNews | None = None,
         restart: RestartPolicy | None = None,
     ) -> None:
+        self.log_levels = LogLevels(self._note_log_levels)
         around = Surroundings(
             guard=guard,
             handshake=Handshake(version),
@@ -44,6 +48,8 @@ class UpstreamPool:
             restart=restart or RestartPolicy(),
             events=events,
             clock=clock,
+            news=news or NobodyHears(),
+            log_levels=self.log_levels,
         )
         self.servers = {
             name: UpstreamServer(name, config, around, on_tools)
@@ -76,6 +82,16 @@ class UpstreamPool:
             async with asyncio.timeout(timeout_s):
                 for server in self.servers.values():
                     await server.wait_first_start()
+
+    def end_session(self, session_id: str) -> None:
+        """Stop what works for this session alone, which has ended, and tell it nothing more."""
+        self.log_levels.end_session(session_id)
+        for server in self.servers.values():
+            server.end_session(session_id)
+
+    def _note_log_levels(self) -> None:
+        for server in self.servers.values():
+            server.note_log_levels()
 
     def scope_limits(self) -> dict[str, int]:
         """Return how many calls each server takes at once, by its scope."""

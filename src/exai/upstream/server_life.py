@@ -4,8 +4,7 @@ Knows what a running server can be asked; knows nothing of earlier lives or of t
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from exai.core.errors import ToolFailed
@@ -19,13 +18,22 @@ from exai.upstream.json_rpc import (
     OnNotification,
     ServerLost,
 )
+from exai.upstream.listening import Listening
+from exai.upstream.listing import (
+    KINDS_CHANGED_BY,
+    TOOLS,
+    Description,
+    Kind,
+    list_all,
+)
 from exai.upstream.server_process import ServerProcess
 from exai.upstream.server_requests import OnRequest
 from exai.upstream.speech import Speech
-from exai.upstream.tool_listing import list_tools
 from exai.upstream.tool_result import read_tool_result
+from exai.upstream.wishes import Wishes
 
-_TOOLS_CHANGED = "notifications/tools/list_changed"
+_AGREED = "notifications/subscriptions/acknowledged"
+_LOG_LEVEL = "io.modelcontextprotocol/logLevel"
 _CHANGES_PAUSE_S = 1.0
 _MESSAGE_LENGTH = 1000
 
@@ -33,10 +41,12 @@ _MESSAGE_LENGTH = 1000
 class ServerLife:
     """A server that runs. `shake_hands` comes before everything else that is asked of it.
 
-    `on_notification` is told what concerns no request, `on_request` answers what it asks.
+    It is kept to the `wishes`. `on_notification` is told what concerns no request, `on_request`
+    answers what it asks.
     """
 
     _hearing: asyncio.Task[str]
+    _keeping: asyncio.Task[None] | None = None
 
     def __init__(
         self,
@@ -45,6 +55,7 @@ class ServerLife:
         speech: Speech,
         max_result_bytes: int,
         *,
+        wishes: Wishes | None = None,
         on_notification: OnNotification | None = None,
         on_request: OnRequest | None = None,
     ) -> None:
@@ -62,7 +73,10 @@ class ServerLife:
         )
         self._on_notification = on_notification
         self._tasks = asyncio.TaskGroup()
-        self._tools_changed = asyncio.Event()
+        self._wishes = wishes or Wishes()
+        self._listening = Listening(self._connection, self._wishes, self._note_gap)
+        self._changed: dict[Kind, None] = {}
+        self._has_changed = asyncio.Event()
 
     @property
     def is_over(self) -> bool:
@@ -76,11 +90,13 @@ class ServerLife:
             closing = tasks.create_task(self._process.close_after_exit())
             watching = tasks.create_task(self._process.watch_stdin())
             self._hearing = tasks.create_task(self._connection.run())
-            self._hearing.add_done_callback(lambda _: self._tools_changed.set())
+            self._hearing.add_done_callback(lambda _: self._has_changed.set())
             try:
                 fault = await _fault_in(serve)
             finally:
                 watching.cancel()
+                if self._keeping is not None:
+                    self._keeping.cancel()
                 await self._process.stop()
                 closing.cancel()
         return fault or self._hearing.result()
@@ -96,19 +112,24 @@ class ServerLife:
         self.terms = await handshake.negotiate(
             self._connection, discover=discover, capabilities=capabilities
         )
-        if self.terms.must_subscribe:
-            self._tasks.create_task(self._subscribe())
+        self._keeping = self._tasks.create_task(self._listening.run(self.terms))
 
-    async def list_tools(self) -> list[dict[str, Any]]:
-        """Return the tools as the server describes them; raises as a request does."""
-        return await list_tools(self._connection, self.terms)
+    async def list(self, kind: Kind) -> list[Description] | None:
+        """Return all of a kind as the server describes it; raises as a request does.
 
-    async def wait_tools_changed(self) -> bool:
-        """Wait until the tools are others, and for a while for more of it. False: it ended."""
-        await self._tools_changed.wait()
+        None where the server says that it has no such thing; of tools it need not say so.
+        """
+        if kind is TOOLS or self.terms.offers(kind.capability):
+            return await list_all(self._connection, self.terms, kind)
+        return None
+
+    async def wait_changed(self) -> tuple[Kind, ...]:
+        """Wait until lists are others, and for a while for more of it; none where it ended."""
+        await self._has_changed.wait()
         await asyncio.wait([self._hearing], timeout=_CHANGES_PAUSE_S)
-        self._tools_changed.clear()
-        return not self.is_over
+        self._has_changed.clear()
+        changed, self._changed = tuple(self._changed), {}
+        return () if self.is_over else changed
 
     async def call_tool(
         self, tool: str, arguments: dict[str, Any], run: ToolRun, cancel_grace_s: float
@@ -138,20 +159,28 @@ class ServerLife:
             raise ToolFailed(message, jsonrpc_code=error.code, **data) from None
 
     def _meta_of(self, run: ToolRun) -> dict[str, Any]:
-        traceparent = {} if run.traceparent is None else {"traceparent": run.traceparent}
-        return {**run.meta, **self.terms.request_meta, **traceparent}
+        meta = {**run.meta, **self.terms.request_meta}
+        if run.traceparent is not None:
+            meta["traceparent"] = run.traceparent
+        if self.terms.is_modern and (level := self._wishes.log_level()) is not None:
+            meta.setdefault(_LOG_LEVEL, level)
+        return meta
 
     def _take_notification(self, method: str, params: dict[str, Any]) -> None:
-        if method == _TOOLS_CHANGED:
-            self._tools_changed.set()
+        if method in KINDS_CHANGED_BY:
+            self._note_changed(KINDS_CHANGED_BY[method])
+        elif method == _AGREED:
+            self._listening.take_agreement(params)
         if self._on_notification is not None:
             self._on_notification(method, params)
 
-    async def _subscribe(self) -> None:
-        """Ask to be told of changed tools; a server that refuses keeps those it has."""
-        wish = {"notifications": {"toolsListChanged": True}, "_meta": self.terms.request_meta}
-        with suppress(*FAULTS):
-            await self._connection.request("subscriptions/listen", wish)
+    def _note_changed(self, kinds: Iterable[Kind]) -> None:
+        self._changed.update(dict.fromkeys(kinds))
+        self._has_changed.set()
+
+    def _note_gap(self) -> None:
+        for kinds in KINDS_CHANGED_BY.values():
+            self._note_changed(kinds)
 
 
 async def _fault_in(serve: Callable[[], Awaitable[None]]) -> str | None:
