@@ -377,7 +377,7 @@ class ServerInstance:
                 self._around.news.note_unlisted(self._family.name, kind, "it does not answer")
             except FAULTS as fault:
                 self._around.news.note_unlisted(self._family.name, kind, str(fault))
-        self._around.news.take_lists(self._family.name, lists)
+        await self._around.news.take_lists(self._family.name, lists)
 
     def _take_notification(self, method: str, params: dict[str, Any]) -> None:
         match method, params:

@@ -7,9 +7,9 @@ from exai.upstream.listing import Kind, Listed
 
 
 class ServerNews(Protocol):
-    """Hears of all servers. Nothing of it waits or raises."""
+    """Hears of all servers. Nothing of it raises."""
 
-    def take_lists(self, server: str, lists: Listed) -> None:
+    async def take_lists(self, server: str, lists: Listed) -> None:
         """Hear what a server has now, at its start and at each change; kinds left out stay."""
 
     def note_unlisted(self, server: str, kind: Kind, reason: str) -> None:
@@ -22,7 +22,7 @@ class ServerNews(Protocol):
 class NobodyHears(ServerNews):
     """Hears nothing."""
 
-    def take_lists(self, server: str, lists: Listed) -> None:
+    async def take_lists(self, server: str, lists: Listed) -> None:
         """Do nothing."""
 
     def note_unlisted(self, server: str, kind: Kind, reason: str) -> None:
