@@ -44,6 +44,7 @@ MODERN: dict[str, Any] = {"io.modelcontextprotocol/clientCapabilities": {"elicit
 each_question = pytest.mark.parametrize(("method", "params"), QUESTIONS)
 
 
+@pytest.mark.slow
 @each_question
 async def test_a_server_of_2025_asks_in_mid_call(method: str, params: dict[str, Any]) -> None:
     client = ScriptedClient(ANSWERS)
@@ -55,6 +56,7 @@ async def test_a_server_of_2025_asks_in_mid_call(method: str, params: dict[str, 
     assert params.items() <= with_params.items()
 
 
+@pytest.mark.slow
 @each_question
 async def test_a_server_of_2026_is_told_and_called_again(
     method: str, params: dict[str, Any]
@@ -67,6 +69,7 @@ async def test_a_server_of_2026_is_told_and_called_again(
     assert [asked for asked, _ in client.asked] == [method] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--legacy"]], ids=["2026", "2025"])
 async def test_a_server_is_told_what_the_client_of_its_first_call_declared(
     options: list[str],
@@ -93,9 +96,9 @@ async def test_what_is_not_declared_is_refused_as_the_protocol_says(
     declared: dict[str, Any], method: str, params: dict[str, Any], code: int
 ) -> None:
     client = ScriptedClient(ANSWERS, capabilities=declared)
-    async with running(personal("--legacy")) as srv:
+    async with running(scripted(instance="session")) as srv:
         said = await srv.say("ask", Run(client=client), method=method, params=params)
-    assert json.loads(said)["code"] == code
+    assert json.loads(said)["error"]["code"] == code
     assert not client.asked
 
 
@@ -109,11 +112,9 @@ async def test_what_no_client_is_asked_is_refused() -> None:
 @pytest.mark.parametrize("instance", ["shared", "principal"])
 async def test_a_server_of_many_is_offered_no_client(instance: str) -> None:
     client = ScriptedClient(ANSWERS)
-    async with running(personal("--legacy", instance=instance)) as srv:
-        run = Run(client=client)
-        assert await srv.say("capabilities", run) == "{}"
-        refused = json.loads(await srv.say("ask", run, method="roots/list"))
-    assert refused["code"] == -32601
+    async with running(scripted(instance=instance)) as srv:
+        refused = json.loads(await srv.say("ask", Run(client=client), method="roots/list"))
+    assert refused["error"]["code"] == -32601
     assert not client.asked
 
 
@@ -128,18 +129,17 @@ async def test_how_the_client_refuses_reaches_the_server_untouched() -> None:
 
 async def test_the_client_of_the_call_under_way_is_asked_not_that_of_one_that_ended() -> None:
     first, second = ScriptedClient(), ScriptedClient(ANSWERS)
-    async with running(personal("--legacy")) as srv, asyncio.TaskGroup() as tasks:
-        asking = tasks.create_task(
-            srv.say("ask", Run(client=first), method="elicitation/create", params=FORM)
-        )
-        await first.wait_asked()
+    async with running(scripted(instance="session")) as srv, asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(srv.call("wait", Run(client=first)))
+        await until(lambda: srv.server.statistics().running_count == 1)
         assert await srv.say("count", Run(client=second)) == "1"
-        assert "roots" in await srv.say("ask", Run(client=second), method="roots/list")
-        assert [method for method, _ in second.asked] == ["roots/list"]
-        first.answer("elicitation/create", {"action": "decline"})
-        assert json.loads(await asking) == {"action": "decline"}
+        await srv.call("tell", id="own-1", method="roots/list")
+        await first.wait_asked()
+        assert not second.asked
+        waiting.cancel()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--legacy"]], ids=["2026", "2025"])
 async def test_a_call_that_is_cancelled_asks_no_more(options: list[str]) -> None:
     client = ScriptedClient()
@@ -165,7 +165,7 @@ async def test_a_question_has_the_time_of_its_call() -> None:
 
 async def test_the_servers_end_takes_its_questions_back() -> None:
     client = ScriptedClient()
-    async with running(personal("--legacy")) as srv:
+    async with running(scripted(instance="session")) as srv:
         async with asyncio.TaskGroup() as tasks:
             call = tasks.create_task(
                 _failure_of(srv, Run(client=client), method="elicitation/create", params=FORM)
@@ -176,6 +176,7 @@ async def test_the_servers_end_takes_its_questions_back() -> None:
         await client.wait_given_up()
 
 
+@pytest.mark.slow
 async def test_a_refusal_in_a_round_fails_the_call_and_asks_no_further() -> None:
     client = ScriptedClient({"elicitation/create": AskFailed(-1, "the user has left")})
     async with running(personal()) as srv:
@@ -186,6 +187,7 @@ async def test_a_refusal_in_a_round_fails_the_call_and_asks_no_further() -> None
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("instance", ["session", "shared"])
 async def test_a_server_of_2026_that_asks_where_nobody_can_be_asked_fails_its_call(
     instance: str,
@@ -197,6 +199,7 @@ async def test_a_server_of_2026_that_asks_where_nobody_can_be_asked_fails_its_ca
     assert "in vain: the client has not declared roots" in str(error)
 
 
+@pytest.mark.slow
 async def test_rounds_without_an_end_have_one() -> None:
     client = ScriptedClient(ANSWERS)
     async with running(personal()) as srv:
@@ -206,12 +209,14 @@ async def test_rounds_without_an_end_have_one() -> None:
     assert len(client.asked) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("instance", ["session", "shared"])
 async def test_a_server_that_only_wants_to_be_called_again_is(instance: str) -> None:
     async with running(personal(instance=instance)) as srv:
         assert json.loads(await srv.say("ask", method="nothing", rounds=3)) == [{}, {}, {}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("instance", ["session", "shared"])
 async def test_a_caller_of_2026_is_told_what_is_asked_and_comes_again_by_itself(
     instance: str,

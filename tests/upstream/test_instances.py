@@ -31,6 +31,7 @@ async def pid_of(srv: Running, session_id: str = "s1") -> int:
     return int(await srv.say("pid", Run(session_id)))
 
 
+@pytest.mark.slow
 @both_eras
 async def test_a_session_has_a_server_of_its_own(options: list[str]) -> None:
     async with running(personal(*options)) as srv:

@@ -243,6 +243,23 @@ class ToolUnavailable(Event, frozen=True):
     reason: str
 
 
+class OfferUnavailable(Event, frozen=True):
+    """A resource, a template or a prompt of an MCP server cannot be offered."""
+
+    upstream: str
+    kind: str
+    name: str
+    reason: str
+
+
+class UpstreamUnlisted(Event, frozen=True):
+    """An MCP server did not say what it has of a kind; what was known of it stays."""
+
+    upstream: str
+    kind: str
+    reason: str
+
+
 class ProviderStarted(Event, frozen=True):
     """A local model process is ready."""
 

@@ -52,6 +52,8 @@ FACTS: Mapping[type[Event], Fact] = {
     events.UpstreamStopped: Fact("upstream.stopped", logging.INFO),
     events.UpstreamSpoke: Fact("upstream.spoke", logging.INFO),
     events.ToolUnavailable: Fact("upstream.tool_unavailable", logging.WARNING),
+    events.OfferUnavailable: Fact("upstream.offer_unavailable", logging.WARNING),
+    events.UpstreamUnlisted: Fact("upstream.unlisted", logging.WARNING),
     events.ProviderStarted: Fact("providers.started", logging.INFO),
     events.ProviderDied: Fact("providers.died", logging.WARNING),
     events.DaemonOpened: Fact("daemon.opened", logging.INFO),

@@ -8,15 +8,15 @@ of what its tools are, nor of who may call them.
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeVar
 
 from exai.core.clock import Clock
 from exai.core.config import LimitsConfig, UpstreamConfig
-from exai.core.errors import UpstreamFailed
+from exai.core.errors import ToolFailed, UpstreamFailed
 from exai.core.events import (
     EventSink,
     UpstreamDied,
@@ -34,14 +34,22 @@ from exai.upstream.client_questions import ClientQuestions
 from exai.upstream.handshake import Handshake, HandshakeFailed, Terms
 from exai.upstream.http_client import HttpClient
 from exai.upstream.input_rounds import ask_in_rounds
-from exai.upstream.json_rpc import FAULTS
+from exai.upstream.json_rpc import FAULTS, ErrorAnswer
+from exai.upstream.listing import KINDS_BESIDE_TOOLS, TOOLS, Description, Kind
+from exai.upstream.log_levels import LogLevels
+from exai.upstream.news import NobodyHears, ServerNews
 from exai.upstream.restart_policy import RestartPolicy
 from exai.upstream.server_life import ServerLife
+from exai.upstream.server_log import ServerLog
 from exai.upstream.server_process import ServerProcess
+from exai.upstream.server_requests import METHOD_NOT_FOUND
 from exai.upstream.shown_url import shown_url
 from exai.upstream.speech import Speech
 from exai.upstream.tool_result import read_tool_result
+from exai.upstream.updates import Updates
+from exai.upstream.wishes import Wishes
 
+_LISTING_PATIENCE_S = 10.0
 T = TypeVar("T")
 
 
@@ -68,6 +76,8 @@ class Surroundings:
     restart: RestartPolicy
     events: EventSink
     clock: Clock
+    news: ServerNews = field(default_factory=NobodyHears)
+    log_levels: LogLevels = field(default_factory=LogLevels)
 
 
 class Family:
@@ -115,14 +125,18 @@ class ServerInstance:
         *,
         is_kept: bool = False,
         lists: bool = False,
+        log_level: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.questions = questions
+        self.wishes = Wishes(log_level, self._note_updated)
         self.start_count = self.running_count = 0
         self.state = ServerState.STARTING
         self.last_end: str | None = None
         self.task: asyncio.Task[None] | None = None
         self._family = family
         self._around = around
+        self._log = ServerLog(around.clock)
+        self._updates = Updates(self._tell_updated)
         self._is_kept = is_kept
         self._lists = lists
         self._life: ServerLife | None = None
@@ -146,8 +160,10 @@ class ServerInstance:
 
     @property
     def is_in_use(self) -> bool:
-        """Whether somebody waits for it or works with it, or it has not yet listed its tools."""
-        return self._user_count > 0 or self._must_list
+        """Whether somebody waits for it, works with it or watches one of its resources, or it has
+        not yet listed its tools.
+        """
+        return self._user_count > 0 or bool(self.wishes.uris) or self._must_list
 
     @property
     def had_first_start(self) -> bool:
@@ -211,6 +227,34 @@ class ServerInstance:
             lambda life: self._ask(life, method, params, run), run, idempotent=True
         )
 
+    async def watch(self, uri: str, run: ToolRun) -> None:
+        """Have the session of a run told of a resource's updates; raises as `call` does.
+
+        Raises `ToolFailed` where the server does not agree, and `QueueFull` for too many.
+        """
+        await self._do(lambda life: self._watch(life, uri, run.session_id), run, idempotent=True)
+
+    async def _watch(self, life: ServerLife, uri: str, session_id: str) -> None:
+        if not life.terms.offers("resources", "subscribe"):
+            raise ToolFailed(
+                f"{self._family.name} does not tell of updates", jsonrpc_code=METHOD_NOT_FOUND
+            )
+        try:
+            most = self._around.limits.session_max_subscriptions
+            await self.wishes.watch(uri, session_id, max_count=most)
+        except ErrorAnswer as error:
+            raise ToolFailed(error.message, jsonrpc_code=error.code) from None
+
+    def unwatch(self, uri: str, session_id: str) -> None:
+        """Have a session told no more of a resource's updates."""
+        with self._watched():
+            self.wishes.unwatch(uri, session_id)
+
+    def end_session(self, session_id: str) -> None:
+        """Have a session that has ended told nothing any more."""
+        with self._watched():
+            self.wishes.end_session(session_id)
+
     async def _ask(
         self, life: ServerLife, method: str, params: dict[str, Any], run: ToolRun
     ) -> dict[str, Any]:
@@ -241,7 +285,7 @@ class ServerInstance:
         run.may_have_begun = True
         self.running_count += 1
         try:
-            with self.questions.asked_for(run):
+            with self.questions.asked_for(run), self._log.heard_by(run):
                 return await work(life)
         finally:
             self.running_count -= 1
@@ -253,8 +297,18 @@ class ServerInstance:
             yield
         finally:
             self._user_count -= 1
-            if not self._user_count:
-                self._family.on_unused(self)
+            self._note_unused()
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        was_watched = bool(self.wishes.uris)
+        yield
+        if was_watched:
+            self._note_unused()
+
+    def _note_unused(self) -> None:
+        if not self._user_count and not self.wishes.uris:
+            self._family.on_unused(self)
 
     @property
     def _must_list(self) -> bool:
@@ -282,7 +336,7 @@ class ServerInstance:
             self._waiting_count -= 1
 
     async def _wait_wanted(self) -> None:
-        while not (self._is_kept or self._must_list or self._waiting_count):
+        while not (self._is_kept or self._must_list or self._waiting_count or self.wishes.uris):
             self.state, self._retry_at = ServerState.IDLE, None
             self._wanted.clear()
             await self._wanted.wait()
@@ -316,6 +370,8 @@ class ServerInstance:
             await self._open_carrier(max_result_bytes),
             family.speech,
             max_result_bytes,
+            wishes=self.wishes,
+            on_notification=self._take_notification,
             on_request=self.questions.answer,
         )
 
@@ -334,16 +390,49 @@ class ServerInstance:
         return ServerProcess(process, self._family.speech, max_result_bytes)
 
     async def _serve(self, life: ServerLife, started_at: float) -> None:
+        tools = None
         async with asyncio.timeout(self._family.config.start_timeout_s):
             await self._shake_hands(life)
-            tools = await life.list_tools() if self._lists else None
+            if self._lists:
+                tools = await life.list(TOOLS)
         self._life = life
         if tools is not None:
+            await self._take_lists(life, KINDS_BESIDE_TOOLS)
             await self._offer(tools)
         self._become_ready(life, started_at)
-        while await life.wait_tools_changed():
+        while changed := await life.wait_changed():
+            await self._take_lists(life, [kind for kind in changed if kind is not TOOLS])
             with suppress(*FAULTS):  # it keeps the tools it had
-                await self._offer(await life.list_tools())
+                if TOOLS in changed:
+                    await self._offer(await life.list(TOOLS) or [])
+
+    async def _take_lists(self, life: ServerLife, kinds: Iterable[Kind]) -> None:
+        """Pass on what the server has beside tools; what it does not say in time stays."""
+        lists: dict[Kind, list[Description] | None] = {}
+        for kind in kinds:
+            try:
+                async with asyncio.timeout(_LISTING_PATIENCE_S):
+                    lists[kind] = await life.list(kind)
+            except TimeoutError:
+                self._around.news.note_unlisted(self._family.name, kind, "it does not answer")
+            except FAULTS as fault:
+                self._around.news.note_unlisted(self._family.name, kind, str(fault))
+        await self._around.news.take_lists(self._family.name, lists)
+
+    def _take_notification(self, method: str, params: dict[str, Any]) -> None:
+        match method, params:
+            case "notifications/message", _:
+                self._log.take(params)
+            case "notifications/resources/updated", {"uri": str() as uri}:
+                self._note_updated(uri)
+
+    def _note_updated(self, uri: str) -> None:
+        if self.wishes.watchers_of(uri):
+            self._updates.note(uri)
+
+    def _tell_updated(self, uri: str) -> None:
+        watchers = self.wishes.watchers_of(uri)
+        self._around.news.note_updated(self._family.name, uri, watchers)
 
     async def _shake_hands(self, life: ServerLife) -> None:
         try:

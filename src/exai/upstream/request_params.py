@@ -8,14 +8,24 @@ from typing import Any
 from exai.core.tool import ToolRun
 from exai.upstream.handshake import CAPABILITIES_META, Terms
 
+_LOG_LEVEL = "io.modelcontextprotocol/logLevel"
 _PROTOCOL_META = "io.modelcontextprotocol/"
 
 
 def request_params(
-    params: dict[str, Any], given: dict[str, Any], run: ToolRun, terms: Terms
+    params: dict[str, Any],
+    given: dict[str, Any],
+    run: ToolRun,
+    terms: Terms,
+    log_level: str | None,
 ) -> dict[str, Any]:
-    """Return the params with what is `given` because a server of 2026 has asked for it."""
+    """Return the params with what is `given` because a server of 2026 has asked for it.
+
+    Such a server is also told with each request from which `log_level` on it is to log.
+    """
     named = {**params, "_meta": _request_meta(run, terms)}
+    if terms.request_meta and log_level is not None:
+        named["_meta"].setdefault(_LOG_LEVEL, log_level)
     return {**given, **named} if terms.request_meta else named
 
 

@@ -81,12 +81,14 @@ async def _initialize(session: ClientSession) -> None:
 def _terms_of(session: ClientSession, client: Implementation, declared: dict[str, Any]) -> Terms:
     version = session.protocol_version or ""
     is_modern = version in MODERN_PROTOCOL_VERSIONS
-    capabilities = session.server_capabilities
-    tools = capabilities.tools if capabilities else None
+    offered = session.server_capabilities
     return Terms(
         protocol_version=version,
         server_version=session.server_info.version if session.server_info else "",
-        must_subscribe=is_modern and tools is not None and bool(tools.list_changed),
+        is_modern=is_modern,
+        capabilities=offered.model_dump(by_alias=True, mode="json", exclude_none=True)
+        if offered
+        else {},
         request_meta={
             PROTOCOL_VERSION_META_KEY: version,
             CLIENT_INFO_META_KEY: client.model_dump(by_alias=True, mode="json", exclude_none=True),

@@ -7,6 +7,7 @@ whom an instance serves and how many there may be; knows nothing of what its too
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -100,6 +101,7 @@ class UpstreamServer:
             ClientQuestions(None, EVERYTHING if asks else {}, config.start_timeout_s),
             is_kept=config.instance == "shared",
             lists=True,
+            log_level=around.log_levels.of_all,
         )
 
     @property
@@ -143,8 +145,28 @@ class UpstreamServer:
             await self.wait_first_start()
         return self._instance_for(run)
 
+    async def watch(self, uri: str, run: ToolRun) -> None:
+        """Have the session of a run told of a resource's updates; raises as `call` does.
+
+        Raises `ToolFailed` where the server does not agree.
+        """
+        await (await self._wait_instance(run)).watch(uri, run)
+
+    def unwatch(self, uri: str, run: ToolRun) -> None:
+        """Have the session of a run told no more of a resource's updates."""
+        place = self._places.get(self._key_of(run))
+        if place is not None:
+            place.instance.unwatch(uri, run.session_id)
+
+    def note_log_levels(self) -> None:
+        """Have every instance write to its log what is wanted of it now."""
+        for place in self._places.values():
+            place.instance.wishes.touch()
+
     def end_session(self, session_id: str) -> None:
-        """Stop what works for this session alone, which has ended."""
+        """Stop what works for this session alone, which has ended, and tell it nothing more."""
+        for each in list(self._places.values()):
+            each.instance.end_session(session_id)
         if self.config.instance == "session" and (place := self._places.get(session_id)):
             self._dismiss(place, "its session ended")
 
@@ -184,8 +206,7 @@ class UpstreamServer:
         """Return whoever is to do this work; the caller uses it in this turn of the loop."""
         if self._is_over:
             raise UpstreamFailed(f"{self.name} was stopped", retryable=True)
-        keys = {"shared": _LISTING, "principal": run.principal.name, "session": run.session_id}
-        key = keys[self.config.instance]
+        key = self._key_of(run)
         if self.config.instance == "shared":
             return self._first
         place = self._places.get(key)
@@ -196,10 +217,20 @@ class UpstreamServer:
         self._touch(place)
         return place.instance
 
+    def _key_of(self, run: ToolRun) -> str:
+        keys = {"shared": _LISTING, "principal": run.principal.name, "session": run.session_id}
+        return keys[self.config.instance]
+
     def _new_instance(self, run: ToolRun) -> ServerInstance:
         client = run.client if self.config.instance == "session" else None
         questions = ClientQuestions(client, declared_by(client), self.config.start_timeout_s)
-        return ServerInstance(self._family, self._around, questions)
+        levels, principal, session_id = self._around.log_levels, run.principal.name, run.session_id
+        log_level = (
+            partial(levels.of_principal, principal)
+            if self.config.instance == "principal"
+            else partial(levels.of_session, session_id)
+        )
+        return ServerInstance(self._family, self._around, questions, log_level=log_level)
 
     def _open(self, place: _Place) -> None:
         self._places[place.key] = self._by_instance[place.instance] = place
