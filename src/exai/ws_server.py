@@ -261,8 +261,7 @@ class Daemon:
         observed = Observed(
             config=self._config,
             version=SERVER.version,
-            status=lambda: self._readiness.status,
-            blocked_by=self._readiness.blocked_by,
+            readiness=self._readiness,
             ports=lambda: self._doors.ports,
             calls=self._calls,
             reception=self._reception,
@@ -287,8 +286,8 @@ class Daemon:
             events=self._events,
             health=lambda principal: self._observation.health.report(principal),
             progress_interval_s=self._config.server.progress_interval_s,
-            sweeps=[lambda: self.stores.conversations.expire(self._clock.wall_s(), ttl_s)],
             on_session_end=self._upstreams.end_session,
+            sweeps=[lambda: self.stores.conversations.expire(self._clock.wall_s(), ttl_s)],
         )
 
     def _build_routes(self) -> list[BaseRoute]:

@@ -35,7 +35,7 @@ class CallPath:
     `recovery` what is run before anybody may enter; `explaining` tells what became of calls.
 
     `sweeps` are run now and then, and expire what other stores hold; `on_session_end` is told of
-    each session whose calls are over for good.
+    a session once it and its calls are over.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class CallPath:
         events: EventSink,
         health: Callable[[Principal], dict[str, Any]],
         progress_interval_s: float,
+        on_session_end: Callable[[str], object],
         sweeps: Sequence[Callable[[], Awaitable[object]]] = (),
-        on_session_end: Callable[[str], object] = lambda session_id: None,
     ) -> None:
         self.admission = AdmissionController(
             limits, {scope: FixedLimit(count) for scope, count in scope_limits.items()}, clock

@@ -14,6 +14,9 @@ from exai.core.client_side import ClientSide
 from exai.core.identity import Principal
 from exai.core.outcomes import Completed
 
+OWN_SOURCE = "exai"
+"""Who offers the daemon's own tools; no MCP server is called so."""
+
 Share = Literal["none", "session", "principal", "all"]
 LogLevel = Literal["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"]
 LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)

@@ -6,7 +6,7 @@ operator says over them; knows nothing of processes or of the wire.
 
 import asyncio
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
@@ -30,7 +30,7 @@ from exai.tools.argument_schema import ArgumentSchema, SchemaUnusable
 from exai.tools.descriptions import DescriptionUnusable, encode_within_bounds
 from exai.tools.registry import ToolRegistry
 from exai.upstream.listing import MAX_LISTED
-from exai.upstream.names import namespace_of
+from exai.upstream.names import Namespace, namespace_of
 from exai.upstream.server import UpstreamServer
 
 _MAX_NAME_LENGTH = 128
@@ -136,9 +136,7 @@ def _prepare(
     for own, description in wanted:
         known, tool = kept.get(own, (None, None))
         try:
-            _check_place(own, offer)
-            if own not in assigned:
-                raise SchemaUnusable(f"another tool of its server is {names.name_of(own)}")
+            _check_place(own, offer, assigned, names)
             if tool is None or known != description:
                 tool = _tool_of(server, config, assigned[own], description)
         except (DescriptionUnusable, SchemaUnusable, msgspec.ValidationError) as error:
@@ -167,11 +165,13 @@ def _named_in(config: UpstreamConfig) -> Iterator[tuple[str, str]]:
         yield from ((setting, name) for name in names if setting == "tools" or not is_glob(name))
 
 
-def _check_place(name: str, offer: _Offer) -> None:
+def _check_place(own: str, offer: _Offer, assigned: Mapping[str, str], names: Namespace) -> None:
     if len(offer.tools) >= MAX_LISTED:
         raise SchemaUnusable(f"its server has more than {MAX_LISTED:,} tools")
-    if name in offer.tools:
+    if own in offer.tools:
         raise SchemaUnusable("its server has another tool of this name")
+    if own not in assigned:
+        raise SchemaUnusable(f"another tool of its server is {names.name_of(own)}")
 
 
 def _tool_of(

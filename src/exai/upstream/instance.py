@@ -30,6 +30,7 @@ from exai.processes.environment import child_environment
 from exai.processes.process_guard import ProcessGuard
 from exai.upstream.client_questions import ClientQuestions
 from exai.upstream.handshake import Handshake, HandshakeFailed, Terms
+from exai.upstream.input_rounds import ask_in_rounds
 from exai.upstream.json_rpc import FAULTS, BrokenAnswer, ErrorAnswer, ServerLost
 from exai.upstream.listing import KINDS_BESIDE_TOOLS, TOOLS, Description, Kind
 from exai.upstream.log_levels import LogLevels
@@ -40,6 +41,7 @@ from exai.upstream.server_log import ServerLog
 from exai.upstream.server_process import ServerProcess
 from exai.upstream.server_requests import METHOD_NOT_FOUND
 from exai.upstream.speech import Speech
+from exai.upstream.tool_result import read_result, read_tool_result
 from exai.upstream.updates import Updates
 from exai.upstream.wishes import Wishes
 
@@ -199,14 +201,23 @@ class ServerInstance:
     ) -> Completed:
         """Call a tool; waits for the start that is under way, or next. See `UpstreamServer`."""
         async with self._life_for(run, idempotent=idempotent) as life:
-            grace_s = self._around.limits.cancel_grace_s
-            return await life.call_tool(tool, arguments, run, cancel_grace_s=grace_s)
+            params = {"name": tool, "arguments": arguments}
+            result = await self._ask(life, "tools/call", params, run)
+            return read_tool_result(result, self._family.name)
 
-    async def relay(self, method: str, params: dict[str, Any], run: ToolRun) -> dict[str, Any]:
-        """Make a request that changes nothing, and return its result; raises as `call` does."""
+    async def relay(self, method: str, params: dict[str, Any], run: ToolRun) -> Completed:
+        """Make a request that changes nothing, whose result stays whole; raises as `call` does."""
         async with self._life_for(run, idempotent=True) as life:
-            grace_s = self._around.limits.cancel_grace_s
-            return await life.ask(method, params, run, cancel_grace_s=grace_s)
+            result = await self._ask(life, method, params, run)
+            return read_result(result, self._family.name)
+
+    async def _ask(
+        self, life: ServerLife, method: str, params: dict[str, Any], run: ToolRun
+    ) -> dict[str, Any]:
+        grace_s = self._around.limits.cancel_grace_s
+        return await ask_in_rounds(
+            lambda given: life.ask(method, {**params, **given}, run, grace_s), run, self.questions
+        )
 
     async def watch(self, uri: str, run: ToolRun) -> None:
         """Have the session of a run told of a resource's updates; raises as `call` does.

@@ -68,7 +68,7 @@ class Namespace(msgspec.Struct, frozen=True):
 
 def namespace_of(server: str, config: UpstreamConfig) -> Namespace:
     """Return how the names of a configured server's tools are offered."""
-    prefix = f"{server}__" if config.prefix is None else config.prefix
+    prefix = _FOREIGN.sub("_", f"{server}__") if config.prefix is None else config.prefix
     renamed = {own: said["name"] for own, said in config.tools.items() if "name" in said}
     return Namespace(prefix, renamed)
 

@@ -12,6 +12,7 @@ from typing import Self
 from exai.core.clock import Clock
 from exai.core.config import LimitsConfig, UpstreamConfig
 from exai.core.events import EventSink
+from exai.core.identity import Principal
 from exai.core.tool import upstream_scope
 from exai.processes.process_guard import ProcessGuard
 from exai.upstream.handshake import Handshake
@@ -19,7 +20,7 @@ from exai.upstream.instance import Surroundings
 from exai.upstream.log_levels import LogLevels
 from exai.upstream.news import NobodyHears, ServerNews
 from exai.upstream.restart_policy import RestartPolicy
-from exai.upstream.server import OnTools, UpstreamServer, UpstreamStatistics
+from exai.upstream.server import OnTools, OwnInstance, UpstreamServer, UpstreamStatistics
 
 
 class UpstreamPool:
@@ -108,3 +109,7 @@ class UpstreamPool:
     def statistics(self) -> list[UpstreamStatistics]:
         """Return how each server fares."""
         return [server.statistics() for server in self.servers.values()]
+
+    def instances_of(self, principal: Principal) -> list[OwnInstance]:
+        """Return the instances that serve this principal alone, or one of its sessions."""
+        return [own for server in self.servers.values() for own in server.instances_of(principal)]

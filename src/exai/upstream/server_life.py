@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from exai.core.errors import ToolFailed
-from exai.core.outcomes import Completed
 from exai.core.tool import ToolRun
 from exai.upstream.handshake import NO_CAPABILITIES, Handshake, HandshakeFailed, Terms
 from exai.upstream.json_rpc import (
@@ -29,7 +28,6 @@ from exai.upstream.listing import (
 from exai.upstream.server_process import ServerProcess
 from exai.upstream.server_requests import OnRequest
 from exai.upstream.speech import Speech
-from exai.upstream.tool_result import read_tool_result
 from exai.upstream.wishes import Wishes
 
 _AGREED = "notifications/subscriptions/acknowledged"
@@ -131,14 +129,6 @@ class ServerLife:
         changed, self._changed = tuple(self._changed), {}
         return () if self.is_over else changed
 
-    async def call_tool(
-        self, tool: str, arguments: dict[str, Any], run: ToolRun, cancel_grace_s: float
-    ) -> Completed:
-        """Call a tool; raises `ToolFailed`, and what a request raises but for `ErrorAnswer`."""
-        params = {"name": tool, "arguments": arguments}
-        result = await self.ask("tools/call", params, run, cancel_grace_s)
-        return read_tool_result(result, self._name)
-
     async def ask(
         self, method: str, params: dict[str, Any], run: ToolRun, cancel_grace_s: float
     ) -> dict[str, Any]:
@@ -149,7 +139,7 @@ class ServerLife:
         try:
             return await self._connection.request(
                 method,
-                {**params, **run.input, "_meta": self._meta_of(run)},
+                {**params, "_meta": self._meta_of(run)},
                 on_progress=lambda params: _report(params, run),
                 cancel_grace_s=cancel_grace_s,
             )
@@ -159,7 +149,7 @@ class ServerLife:
             raise ToolFailed(message, jsonrpc_code=error.code, **data) from None
 
     def _meta_of(self, run: ToolRun) -> dict[str, Any]:
-        meta = {**run.meta, **self.terms.request_meta}
+        meta = self.terms.meta_for(run.meta)
         if run.traceparent is not None:
             meta["traceparent"] = run.traceparent
         if self.terms.is_modern and (level := self._wishes.log_level()) is not None:
