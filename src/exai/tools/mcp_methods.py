@@ -121,12 +121,7 @@ class _Relayed(_MethodTool):
 
     async def run(self, arguments: dict[str, Any], run: ToolRun) -> Completed:
         """Let the server do it."""
-        result = await self._server.relay(self.spec.name, self._params, run)
-        facts = ExecutionFacts(provider=self._server.name)
-        if result.get("resultType") == "input_required":
-            asked: Params = {k: result[k] for k in ("inputRequests", "requestState") if k in result}
-            return Completed([], facts=facts, input_required=asked)
-        return Completed([], structured=result, facts=facts)
+        return await self._server.relay(self.spec.name, self._params, run)
 
 
 class _Watched(_MethodTool):

@@ -45,7 +45,7 @@ from exai.upstream.server_process import ServerProcess
 from exai.upstream.server_requests import METHOD_NOT_FOUND
 from exai.upstream.shown_url import shown_url
 from exai.upstream.speech import Speech
-from exai.upstream.tool_result import read_tool_result
+from exai.upstream.tool_result import read_result, read_tool_result
 from exai.upstream.updates import Updates
 from exai.upstream.wishes import Wishes
 
@@ -221,11 +221,13 @@ class ServerInstance:
 
         return await self._do(call_on, run, idempotent=idempotent)
 
-    async def relay(self, method: str, params: dict[str, Any], run: ToolRun) -> dict[str, Any]:
-        """Make a request that changes nothing, and return its result; raises as `call` does."""
-        return await self._do(
-            lambda life: self._ask(life, method, params, run), run, idempotent=True
-        )
+    async def relay(self, method: str, params: dict[str, Any], run: ToolRun) -> Completed:
+        """Make a request that changes nothing, whose result stays whole; raises as `call` does."""
+
+        async def relay_on(life: ServerLife) -> Completed:
+            return read_result(await self._ask(life, method, params, run), self._family.name)
+
+        return await self._do(relay_on, run, idempotent=True)
 
     async def watch(self, uri: str, run: ToolRun) -> None:
         """Have the session of a run told of a resource's updates; raises as `call` does.

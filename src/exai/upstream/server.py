@@ -135,8 +135,8 @@ class UpstreamServer:
         instance = await self._wait_instance(run)
         return await instance.call(tool, arguments, run, idempotent=idempotent)
 
-    async def relay(self, method: str, params: dict[str, Any], run: ToolRun) -> dict[str, Any]:
-        """Make a request that changes nothing, and return its result; raises as `call` does."""
+    async def relay(self, method: str, params: dict[str, Any], run: ToolRun) -> Completed:
+        """Make a request that changes nothing, whose result stays whole; raises as `call` does."""
         return await (await self._wait_instance(run)).relay(method, params, run)
 
     async def _wait_instance(self, run: ToolRun) -> ServerInstance:

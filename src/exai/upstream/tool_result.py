@@ -1,4 +1,4 @@
-"""What a server says of a tool call, read as an outcome; its blocks stay untouched."""
+"""What a server answers to a call, read as an outcome; its parts stay untouched."""
 
 from typing import Any
 
@@ -15,9 +15,8 @@ _encode = msgspec.json.Encoder().encode
 
 def read_tool_result(result: dict[str, Any], upstream: str) -> Completed:
     """Return the outcome in a `tools/call` result; raises `ToolFailed`, `BrokenAnswer`."""
-    if (asked := input_required(result)) is not None:
-        facts, meta = ExecutionFacts(provider=upstream), result.get("_meta") or None
-        return Completed([], facts=facts, result_meta=meta, input_required=asked)
+    if (asked := _asking(result, upstream)) is not None:
+        return asked
     outputs, structured = _blocks_of(result), result.get("structuredContent")
     if structured is not None and not isinstance(structured, dict):
         # Our outcomes know objects only; the server's text says the same, if there is one.
@@ -32,6 +31,19 @@ def read_tool_result(result: dict[str, Any], upstream: str) -> Completed:
         facts=ExecutionFacts(provider=upstream),
         result_meta=result.get("_meta") or None,
     )
+
+
+def read_result(result: dict[str, Any], upstream: str) -> Completed:
+    """Return the outcome in the result of any other method; raises `BrokenAnswer`."""
+    whole = Completed([], structured=result, facts=ExecutionFacts(provider=upstream))
+    return _asking(result, upstream) or whole
+
+
+def _asking(result: dict[str, Any], upstream: str) -> Completed | None:
+    if (asked := input_required(result)) is None:
+        return None
+    facts, meta = ExecutionFacts(provider=upstream), result.get("_meta") or None
+    return Completed([], facts=facts, result_meta=meta, input_required=asked)
 
 
 def input_required(result: dict[str, Any]) -> dict[str, Any] | None:

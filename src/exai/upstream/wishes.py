@@ -107,7 +107,7 @@ class Wishes:
         if uri not in self._watchers or uri in self._agreed:
             return
         self._agreed.add(uri)
-        for told in self._waiting.get(uri, ()):
+        for told in self._waiting.pop(uri, ()):
             if not told.done():
                 told.set_result(None)
         if uri in self._missed:
@@ -116,15 +116,15 @@ class Wishes:
 
     def refuse(self, uri: str, fault: Exception) -> None:
         """Take note that the server does not tell of a resource."""
-        for told in self._waiting.get(uri, ()):
+        for told in self._waiting.pop(uri, ()):
             if not told.done():
                 told.set_exception(fault)
 
     def _forget_waiting(self, uri: str, told: "asyncio.Future[None]") -> None:
-        waiting = self._waiting[uri]
+        waiting = self._waiting.get(uri, set())
         waiting.discard(told)
         if not waiting:
-            del self._waiting[uri]
+            self._waiting.pop(uri, None)
 
 
 def _is_part(uri: str, of: str) -> bool:
