@@ -93,6 +93,7 @@ class UpstreamServer:
         self._life: ServerLife | None = None
         self._discovers = True
         self._is_known_to_work = False
+        self._restart = around.restart if config.url is None else around.restart.for_others()
         self._shown_url = None if config.url is None else shown_url(config.url)
         self._start_over = asyncio.Event()
         self._first_start_over = asyncio.Event()
@@ -112,7 +113,7 @@ class UpstreamServer:
 
     async def run(self) -> None:
         """Live one life after the other until cancelled."""
-        policy, short_lives = self._around.restart, 0
+        policy, short_lives = self._restart, 0
         try:
             while True:
                 end, ready_s = await self._live()
@@ -265,7 +266,7 @@ class UpstreamServer:
         self._tell_start_over()
 
     async def _back_off(self, end: str, ready_s: float, short_lives: int) -> None:
-        policy, gave_up = self._around.restart, self._around.restart.gives_up(short_lives)
+        policy, gave_up = self._restart, self._restart.gives_up(short_lives)
         delay_s = policy.delay_s(short_lives, random.random())
         self._retry_at = self._around.clock.monotonic_s() + delay_s
         self._last_end = end

@@ -38,6 +38,7 @@ class ServerLife:
     """
 
     _hearing: asyncio.Task[str]
+    _subscribing: asyncio.Task[None] | None = None
 
     def __init__(
         self,
@@ -80,6 +81,8 @@ class ServerLife:
                 fault = await _fault_in(serve)
             finally:
                 has_ended = self.is_over
+                if self._subscribing is not None:
+                    self._subscribing.cancel()
                 await self._carrier.stop()
         return self._hearing.result() if has_ended or fault is None else fault
 
@@ -87,7 +90,7 @@ class ServerLife:
         """Agree on how to speak; raises `HandshakeFailed`."""
         self.terms = await handshake.negotiate(self._connection, discover=discover)
         if self.terms.must_subscribe:
-            self._tasks.create_task(self._subscribe())
+            self._subscribing = self._tasks.create_task(self._subscribe())
 
     async def list_tools(self) -> list[dict[str, Any]]:
         """Return the tools as the server describes them; raises as a request does."""
