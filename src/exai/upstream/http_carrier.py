@@ -257,6 +257,8 @@ class HttpCarrier(Carrier):
                 if turn % _EVENTS_A_TURN == 0:
                     await asyncio.sleep(0)
                 await self._receiver.take(message, owner)
+            if owner is not None and (endless := stream.overgrown) is not None:
+                await self._receiver.take(endless, owner)
             if owner is not None and not self._receiver.is_waiting(owner):
                 await _read_to_end(chunks)
                 break
