@@ -70,17 +70,19 @@ async def until_running(wire: Wire, count: int) -> None:
 
 
 async def test_each_session_has_its_own_and_its_end_is_the_servers(tmp_path: Path) -> None:
-    async with serving(tmp_path, scripted(instance="session")) as daemon:
-        async with open_wire(daemon.url, token=TOKEN) as one:
-            async with open_wire(daemon.url, token=TOKEN) as two:
-                assert await say(one, "count", "r1") == "1"
-                assert await say(two, "count", "r1") == "1"
-                assert await say(one, "count", "r2") == "2"
-                pid = int(await say(two, "pid", "r2"))
-            await until(lambda: not is_alive(pid))
-            stopped = await daemon.events.first_of(UpstreamStopped)
-            assert (stopped.pid, stopped.reason) == (pid, "its session ended")
-            assert await say(one, "count", "r3") == "3"
+    async with (
+        serving(tmp_path, scripted(instance="session")) as daemon,
+        open_wire(daemon.url, token=TOKEN) as one,
+    ):
+        async with open_wire(daemon.url, token=TOKEN) as two:
+            assert await say(one, "count", "r1") == "1"
+            assert await say(two, "count", "r1") == "1"
+            assert await say(one, "count", "r2") == "2"
+            pid = int(await say(two, "pid", "r2"))
+        await until(lambda: not is_alive(pid))
+        stopped = await daemon.events.first_of(UpstreamStopped)
+        assert (stopped.pid, stopped.reason) == (pid, "its session ended")
+        assert await say(one, "count", "r3") == "3"
 
 
 async def test_a_session_that_may_come_back_keeps_its_server(tmp_path: Path) -> None:
@@ -113,20 +115,20 @@ async def test_a_call_under_way_does_not_outlive_its_session(tmp_path: Path) -> 
 
 
 async def test_the_sessions_of_a_principal_share_and_see_their_own_only(tmp_path: Path) -> None:
-    async with serving(tmp_path, scripted(instance="principal")) as daemon:
-        async with (
-            open_wire(daemon.url, token=TOKEN) as one,
-            open_wire(daemon.url, token=TOKEN) as two,
-            open_wire(daemon.url, token=OTHER) as other,
-        ):
-            assert await say(one, "count", "r1") == "1"
-            assert await say(two, "count", "r1") == "2"
-            pid = int(await say(one, "pid", "r2"))
-            assert await own_part(other) == ([], (await own_part(one))[1])
-            assert await say(other, "count", "r1") == "1"
-            own, seen = await own_part(two)
-            assert [(each["upstream"], each["pid"]) for each in own] == [("own", pid)]
-            assert (seen["instance"], seen["instance_count"]) == ("principal", 3)
+    async with (
+        serving(tmp_path, scripted(instance="principal")) as daemon,
+        open_wire(daemon.url, token=TOKEN) as one,
+        open_wire(daemon.url, token=TOKEN) as two,
+        open_wire(daemon.url, token=OTHER) as other,
+    ):
+        assert await say(one, "count", "r1") == "1"
+        assert await say(two, "count", "r1") == "2"
+        pid = int(await say(one, "pid", "r2"))
+        assert await own_part(other) == ([], (await own_part(one))[1])
+        assert await say(other, "count", "r1") == "1"
+        own, seen = await own_part(two)
+        assert [(each["upstream"], each["pid"]) for each in own] == [("own", pid)]
+        assert (seen["instance"], seen["instance_count"]) == ("principal", 3)
 
 
 async def test_a_principal_is_told_no_session_of_another(tmp_path: Path) -> None:
@@ -144,16 +146,16 @@ async def test_a_principal_is_told_no_session_of_another(tmp_path: Path) -> None
 
 async def test_nothing_is_shared_beyond_whom_an_instance_serves(tmp_path: Path) -> None:
     said = {"count": {"share": "session", "cache_ttl_s": 60.0}}
-    async with serving(tmp_path, scripted(instance="session", tools=said)) as daemon:
-        async with (
-            open_wire(daemon.url, token=TOKEN) as one,
-            open_wire(daemon.url, token=TOKEN) as two,
-        ):
-            assert await say(one, "count", "r1") == "1"
-            cached = await one.call("own__count", "r2")
-            assert (cached["text"], cached["meta"]["cached"]) == ("1", True)
-            fresh = await two.call("own__count", "r1")
-            assert (fresh["text"], fresh["meta"]["cached"]) == ("1", False)
+    async with (
+        serving(tmp_path, scripted(instance="session", tools=said)) as daemon,
+        open_wire(daemon.url, token=TOKEN) as one,
+        open_wire(daemon.url, token=TOKEN) as two,
+    ):
+        assert await say(one, "count", "r1") == "1"
+        cached = await one.call("own__count", "r2")
+        assert (cached["text"], cached["meta"]["cached"]) == ("1", True)
+        fresh = await two.call("own__count", "r1")
+        assert (fresh["text"], fresh["meta"]["cached"]) == ("1", False)
 
 
 async def test_where_all_instances_are_in_use_a_call_is_refused_with_the_scope(
@@ -224,10 +226,12 @@ async def test_a_client_of_any_door_is_asked_back(
 @pytest.mark.slow
 @pytest.mark.parametrize("door", DOORS, ids=door_name)
 async def test_a_client_that_declares_nothing_is_asked_nothing(tmp_path: Path, door: Door) -> None:
-    async with serving(tmp_path, personal("--legacy")) as daemon:
-        async with mcp_client(daemon, door) as client:
-            result = await client.call_tool("own__ask", {"method": "roots/list"})
-            assert "-32601" in result.content[0].text  # type: ignore[union-attr]
+    async with (
+        serving(tmp_path, personal("--legacy")) as daemon,
+        mcp_client(daemon, door) as client,
+    ):
+        result = await client.call_tool("own__ask", {"method": "roots/list"})
+        assert "-32601" in result.content[0].text  # type: ignore[union-attr]
 
 
 @pytest.mark.slow
