@@ -1,13 +1,14 @@
 """Both eras of MCP are spoken with whoever speaks them, and refusals are said in words."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import mcp.client.session
 import pytest
 
 from exai.upstream.handshake import HandshakeFailed, Terms
-from exai.upstream.json_rpc import BrokenAnswer, ErrorAnswer, Requests, ServerLost
+from exai.upstream.json_rpc import NO_HEADERS, BrokenAnswer, ErrorAnswer, Requests, ServerLost
 from exai.upstream.sdk_handshake import negotiate
 
 UNSUPPORTED = ErrorAnswer(-32022, "unsupported", {"supported": ["2026-07-28"], "requested": "x"})
@@ -37,7 +38,9 @@ class Server(Requests):
         self._answers = list(answers)
         self.sent: list[tuple[str, dict[str, Any]]] = []
 
-    async def request(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+    async def request(
+        self, method: str, params: dict[str, Any], *, headers: Mapping[str, str] = NO_HEADERS
+    ) -> dict[str, Any]:
         self.sent.append((method, params))
         answer = self._answers.pop(0)
         if isinstance(answer, asyncio.Event):
@@ -47,7 +50,9 @@ class Server(Requests):
         assert isinstance(answer, dict)
         return answer
 
-    def notify(self, method: str, params: dict[str, Any]) -> None:
+    def notify(
+        self, method: str, params: dict[str, Any], *, headers: Mapping[str, str] = NO_HEADERS
+    ) -> None:
         self.sent.append((method, params))
 
 

@@ -41,16 +41,6 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
         offered = self.capabilities.get(capability)
         return offered is not None and (detail is None or offered.get(detail) is True)
 
-    def meta_for(self, callers: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the `_meta` of a request for a caller that sent along its own.
-
-        What a caller of 2026 declares that it can be asked holds where the server is of 2026.
-        """
-        meta = {**callers, **self.request_meta}
-        if CAPABILITIES_META in callers and CAPABILITIES_META in self.request_meta:
-            meta[CAPABILITIES_META] = callers[CAPABILITIES_META]
-        return meta
-
 
 class Handshake:
     """The handshake with any server, whose SDK is imported at the first one."""

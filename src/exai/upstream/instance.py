@@ -8,11 +8,11 @@ of what its tools are, nor of who may call them.
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from exai.core.clock import Clock
 from exai.core.config import LimitsConfig, UpstreamConfig
@@ -28,10 +28,13 @@ from exai.core.outcomes import Completed
 from exai.core.tool import ToolRun
 from exai.processes.environment import child_environment
 from exai.processes.process_guard import ProcessGuard
+from exai.upstream.call_failures import CALL_FAULTS, can_move_on, upstream_failed
+from exai.upstream.carrier import Carrier, CarrierUnusable
 from exai.upstream.client_questions import ClientQuestions
 from exai.upstream.handshake import Handshake, HandshakeFailed, Terms
+from exai.upstream.http_client import HttpClient
 from exai.upstream.input_rounds import ask_in_rounds
-from exai.upstream.json_rpc import FAULTS, BrokenAnswer, ErrorAnswer, ServerLost
+from exai.upstream.json_rpc import FAULTS, ErrorAnswer
 from exai.upstream.listing import KINDS_BESIDE_TOOLS, TOOLS, Description, Kind
 from exai.upstream.log_levels import LogLevels
 from exai.upstream.news import NobodyHears, ServerNews
@@ -40,12 +43,14 @@ from exai.upstream.server_life import ServerLife
 from exai.upstream.server_log import ServerLog
 from exai.upstream.server_process import ServerProcess
 from exai.upstream.server_requests import METHOD_NOT_FOUND
+from exai.upstream.shown_url import shown_url
 from exai.upstream.speech import Speech
 from exai.upstream.tool_result import read_result, read_tool_result
 from exai.upstream.updates import Updates
 from exai.upstream.wishes import Wishes
 
 _LISTING_PATIENCE_S = 10.0
+T = TypeVar("T")
 
 
 class ServerState(StrEnum):
@@ -64,6 +69,7 @@ class Surroundings:
     """What all servers of one daemon share."""
 
     guard: ProcessGuard
+    http: HttpClient
     handshake: Handshake
     base_environment: Mapping[str, str]
     limits: LimitsConfig
@@ -94,7 +100,14 @@ class Family:
         self.speech = speech
         self.on_tools = on_tools
         self.on_unused = on_unused
+        self.shown_url = None if config.url is None else shown_url(config.url)
         self.tool_count = 0
+        self.is_known_to_work = False
+
+    @property
+    def may_come_back(self) -> bool:
+        """Whether it is worth waiting for: others start it, and it has been there before."""
+        return self.config.url is not None and self.is_known_to_work
 
 
 class ServerInstance:
@@ -180,11 +193,11 @@ class ServerInstance:
 
     def stop(self, reason: str) -> None:
         """Have it stopped for good; whoever uses it is told so."""
-        pid = self.pid
+        life = self._life
         self.end()
-        if self.task is not None and self.task.cancel() and pid is not None:
+        if self.task is not None and self.task.cancel() and life is not None:
             self._around.events.emit(
-                UpstreamStopped(upstream=self._family.name, pid=pid, reason=reason)
+                UpstreamStopped(upstream=self._family.name, pid=life.pid, reason=reason)
             )
 
     def end(self) -> None:
@@ -200,40 +213,40 @@ class ServerInstance:
         self, tool: str, arguments: dict[str, Any], run: ToolRun, *, idempotent: bool
     ) -> Completed:
         """Call a tool; waits for the start that is under way, or next. See `UpstreamServer`."""
-        async with self._life_for(run, idempotent=idempotent) as life:
+
+        async def call_on(life: ServerLife) -> Completed:
             params = {"name": tool, "arguments": arguments}
             result = await self._ask(life, "tools/call", params, run)
             return read_tool_result(result, self._family.name)
 
+        return await self._do(call_on, run, idempotent=idempotent)
+
     async def relay(self, method: str, params: dict[str, Any], run: ToolRun) -> Completed:
         """Make a request that changes nothing, whose result stays whole; raises as `call` does."""
-        async with self._life_for(run, idempotent=True) as life:
+
+        async def relay_on(life: ServerLife) -> Completed:
             result = await self._ask(life, method, params, run)
             return read_result(result, self._family.name)
 
-    async def _ask(
-        self, life: ServerLife, method: str, params: dict[str, Any], run: ToolRun
-    ) -> dict[str, Any]:
-        grace_s = self._around.limits.cancel_grace_s
-        return await ask_in_rounds(
-            lambda given: life.ask(method, {**params, **given}, run, grace_s), run, self.questions
-        )
+        return await self._do(relay_on, run, idempotent=True)
 
     async def watch(self, uri: str, run: ToolRun) -> None:
         """Have the session of a run told of a resource's updates; raises as `call` does.
 
         Raises `ToolFailed` where the server does not agree, and `QueueFull` for too many.
         """
-        async with self._life_for(run, idempotent=True) as life:
-            if not life.terms.offers("resources", "subscribe"):
-                raise ToolFailed(
-                    f"{self._family.name} does not tell of updates", jsonrpc_code=METHOD_NOT_FOUND
-                )
-            try:
-                most = self._around.limits.session_max_subscriptions
-                await self.wishes.watch(uri, run.session_id, max_count=most)
-            except ErrorAnswer as error:
-                raise ToolFailed(error.message, jsonrpc_code=error.code) from None
+        await self._do(lambda life: self._watch(life, uri, run.session_id), run, idempotent=True)
+
+    async def _watch(self, life: ServerLife, uri: str, session_id: str) -> None:
+        if not life.terms.offers("resources", "subscribe"):
+            raise ToolFailed(
+                f"{self._family.name} does not tell of updates", jsonrpc_code=METHOD_NOT_FOUND
+            )
+        try:
+            most = self._around.limits.session_max_subscriptions
+            await self.wishes.watch(uri, session_id, max_count=most)
+        except ErrorAnswer as error:
+            raise ToolFailed(error.message, jsonrpc_code=error.code) from None
 
     def unwatch(self, uri: str, session_id: str) -> None:
         """Have a session told no more of a resource's updates."""
@@ -245,22 +258,40 @@ class ServerInstance:
         with self._watched():
             self.wishes.end_session(session_id)
 
-    @asynccontextmanager
-    async def _life_for(self, run: ToolRun, *, idempotent: bool) -> AsyncIterator[ServerLife]:
-        """Use the life that is under way, or next, for one call."""
+    async def _ask(
+        self, life: ServerLife, method: str, params: dict[str, Any], run: ToolRun
+    ) -> dict[str, Any]:
+        grace_s = self._around.limits.cancel_grace_s
+        return await ask_in_rounds(
+            lambda given: life.ask(method, params, run, grace_s, given), run, self.questions
+        )
+
+    async def _do(
+        self, work: Callable[[ServerLife], Awaitable[T]], run: ToolRun, *, idempotent: bool
+    ) -> T:
+        """Do work with the life that is under way, or next, or the one after that."""
+        name = self._family.name
         with self._used():
-            life = await self._require_life()
-            run.may_have_begun = True
-            self.running_count += 1
             try:
-                with self.questions.asked_for(run), self._log.heard_by(run):
-                    yield life
-            except BrokenAnswer as broken:
-                raise self._failed(f"broke the protocol: {broken}", idempotent) from None
-            except ServerLost as lost:
-                raise self._failed(str(lost), idempotent, was_written=lost.was_written) from None
-            finally:
-                self.running_count -= 1
+                return await self._do_once(work, run)
+            except CALL_FAULTS as fault:
+                if not can_move_on(fault, idempotent=idempotent):
+                    raise upstream_failed(name, fault, idempotent=idempotent) from None
+            try:
+                return await self._do_once(work, run)
+            except CALL_FAULTS as fault:
+                raise upstream_failed(name, fault, idempotent=idempotent) from None
+
+    async def _do_once(self, work: Callable[[ServerLife], Awaitable[T]], run: ToolRun) -> T:
+        run.may_have_begun = False
+        life = await self._require_life()
+        run.may_have_begun = True
+        self.running_count += 1
+        try:
+            with self.questions.asked_for(run), self._log.heard_by(run):
+                return await work(life)
+        finally:
+            self.running_count -= 1
 
     @contextmanager
     def _used(self) -> Iterator[None]:
@@ -316,12 +347,6 @@ class ServerInstance:
     def _running_life(self) -> ServerLife | None:
         return None if self._life is None or self._life.is_over else self._life
 
-    def _failed(self, how: str, idempotent: bool, was_written: bool = True) -> UpstreamFailed:
-        may_have_run = {"may_have_run": True} if was_written and not idempotent else {}
-        return UpstreamFailed(
-            f"{self._family.name} {how}", retryable=not may_have_run, **may_have_run
-        )
-
     async def _live(self) -> tuple[str, float]:
         """Live one life; return how it ended, and how long the server had been ready."""
         self.state, self._retry_at = ServerState.STARTING, None
@@ -331,6 +356,8 @@ class ServerInstance:
             life = await self._begin_life()
         except OSError as error:
             return f"cannot be started: {_reason_of(error)}", 0.0
+        except CarrierUnusable as unusable:
+            return f"cannot be used: {unusable}", 0.0
         try:
             end = await life.run(lambda: self._serve(life, started_at))
         finally:
@@ -341,7 +368,21 @@ class ServerInstance:
 
     async def _begin_life(self) -> ServerLife:
         family, max_result_bytes = self._family, self._around.limits.max_result_bytes
-        config = family.config
+        return ServerLife(
+            family.name,
+            await self._open_carrier(max_result_bytes),
+            family.speech,
+            max_result_bytes,
+            wishes=self.wishes,
+            on_notification=self._take_notification,
+            on_request=self.questions.answer,
+        )
+
+    async def _open_carrier(self, max_result_bytes: int) -> Carrier:
+        config = self._family.config
+        if config.url is not None:
+            http = self._around.http
+            return await http.open_carrier(config.url, config.headers, max_result_bytes)
         assert config.command is not None
         process = await self._around.guard.spawn(
             config.command,
@@ -349,16 +390,7 @@ class ServerInstance:
             env=child_environment(self._around.base_environment, config.env),
             cwd=config.cwd,
         )
-        server_process = ServerProcess(process, family.speech, max_result_bytes)
-        return ServerLife(
-            family.name,
-            server_process,
-            family.speech,
-            max_result_bytes,
-            wishes=self.wishes,
-            on_notification=self._take_notification,
-            on_request=self.questions.answer,
-        )
+        return ServerProcess(process, self._family.speech, max_result_bytes)
 
     async def _serve(self, life: ServerLife, started_at: float) -> None:
         tools = None
@@ -424,10 +456,12 @@ class ServerInstance:
     def _become_ready(self, life: ServerLife, started_at: float) -> None:
         life.ready_at = self._around.clock.monotonic_s()
         self.state, self.last_end = ServerState.READY, None
+        self._family.is_known_to_work = True
         self._around.events.emit(
             UpstreamStarted(
                 upstream=self._family.name,
                 pid=life.pid,
+                url=self._family.shown_url,
                 tool_count=self._family.tool_count,
                 start_s=life.ready_at - started_at,
             )
@@ -444,7 +478,7 @@ class ServerInstance:
         self.state = ServerState.GAVE_UP if gave_up else ServerState.BACKING_OFF
         event = UpstreamGaveUp if gave_up else UpstreamDied
         self._around.events.emit(event(upstream=self._family.name, reason=end, retry_s=delay_s))
-        if gave_up or ready_s == 0.0:
+        if gave_up or (ready_s == 0.0 and not self._family.may_come_back):
             self._tell_start_over()
         await asyncio.sleep(delay_s)
 

@@ -16,6 +16,7 @@ from exai.core.identity import Principal
 from exai.core.tool import upstream_scope
 from exai.processes.process_guard import ProcessGuard
 from exai.upstream.handshake import Handshake
+from exai.upstream.http_client import HttpClient
 from exai.upstream.instance import Surroundings
 from exai.upstream.log_levels import LogLevels
 from exai.upstream.news import NobodyHears, ServerNews
@@ -40,9 +41,11 @@ class UpstreamPool:
         news: ServerNews | None = None,
         restart: RestartPolicy | None = None,
     ) -> None:
+        self._http = HttpClient(version)
         self.log_levels = LogLevels(self._note_log_levels)
         around = Surroundings(
             guard=guard,
+            http=self._http,
             handshake=Handshake(version),
             base_environment=base_environment,
             limits=limits,
@@ -62,6 +65,7 @@ class UpstreamPool:
 
     async def __aenter__(self) -> Self:
         """Begin to start all servers; returns at once."""
+        await self._http.__aenter__()
         await self._group.__aenter__()
         self._running = [self._group.create_task(s.run()) for s in self.servers.values()]
         return self
@@ -75,7 +79,10 @@ class UpstreamPool:
         """Stop all servers at the same time, each within its bounds."""
         for running in self._running:
             running.cancel()
-        await self._group.__aexit__(kind, error, traceback)
+        try:
+            await self._group.__aexit__(kind, error, traceback)
+        finally:
+            await self._http.__aexit__(kind, error, traceback)
 
     async def wait_first_starts(self, timeout_s: float) -> None:
         """Wait until each server's first start has succeeded or failed, or for `timeout_s`."""

@@ -29,7 +29,7 @@ from pydantic import ValidationError
 
 from exai.core.errors import ResultTooLarge
 from exai.upstream.handshake import NO_CAPABILITIES, HandshakeFailed, Terms
-from exai.upstream.json_rpc import BrokenAnswer, ErrorAnswer, Requests, ServerLost
+from exai.upstream.json_rpc import BrokenAnswer, ErrorAnswer, Requests, ServerLost, StatusAnswer
 
 
 async def negotiate(
@@ -114,12 +114,16 @@ class _SdkDispatcher(Dispatcher[TransportContext]):
     ) -> dict[str, Any]:
         try:
             async with asyncio.timeout((opts or {}).get("timeout")):
-                return await self._connection.request(method, self._declaring(dict(params or {})))
+                return await self._connection.request(
+                    method,
+                    self._declaring(dict(params or {})),
+                    headers=(opts or {}).get("headers") or {},
+                )
         except TimeoutError:
             raise MCPError(REQUEST_TIMEOUT, f"no answer to {method}") from None
         except ErrorAnswer as error:
             raise MCPError(error.code, error.message, error.data) from None
-        except (BrokenAnswer, ResultTooLarge) as error:
+        except (BrokenAnswer, StatusAnswer, ResultTooLarge) as error:
             raise MCPError(INVALID_REQUEST, str(error)) from None
 
     def _declaring(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -134,7 +138,8 @@ class _SdkDispatcher(Dispatcher[TransportContext]):
     async def notify(
         self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
     ) -> None:
-        self._connection.notify(method, dict(params or {}))
+        headers = (opts or {}).get("headers") or {}
+        self._connection.notify(method, dict(params or {}), headers=headers)
 
     async def run(
         self,

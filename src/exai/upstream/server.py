@@ -27,12 +27,14 @@ class UpstreamStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """How one server fares. `last_end` says how its last life ended.
 
     `state` is that of the one instance that all share; where each has its own, that of the
-    one that says what the tools are, and `ready` from then on.
+    one that says what the tools are, and `ready` from then on. There is either a process
+    (`pid`), or a `url`, of which nothing secret is shown.
     """
 
     upstream: str
     state: ServerState
     pid: int | None
+    url: str | None
     protocol_version: str | None
     tool_count: int
     running_count: int
@@ -41,7 +43,7 @@ class UpstreamStatistics(msgspec.Struct, frozen=True, kw_only=True):
     last_end: str | None
     instance: str
     instance_count: int
-    """Instances whose process runs."""
+    """Instances that run."""
 
 
 class OwnInstance(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,6 +179,7 @@ class UpstreamServer:
             upstream=self.name,
             state=ServerState.READY if is_ready else first.state,
             pid=first.pid,
+            url=self._family.shown_url,
             protocol_version=terms.protocol_version if terms else None,
             tool_count=self._family.tool_count,
             running_count=sum(instance.running_count for instance in instances),
@@ -184,7 +187,7 @@ class UpstreamServer:
             retry_in_s=None if is_ready else first.retry_in_s,
             last_end=None if is_ready else first.last_end,
             instance=self.config.instance,
-            instance_count=sum(instance.pid is not None for instance in instances),
+            instance_count=sum(instance.terms is not None for instance in instances),
         )
 
     def instances_of(self, principal: Principal) -> Iterator[OwnInstance]:

@@ -1,4 +1,4 @@
-"""One life of an MCP server: from its process's start, over the handshake, to its end.
+"""One life of an MCP server: from its start, over the handshake, to its end.
 
 Knows what a running server can be asked; knows nothing of earlier lives or of the next.
 """
@@ -9,6 +9,7 @@ from typing import Any
 
 from exai.core.errors import ToolFailed
 from exai.core.tool import ToolRun
+from exai.upstream.carrier import Carrier
 from exai.upstream.handshake import NO_CAPABILITIES, Handshake, HandshakeFailed, Terms
 from exai.upstream.json_rpc import (
     FAULTS,
@@ -25,13 +26,12 @@ from exai.upstream.listing import (
     Kind,
     list_all,
 )
-from exai.upstream.server_process import ServerProcess
+from exai.upstream.request_params import request_params
 from exai.upstream.server_requests import OnRequest
 from exai.upstream.speech import Speech
 from exai.upstream.wishes import Wishes
 
 _AGREED = "notifications/subscriptions/acknowledged"
-_LOG_LEVEL = "io.modelcontextprotocol/logLevel"
 _CHANGES_PAUSE_S = 1.0
 _MESSAGE_LENGTH = 1000
 
@@ -49,7 +49,7 @@ class ServerLife:
     def __init__(
         self,
         name: str,
-        process: ServerProcess,
+        carrier: Carrier,
         speech: Speech,
         max_result_bytes: int,
         *,
@@ -57,13 +57,13 @@ class ServerLife:
         on_notification: OnNotification | None = None,
         on_request: OnRequest | None = None,
     ) -> None:
-        self.pid = process.pid
+        self.pid = carrier.pid
         self.ready_at: float | None = None
         self.terms = Terms()
         self._name = name
-        self._process = process
+        self._carrier = carrier
         self._connection = JsonRpcConnection(
-            process,
+            carrier,
             speech=speech,
             max_result_bytes=max_result_bytes,
             on_notification=self._take_notification,
@@ -84,20 +84,17 @@ class ServerLife:
     async def run(self, serve: Callable[[], Awaitable[None]]) -> str:
         """Hear the server while `serve` runs, then stop it; return how its life ended."""
         async with self._tasks as tasks:
-            tasks.create_task(self._process.read_stderr())
-            closing = tasks.create_task(self._process.close_after_exit())
-            watching = tasks.create_task(self._process.watch_stdin())
+            tasks.create_task(self._carrier.attend())
             self._hearing = tasks.create_task(self._connection.run())
             self._hearing.add_done_callback(lambda _: self._has_changed.set())
             try:
                 fault = await _fault_in(serve)
             finally:
-                watching.cancel()
+                has_ended = self.is_over
                 if self._keeping is not None:
                     self._keeping.cancel()
-                await self._process.stop()
-                closing.cancel()
-        return fault or self._hearing.result()
+                await self._carrier.stop()
+        return self._hearing.result() if has_ended or fault is None else fault
 
     async def shake_hands(
         self,
@@ -117,9 +114,12 @@ class ServerLife:
 
         None where the server says that it has no such thing; of tools it need not say so.
         """
-        if kind is TOOLS or self.terms.offers(kind.capability):
-            return await list_all(self._connection, self.terms, kind)
-        return None
+        if kind is not TOOLS and not self.terms.offers(kind.capability):
+            return None
+        listed = await list_all(self._connection, self.terms, kind)
+        if kind is TOOLS:
+            await self._carrier.know_tools(listed)
+        return listed
 
     async def wait_changed(self) -> tuple[Kind, ...]:
         """Wait until lists are others, and for a while for more of it; none where it ended."""
@@ -130,16 +130,21 @@ class ServerLife:
         return () if self.is_over else changed
 
     async def ask(
-        self, method: str, params: dict[str, Any], run: ToolRun, cancel_grace_s: float
+        self,
+        method: str,
+        params: dict[str, Any],
+        run: ToolRun,
+        cancel_grace_s: float,
+        given: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Make one request for a call, and return its result.
+        """Make one request for a call, `given` what the server had asked for; return its result.
 
         Raises `ToolFailed`, and what a request raises but for `ErrorAnswer`.
         """
         try:
             return await self._connection.request(
                 method,
-                {**params, "_meta": self._meta_of(run)},
+                request_params(params, given or {}, run, self.terms, self._wishes.log_level()),
                 on_progress=lambda params: _report(params, run),
                 cancel_grace_s=cancel_grace_s,
             )
@@ -147,14 +152,6 @@ class ServerLife:
             data = {} if error.data is None else {"jsonrpc_data": error.data}
             message = error.message[:_MESSAGE_LENGTH]
             raise ToolFailed(message, jsonrpc_code=error.code, **data) from None
-
-    def _meta_of(self, run: ToolRun) -> dict[str, Any]:
-        meta = self.terms.meta_for(run.meta)
-        if run.traceparent is not None:
-            meta["traceparent"] = run.traceparent
-        if self.terms.is_modern and (level := self._wishes.log_level()) is not None:
-            meta.setdefault(_LOG_LEVEL, level)
-        return meta
 
     def _take_notification(self, method: str, params: dict[str, Any]) -> None:
         if method in KINDS_CHANGED_BY:

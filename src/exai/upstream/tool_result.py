@@ -47,21 +47,29 @@ def _asking(result: dict[str, Any], upstream: str) -> Completed | None:
 
 
 def input_required(result: dict[str, Any]) -> dict[str, Any] | None:
-    """Return what a server of 2026 asks for before it answers, if it does: `inputRequests`
-    and `requestState`. Raises `BrokenAnswer`.
+    """Return what a server of 2026 wants first, and wants to be told again then, if it does.
+
+    Raises `BrokenAnswer`.
     """
     kind = result.get("resultType", "complete")
     if kind == "complete":
         return None
     if kind != "input_required":
-        raise BrokenAnswer(f"the answer is {kind!r:.40}, which is not offered here")
-    asked: dict[str, Any] = {name: result[name] for name in _ASKED if result.get(name) is not None}
-    requests, state = asked.get("inputRequests", {}), asked.get("requestState", "")
-    if not (isinstance(requests, dict) and isinstance(state, str)) or not (
-        requests or "requestState" in asked
-    ):
-        raise BrokenAnswer("the server asks for more, and does not say for what")
-    return asked
+        raise BrokenAnswer(f"the answer is of a kind that is not known here ({kind!r:.40})")
+    match result:
+        case {"inputRequests": {**requests}} if not all(map(_is_request, requests.values())):
+            raise BrokenAnswer("the answer asks for what cannot be asked")
+        case {"inputRequests": {**requests}} if requests:
+            pass
+        case {"requestState": str()} if result.get("inputRequests") in (None, {}):
+            pass
+        case _:
+            raise BrokenAnswer("the answer asks for more without saying what")
+    return {key: result[key] for key in _ASKED if key in result}
+
+
+def _is_request(request: Any) -> bool:
+    return isinstance(request, dict) and isinstance(request.get("method"), str)
 
 
 def _blocks_of(result: dict[str, Any]) -> list[Block]:
