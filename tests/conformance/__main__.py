@@ -1,0 +1,51 @@
+"""Runs MCP's conformance suite against the fixture itself and through the daemon, and compares.
+
+make conformance
+make conformance ARGS="2026-07-28 --keep DIR"     one version; results stay in DIR
+"""
+
+import argparse
+import asyncio
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.conformance.comparison import Comparison, compare, expected_failures, report
+from tests.conformance.suite_run import Verdicts, run_suite
+from tests.conformance.targets import daemon_before_fixture, fixture
+
+SPEC_VERSIONS = ("2025-11-25", "2026-07-28")
+
+
+async def compare_versions(spec_versions: Sequence[str], work_dir: Path) -> list[Comparison]:
+    """Run both, side by side, one version after the other."""
+    home = work_dir / "home"
+    home.mkdir(parents=True)
+    reasons = expected_failures()
+    comparisons = []
+    async with fixture() as fixture_url, daemon_before_fixture(home) as daemon_url:
+        for version in spec_versions:
+            results: tuple[Verdicts, Verdicts] = await asyncio.gather(
+                run_suite(fixture_url, version, work_dir / version / "direct"),
+                run_suite(daemon_url, version, work_dir / version / "daemon"),
+            )
+            comparisons.append(compare(version, *results, reasons.get(version, {})))
+    return comparisons
+
+
+def main() -> None:
+    """Compare, report, and say by the exit status whether it is as it should be."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("versions", nargs="*", default=SPEC_VERSIONS, help="default: both")
+    parser.add_argument("--keep", type=Path, help="keep what the suite says in this new directory")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        work_dir = arguments.keep or Path(scratch, "run")
+        comparisons = asyncio.run(compare_versions(arguments.versions, work_dir))
+    sys.stdout.write("\n".join(map(report, comparisons)) + "\n")
+    sys.exit(not all(comparison.is_good for comparison in comparisons))
+
+
+if __name__ == "__main__":
+    main()

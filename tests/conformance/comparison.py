@@ -1,0 +1,99 @@
+"""What a relay loses: which checks pass at a server itself, and not through the daemon before it.
+
+A check is named `scenario:check`, as the suite's own `--expected-failures` names it. Those that cannot
+pass are listed in `expected_failures.toml`, by version of the specification, each with the reason.
+"""
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.conformance.suite_run import Verdict, Verdicts
+
+EXPECTED_FAILURES = Path(__file__).parent / "expected_failures.toml"
+NOT_REACHED = Verdict("NOT REACHED", "the scenario ended before this check")
+
+
+class Loss(NamedTuple):
+    """A check that passes directly, and what the daemon makes of it."""
+
+    check: str
+    verdict: Verdict
+
+
+class Comparison(NamedTuple):
+    """How one version of the specification fares; `unexpected` and `stale` are what is wrong."""
+
+    spec_version: str
+    scenario_count: int
+    lossless_count: int
+    check_count: int
+    failing_directly: tuple[Loss, ...]
+    unexpected: tuple[Loss, ...]
+    expected: tuple[Loss, ...]
+    stale: tuple[str, ...]
+
+    @property
+    def is_good(self) -> bool:
+        """Tell whether nothing is lost but what is expected to be, and all of that."""
+        return not (self.failing_directly or self.unexpected or self.stale)
+
+
+def expected_failures() -> Mapping[str, Mapping[str, str]]:
+    """Return the reason of each check that cannot pass, by version of the specification."""
+    return tomllib.loads(EXPECTED_FAILURES.read_text())
+
+
+def compare(
+    spec_version: str, direct: Verdicts, relayed: Verdicts, reasons: Mapping[str, str]
+) -> Comparison:
+    """Compare what passes directly with what passes through the daemon."""
+    losses = list(_losses(direct, relayed))
+    lost = {loss.check for loss in losses}
+    lossy = {check.partition(":")[0] for check in lost}
+    return Comparison(
+        spec_version=spec_version,
+        scenario_count=len(direct),
+        lossless_count=len(direct.keys() - lossy),
+        check_count=sum(len(checks) for checks in direct.values()),
+        failing_directly=tuple(
+            Loss(f"{scenario}:{check}", verdict)
+            for scenario, checks in direct.items()
+            for check, verdict in checks.items()
+            if not verdict.is_passing
+        ),
+        unexpected=tuple(loss for loss in losses if loss.check not in reasons),
+        expected=tuple(loss for loss in losses if loss.check in reasons),
+        stale=tuple(check for check in reasons if check not in lost),
+    )
+
+
+def _losses(direct: Verdicts, relayed: Verdicts) -> Iterator[Loss]:
+    for scenario, checks in direct.items():
+        for check, verdict in checks.items():
+            through = relayed.get(scenario, {}).get(check, NOT_REACHED)
+            if verdict.status == "SUCCESS" and through.status != "SUCCESS":
+                yield Loss(f"{scenario}:{check}", through)
+        for check, verdict in relayed.get(scenario, {}).items():
+            if check not in checks and not verdict.is_passing:
+                yield Loss(f"{scenario}:{check}", verdict)
+
+
+def report(comparison: Comparison) -> str:
+    """Return a comparison as a person reads it."""
+    lines = [
+        f"{comparison.spec_version}: {comparison.lossless_count} of {comparison.scenario_count} "
+        f"scenarios ({comparison.check_count} checks) are the same through the daemon"
+    ]
+    for title, losses in (
+        ("fails without the daemon", comparison.failing_directly),
+        ("LOST", comparison.unexpected),
+        ("expected to fail", comparison.expected),
+    ):
+        lines += [
+            f"  {title}: {loss.check}\n    {loss.verdict.status}: {loss.verdict.message[:300]}"
+            for loss in losses
+        ]
+    lines += [f"  passes, and is listed as failing: {check}" for check in comparison.stale]
+    return "\n".join(lines)
