@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute
 
 from exai.calls.call_path import CallPath
 from exai.connections.reception import Reception
+from exai.core.channel import Channel
 from exai.core.clock import Clock, SystemClock
 from exai.core.config import OPEN_ACCESS, Config
 from exai.core.events import (
@@ -42,6 +43,8 @@ from exai.tools.upstream_tools import UpstreamTools
 from exai.transports.doors import DaemonAddress, Doors
 from exai.transports.explain_route import explain_route
 from exai.transports.health_routes import health_routes
+from exai.transports.mcp_door import McpDoor
+from exai.transports.upgrade_rules import MCP_SUBPROTOCOL
 from exai.upstream.pool import UpstreamPool
 
 SERVER = ServerName("exai", version("exai"))
@@ -86,7 +89,14 @@ class Daemon:
         self._sessions, self._tokens = self._reception.sessions, self._reception.tokens
         self._observation = self._build_observation()
         routes = self._build_routes()
-        self._doors = Doors(config.server, self._reception.serve, routes, self._events)
+        self._mcp = McpDoor(config.server, self._reception, self.tools, SERVER, self._events)
+        self._doors = Doors(
+            config.server,
+            self._serve,
+            [*routes, self._mcp.route],
+            self._mcp.may_enter,
+            self._events,
+        )
         self._lock = InstanceLock(config.state_dir)
 
     async def run(
@@ -119,6 +129,8 @@ class Daemon:
                 running(
                     *(part.run() for part in self._calls.background),
                     self._sessions.run_cleanup(),
+                    self._reception.mcp_sessions.run_cleanup(),
+                    self._mcp.run(),
                     self._become_ready(),
                     self._doors.watch_certificate(),
                 ),
@@ -136,11 +148,15 @@ class Daemon:
         stop_s = self._clock.monotonic_s() - stopped_at
         self._events.emit(DaemonStopped(stop_s, interrupted_count))
 
+    async def _serve(self, channel: Channel) -> None:
+        speaks_mcp = channel.subprotocol == MCP_SUBPROTOCOL
+        await (self._mcp.serve_channel if speaks_mcp else self._reception.serve)(channel)
+
     @asynccontextmanager
     async def _recovered(self) -> AsyncIterator[None]:
         """Take up what an earlier process left, before anybody can ask for it."""
         await self._reception.restore(self.stores.calls.ledger_id)
-        await self._calls.recovery.run(self._sessions.find)
+        await self._calls.recovery.run(self._reception.find_session)
         yield
 
     def rehearse(self, inherited: Inheritance) -> None:
@@ -182,9 +198,9 @@ class Daemon:
         self._sessions.drain(GoingAway("restart", _RECONNECT_AFTER_S))
         interrupted_count = await self._calls.router.drain(server.drain_s)
         left_s = begun_at + server.drain_s - self._clock.monotonic_s()
-        await self._sessions.close_all(
-            close_codes.SERVICE_RESTART, max(left_s, server.close_timeout_s)
-        )
+        patience_s = max(left_s, server.close_timeout_s)
+        await self._sessions.close_all(close_codes.SERVICE_RESTART, patience_s)
+        await self._mcp.close_all(close_codes.SERVICE_RESTART, patience_s)
         return interrupted_count
 
     def _tell_opened(self, on_ready: Callable[[DaemonAddress], object]) -> None:
@@ -209,7 +225,7 @@ class Daemon:
         self.tools.replace(SERVER.name, tools)
 
     def _tell_tools_changed(self, names: Set[str]) -> None:
-        for session in self._sessions:
+        for session in (*self._sessions, *self._reception.mcp_sessions):
             if any(session.principal.may_use(name) for name in names):
                 session.send(ToolsChanged())
 

@@ -114,6 +114,8 @@ class LimitsConfig(Section, frozen=True, kw_only=True):
     resume_window_s: PositiveSeconds = 600.0
     session_cleanup_interval_s: PositiveSeconds = 10.0
     principal_max_detached_sessions: PositiveCount = 200
+    mcp_max_sessions: PositiveCount = 1000
+    mcp_session_idle_s: PositiveSeconds = 1800.0
     max_result_bytes: PositiveCount = 16_777_216
     session_max_unacked: PositiveCount = 1000
     session_max_unacked_bytes: PositiveCount = 33_554_432

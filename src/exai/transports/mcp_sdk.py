@@ -1,0 +1,68 @@
+"""All of the daemon's doors that stand on the official SDK, as `mcp_door` imports them."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from mcp.server.transport_security import RequestBodyLimitMiddleware
+from starlette.types import Receive, Scope, Send
+
+from exai.connections.mcp_session import McpSession
+from exai.connections.mcp_sessions import McpSessions
+from exai.connections.outbox import Outbox
+from exai.core.channel import Channel
+from exai.core.config import ServerConfig
+from exai.core.errors import ToolNotFound
+from exai.core.identity import Principal
+from exai.protocols.close_codes import Close
+from exai.protocols.hello import ServerName
+from exai.tools.registry import ToolRegistry
+from exai.transports.mcp_http import McpHttp, asking_principal
+from exai.transports.mcp_server import CALLER, McpCaller, McpServer
+from exai.transports.mcp_websocket import frame_text, serve_mcp
+
+
+class McpSdk:
+    """MCP over HTTP and over channels, with one set of methods behind both."""
+
+    frame_text = staticmethod(frame_text)
+
+    def __init__(
+        self, name: ServerName, sessions: McpSessions, tools: ToolRegistry, config: ServerConfig
+    ) -> None:
+        self._tools = tools
+        self.server = McpServer(name, sessions, self._schema_of)
+        self._http = McpHttp(self.server, sessions)
+        self._limited = RequestBodyLimitMiddleware(self._http.serve, config.max_message_bytes)
+
+    async def run(self) -> None:
+        """Let requests be served, until cancelled."""
+        await self._http.run()
+
+    async def serve_mcp(
+        self,
+        channel: Channel,
+        outbox: Outbox,
+        session: McpSession,
+        slow_down: Callable[[], Awaitable[None]],
+    ) -> Close:
+        """Speak MCP over a channel; see `mcp_websocket`."""
+        return await serve_mcp(channel, outbox, self.server, session, slow_down)
+
+    async def serve_http(
+        self, principal: Principal, remote_address: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Answer one HTTP request of somebody."""
+        scope[CALLER] = McpCaller(principal, remote_address)
+        await self._limited(scope, receive, send)
+
+    def _schema_of(self, name: str) -> Mapping[str, Any] | None:
+        """Return a tool's input schema, by which the SDK judges headers that mirror arguments."""
+        principal = asking_principal.get()
+        try:
+            return (
+                None
+                if principal is None
+                else self._tools.require_tool(name, principal).spec.input_schema
+            )
+        except ToolNotFound:
+            return None
