@@ -18,17 +18,22 @@ from tests.conformance.targets import daemon_before_fixture, fixture
 SPEC_VERSIONS = ("2025-11-25", "2026-07-28")
 
 
+def new_folder(path: Path) -> Path:
+    """Make a folder, and return it."""
+    path.mkdir(parents=True)
+    return path
+
+
 async def compare_versions(spec_versions: Sequence[str], work_dir: Path) -> list[Comparison]:
     """Run both, side by side, one version after the other."""
-    home = work_dir / "home"
-    home.mkdir(parents=True)
     reasons = expected_failures()
     comparisons = []
+    home = new_folder(work_dir / "home")
     async with fixture() as fixture_url, daemon_before_fixture(home) as daemon_url:
         for version in spec_versions:
             results: tuple[Verdicts, Verdicts] = await asyncio.gather(
-                run_suite(fixture_url, version, work_dir / version / "direct"),
-                run_suite(daemon_url, version, work_dir / version / "daemon"),
+                run_suite(fixture_url, version, new_folder(work_dir / version / "direct")),
+                run_suite(daemon_url, version, new_folder(work_dir / version / "daemon")),
             )
             comparisons.append(compare(version, *results, reasons.get(version, {})))
     return comparisons

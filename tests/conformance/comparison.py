@@ -1,7 +1,7 @@
 """What a relay loses: which checks pass at a server itself, and not through the daemon before it.
 
-A check is named `scenario:check`, as the suite's own `--expected-failures` names it. Those that cannot
-pass are listed in `expected_failures.toml`, by version of the specification, each with the reason.
+A check is named `scenario:check`, as the suite's own `--expected-failures` names it. Those that
+cannot pass stand in `expected_failures.toml`, by version of the specification, with their reasons.
 """
 
 import tomllib
