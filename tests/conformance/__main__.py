@@ -11,9 +11,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.cli.exai_process import Shell
 from tests.conformance.comparison import Comparison, compare, expected_failures, report
 from tests.conformance.suite_run import Verdicts, run_suite
-from tests.conformance.targets import daemon_before_fixture, fixture
+from tests.conformance.targets import daemon_before, fixture, transparent_servers
 
 SPEC_VERSIONS = ("2025-11-25", "2026-07-28")
 
@@ -28,12 +29,13 @@ async def compare_versions(spec_versions: Sequence[str], work_dir: Path) -> list
     """Run both, side by side, one version after the other."""
     reasons = expected_failures()
     comparisons = []
-    home = new_folder(work_dir / "home")
-    async with fixture() as fixture_url, daemon_before_fixture(home) as daemon_url:
+    shell = Shell(new_folder(work_dir / "home"))
+    shell.environ["EXAI_AUTH"] = "none"
+    async with fixture() as fixture_url, daemon_before(shell, transparent_servers()) as door:
         for version in spec_versions:
             results: tuple[Verdicts, Verdicts] = await asyncio.gather(
                 run_suite(fixture_url, version, new_folder(work_dir / version / "direct")),
-                run_suite(daemon_url, version, new_folder(work_dir / version / "daemon")),
+                run_suite(door.mcp_url, version, new_folder(work_dir / version / "daemon")),
             )
             comparisons.append(compare(version, *results, reasons.get(version, {})))
     return comparisons

@@ -160,18 +160,12 @@ async def json_schema_2020_12_tool(context: Context, params: Params) -> Result:
     return says(f"Arguments: {params.arguments}")
 
 
-async def wait_for_cancellation(context: Context, params: Params) -> Result:
-    """Report that it has begun, and never end by itself."""
-    await context.session.report_progress(1, None, "waiting")
-    await asyncio.Event().wait()
-    raise AssertionError("nobody sets this")
-
-
 class FixtureTools:
     """The tools there are at the moment, and what they do."""
 
     def __init__(self, bus: SubscriptionBus) -> None:
         self._bus = bus
+        self._cancelled = asyncio.Event()
         self.has_added_prompt = False
         self._tools = dict(
             _without_arguments(run)
@@ -186,7 +180,8 @@ class FixtureTools:
                 test_tool_with_progress,
                 test_error_handling,
                 test_reconnection,
-                wait_for_cancellation,
+                self.wait_for_cancellation,
+                self.return_after_cancellation,
                 self.test_trigger_tool_change,
                 self.test_trigger_prompt_change,
                 *ASKING_TOOLS,
@@ -223,6 +218,20 @@ class FixtureTools:
         if tool is None:
             raise MCPError(types.INVALID_PARAMS, f"Unknown tool: {params.name}")
         return await tool.run(context, params)
+
+    async def wait_for_cancellation(self, context: Context, params: Params) -> Result:
+        """Report that it has begun, and never end by itself."""
+        await context.session.report_progress(1, None, "waiting")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self._cancelled.set()
+        return says("Nobody ends this")
+
+    async def return_after_cancellation(self, context: Context, params: Params) -> Result:
+        """Return when a call of `wait_for_cancellation` has been cancelled."""
+        await self._cancelled.wait()
+        return says("It was cancelled")
 
     async def test_trigger_tool_change(self, context: Context, params: Params) -> Result:
         """Add a tool or, if it is there, take it away; and say that the tools have changed."""

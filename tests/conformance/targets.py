@@ -1,12 +1,13 @@
-"""The servers that the suite is run against: the fixture itself, and the daemon before it."""
+"""What clients are tried on: the fixture itself, and a daemon before it, as processes."""
 
 import asyncio
 import json
 import sys
-from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator
+from asyncio.subprocess import DEVNULL, PIPE
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx2
 
@@ -22,7 +23,7 @@ ASKING = ("test_sampling", "test_elicitation*")
 async def fixture() -> AsyncIterator[str]:
     """Run the fixture, and yield the address at which it serves MCP."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, *FIXTURE, "--port", "0", stdout=PIPE, cwd=ROOT
+        sys.executable, *FIXTURE, "--port", "0", stdout=PIPE, stderr=DEVNULL, cwd=ROOT
     )
     try:
         assert process.stdout is not None
@@ -34,27 +35,36 @@ async def fixture() -> AsyncIterator[str]:
         await process.wait()
 
 
+class Door(NamedTuple):
+    """Where a daemon speaks MCP."""
+
+    websocket_url: str
+    mcp_url: str
+
+
 @asynccontextmanager
-async def daemon_before_fixture(home: Path) -> AsyncIterator[str]:
-    """Run a daemon with the fixture behind it, and yield the address at which it serves MCP."""
-    shell = Shell(home)
-    shell.environ |= {
-        "EXAI_AUTH": "none",
-        "EXAI_LOCAL_ENABLED": "false",
-        "EXAI_MCP_CONFIG": str(home / "mcp.json"),
-    }
-    (home / "mcp.json").write_text(json.dumps({"mcpServers": fixture_upstreams()}))
+async def daemon_before(shell: Shell, servers: Mapping[str, object]) -> AsyncIterator[Door]:
+    """Run a daemon with these `mcpServers`, once each of them has started."""
+    file = shell.home / "mcp.json"
+    file.write_text(json.dumps({"mcpServers": servers}))
+    shell.environ |= {"EXAI_MCP_CONFIG": str(file), "EXAI_LOCAL_ENABLED": "false"}
     async with serving(shell) as (_, ready):
         await _is_ready(f"{ready[2]}readyz")
-        yield f"{ready[2]}mcp"
+        yield Door(ready[1], f"{ready[2]}mcp")
 
 
-def fixture_upstreams() -> dict[str, object]:
-    """Return the fixture as `mcpServers`, offered under its own names."""
-    fixture = {"command": sys.executable, "args": FIXTURE, "env": {"PYTHONPATH": str(ROOT)}}
-    shared = {"prefix": "", "deny": ASKING}
-    asking = {"prefix": "", "instance": "session", "allow": ASKING}
-    return {"everything": {**fixture, "exai": shared}, "asking": {**fixture, "exai": asking}}
+def fixture_server(**own: object) -> dict[str, object]:
+    """Return the fixture as one of the `mcpServers`, with EXAI's own settings for it."""
+    env = {"PYTHONPATH": str(ROOT)}
+    return {"command": sys.executable, "args": FIXTURE, "env": env, "exai": own}
+
+
+def transparent_servers() -> dict[str, object]:
+    """Return `mcpServers` whose tools have the names that the suite knows."""
+    return {
+        "everything": fixture_server(prefix="", deny=ASKING),
+        "asking": fixture_server(prefix="", allow=ASKING, instance="session"),
+    }
 
 
 async def _is_ready(url: str) -> None:
