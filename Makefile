@@ -13,7 +13,7 @@ PEERS = .venv-bench/.stamp
 .PHONY: help setup run test conformance bench chaos check format lock clean
 
 help:  ## list the commands
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
 setup:  ## make the environment, with .venv/bin/exai in it
 	@scripts/setup
