@@ -6,8 +6,8 @@ import pytest
 
 from exai.core.config import ServerConfig
 from exai.transports.upgrade_rules import (
-    OriginRules,
     Headers,
+    OriginRules,
     Refusal,
     Upgrade,
     UpgradeRules,

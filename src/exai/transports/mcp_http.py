@@ -5,7 +5,6 @@ sessions; these are ours, for they outlive the daemon's process, and belong to a
 """
 
 import asyncio
-from contextvars import ContextVar
 from http import HTTPStatus
 from typing import Any, Self
 
@@ -27,14 +26,10 @@ from starlette.types import Message, Receive, Scope, Send
 from exai.connections.mcp_session import McpSession
 from exai.connections.mcp_sessions import McpSessions
 from exai.core.errors import QueueFull
-from exai.core.identity import Principal
 from exai.core.lifecycle import running
 from exai.transports.json_responses import json_response
 from exai.transports.mcp_events import McpEvents
-from exai.transports.mcp_server import CALLER, McpCaller, McpServer
-
-asking_principal: ContextVar[Principal | None] = ContextVar("asking_principal", default=None)
-"""Who makes the HTTP request that is being served."""
+from exai.transports.mcp_server import CALLER, McpCaller, McpServer, asking_principal
 
 _RETRY_MS = 500
 

@@ -1,7 +1,6 @@
 """All of the daemon's doors that stand on the official SDK, as `mcp_door` imports them."""
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 from mcp.server.transport_security import RequestBodyLimitMiddleware
 from starlette.types import Receive, Scope, Send
@@ -13,10 +12,11 @@ from exai.core.channel import Channel
 from exai.core.config import ServerConfig
 from exai.core.errors import ToolNotFound
 from exai.core.identity import Principal
+from exai.core.tool import ToolSpec
 from exai.protocols.close_codes import Close
 from exai.protocols.hello import ServerName
 from exai.tools.registry import ToolRegistry
-from exai.transports.mcp_http import McpHttp, asking_principal
+from exai.transports.mcp_http import McpHttp
 from exai.transports.mcp_server import CALLER, McpCaller, McpServer
 from exai.transports.mcp_websocket import frame_text, serve_mcp
 
@@ -30,7 +30,7 @@ class McpSdk:
         self, name: ServerName, sessions: McpSessions, tools: ToolRegistry, config: ServerConfig
     ) -> None:
         self._tools = tools
-        self.server = McpServer(name, sessions, self._schema_of)
+        self.server = McpServer(name, sessions, self._tool_of)
         self._http = McpHttp(self.server, sessions)
         self._limited = RequestBodyLimitMiddleware(self._http.serve, config.max_message_bytes)
 
@@ -55,14 +55,8 @@ class McpSdk:
         scope[CALLER] = McpCaller(principal, remote_address)
         await self._limited(scope, receive, send)
 
-    def _schema_of(self, name: str) -> Mapping[str, Any] | None:
-        """Return a tool's input schema, by which the SDK judges headers that mirror arguments."""
-        principal = asking_principal.get()
+    def _tool_of(self, principal: Principal, name: str) -> ToolSpec | None:
         try:
-            return (
-                None
-                if principal is None
-                else self._tools.require_tool(name, principal).spec.input_schema
-            )
+            return self._tools.require_tool(name, principal).spec
         except ToolNotFound:
             return None

@@ -6,6 +6,7 @@ says of it. Knows nothing of HTTP or WebSockets but what a request brings along.
 """
 
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -15,12 +16,8 @@ from mcp.server.lowlevel import NotificationOptions, Server
 from mcp.server.models import InitializationOptions
 from mcp.shared.exceptions import MCPError
 from mcp.shared.jsonrpc_dispatcher import cancelled_request_id_from_params
-from mcp.shared.subscriptions import SUBSCRIPTION_ID_META_KEY
 from mcp_types import (
-    CLIENT_INFO_META_KEY,
-    INTERNAL_ERROR,
     INVALID_PARAMS,
-    PROTOCOL_VERSION_META_KEY,
     CallToolRequestParams,
     CompleteRequestParams,
     GetPromptRequestParams,
@@ -36,36 +33,47 @@ from mcp_types import (
     SubscriptionsListenRequestParams,
     UnsubscribeRequestParams,
 )
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from exai.connections.mcp_session import McpCall, McpSession
 from exai.connections.mcp_sessions import McpSessions
-from exai.core.errors import ErrorCode, ErrorInfo, ExaiError
+from exai.core.errors import ExaiError
 from exai.core.identity import Principal
-from exai.core.outcomes import Failed
-from exai.core.replies import CallAnswered
-from exai.core.requests import CallTool
-from exai.core.requests import RequestId as Key
+from exai.core.outcomes import Completed, Failed, Outcome
+from exai.core.requests import CallTool, RequestId
+from exai.core.tool import ToolSpec
 from exai.protocols import mcp_results
 from exai.protocols.hello import ServerName
+from exai.protocols.mcp_eras import (
+    IDEMPOTENCY_KEY,
+    MODERN_VERSIONS,
+    Era,
+    meta_for_the_server,
+    meta_of,
+)
+from exai.protocols.mcp_messages import McpError
+from exai.protocols.mcp_news import ACKNOWLEDGED, read_listen
 from exai.transports.mcp_client_side import client_side_of
-from exai.transports.mcp_news import Listening, Send
+from exai.transports.mcp_news import NewsOfSession
 from exai.transports.mcp_raw import RawMessage
-from exai.transports.mcp_telling import Telling
+from exai.transports.mcp_telling import Notify, Telling
 
 Context = ServerRequestContext[Any, Any]
+ToolOf = Callable[[Principal, str], ToolSpec | None]
+"""Returns the tool that somebody means by a name, and may use."""
+
+asking_principal: ContextVar[Principal] = ContextVar("asking_principal")
+"""Who makes the HTTP request that is being served."""
 
 CALLER = "exai.mcp_caller"
-"""Where an HTTP request without a session carries its `McpCaller`, in its scope."""
+"""Where an HTTP request carries its `McpCaller`, in its scope."""
 
 _CANCELLED = "notifications/cancelled"
-_IDEMPOTENCY_KEY = "exai/idempotencyKey"
-_NOT_HANDED_ON = {"progressToken", PROTOCOL_VERSION_META_KEY, CLIENT_INFO_META_KEY}
+_RESOURCE_NOT_FOUND = -32002
 _LISTS_STAY_FRESH_MS = 5000
 _COMPLETE = {"resultType": "complete"}
 """What a result of 2026 says where it does not say otherwise; the SDK leaves it out before."""
 
-_RESOURCE_NOT_FOUND = -32002
+_LISTS = ("tools/list", "prompts/list", "resources/list", "resources/templates/list")
 _RELAYED: Mapping[str, type[RequestParams]] = {
     "resources/list": PaginatedRequestParams,
     "resources/templates/list": PaginatedRequestParams,
@@ -76,11 +84,10 @@ _RELAYED: Mapping[str, type[RequestParams]] = {
     "prompts/get": GetPromptRequestParams,
     "completion/complete": CompleteRequestParams,
 }
-_LISTS = ("tools/list", "prompts/list", "resources/list", "resources/templates/list")
 
 
 class McpCaller(NamedTuple):
-    """Who makes a request that belongs to no session."""
+    """Who makes an HTTP request."""
 
     principal: Principal
     remote_address: str
@@ -89,15 +96,16 @@ class McpCaller(NamedTuple):
 class McpServer:
     """The methods of MCP. `sdk` has their handlers."""
 
-    def __init__(self, name: ServerName, sessions: McpSessions, schema_of: "SchemaOf") -> None:
+    def __init__(self, name: ServerName, sessions: McpSessions, tool_of: ToolOf) -> None:
         self._sessions = sessions
+        self._tool_of = tool_of
         self._under_way: dict[tuple[str, str], McpCall] = {}
         hint = CacheHint(ttl_ms=_LISTS_STAY_FRESH_MS)
         self.sdk: Server[Any] = Server(
             name.name,
             version=name.version,
             cache_hints=dict.fromkeys(_LISTS, hint),  # type: ignore[arg-type]
-            get_tool_input_schema=schema_of,
+            get_tool_input_schema=self._schema_of,
         )
         add = self.sdk.add_request_handler
         add("tools/list", PaginatedRequestParams, self._list_tools)
@@ -129,45 +137,60 @@ class McpServer:
             if call is not None:
                 call.take_back()
 
-    async def tell_news(self, session: McpSession, send: Send) -> None:
+    async def tell_news(self, session: McpSession, notify: Notify) -> None:
         """Tell a client of before 2026 what is new, for as long as it is there; once is enough."""
         if not session.listeners:
-            async with Listening(session, None, send) as listening:
-                await listening.run()
+            async with NewsOfSession(session, None, notify) as news:
+                await news.tell()
 
     async def _list_tools(self, ctx: Context, params: PaginatedRequestParams) -> dict[str, Any]:
-        _require_no_cursor(params)
-        tools = self._session_of(ctx).list_tools()
-        return _COMPLETE | {"tools": [mcp_results.listing_of(spec) for spec in tools]}
+        if params.cursor is not None:
+            raise MCPError(INVALID_PARAMS, "there is no such cursor: all is on one page")
+        tools = map(mcp_results.listing_of, self._session_of(ctx).list_tools())
+        return _COMPLETE | mcp_results.tools_result(tools, _era_of(ctx))
 
     async def _call_tool(self, ctx: Context, params: CallToolRequestParams) -> dict[str, Any]:
-        raw = ctx.params or {}
+        raw = dict(ctx.params or {})
+        meta = meta_of(raw)
         request = CallTool(
             name=params.name,
             arguments=raw.get("arguments") or {},
-            idempotency_key=_idempotency_key(ctx),
-            traceparent=_meta_of(ctx).get("traceparent"),
-            meta=_handed_on(ctx),
+            idempotency_key=_idempotency_key(ctx, meta),
+            traceparent=meta.get("traceparent"),
+            meta=meta_for_the_server(meta),
             input={key: raw[key] for key in ("inputResponses", "requestState") if key in raw},
         )
-        try:
-            answer = await self._answer_to(ctx, request)
-        except ExaiError as refused:
-            return _COMPLETE | mcp_results.result_of(Failed(refused.describe()))
-        if isinstance(answer.outcome, Failed):
-            _raise_if_unknown(params.name, answer.outcome.error)
-        return _COMPLETE | mcp_results.result_of(answer.outcome)
+        outcome = await self._outcome_of(ctx, request)
+        if isinstance(outcome, Completed):
+            if outcome.input_required is not None:
+                return mcp_results.input_required_result(outcome.input_required, _era_of(ctx))
+            return _COMPLETE | mcp_results.completed_result(
+                outcome.outputs, outcome.structured, outcome.result_meta
+            )
+        error = msgspec.to_builtins(outcome.error)
+        fault = mcp_results.tool_error(params.name, error)
+        if fault is not None:
+            raise _as_sdk_error(fault)
+        return _COMPLETE | mcp_results.failed_result(
+            error,
+            outcome.outputs,
+            outcome.structured,
+            has_output_schema=self._promises_structure(ctx, params.name),
+        )
 
     async def _relay(self, ctx: Context, params: RequestParams) -> dict[str, Any]:
-        arguments = {key: value for key, value in (ctx.params or {}).items() if key != "_meta"}
-        request = CallTool(name=ctx.method, arguments=arguments, meta=_handed_on(ctx))
-        try:
-            answer = await self._answer_to(ctx, request)
-        except ExaiError as refused:
-            raise _error_of(ctx, refused.describe()) from None
-        if isinstance(answer.outcome, Failed):
-            raise _error_of(ctx, answer.outcome.error)
-        return _COMPLETE | (answer.outcome.structured or {})
+        raw = dict(ctx.params or {})
+        arguments = {key: value for key, value in raw.items() if key != "_meta"}
+        request = CallTool(
+            name=ctx.method, arguments=arguments, meta=meta_for_the_server(meta_of(raw))
+        )
+        outcome = await self._outcome_of(ctx, request)
+        if isinstance(outcome, Completed):
+            return _COMPLETE | (outcome.structured or {})
+        fault = mcp_results.method_error(ctx.method, msgspec.to_builtins(outcome.error))
+        if fault.code == _RESOURCE_NOT_FOUND and _era_of(ctx) is Era.MODERN:
+            fault.code = INVALID_PARAMS
+        raise _as_sdk_error(fault)
 
     async def _set_level(self, ctx: Context, params: SetLevelRequestParams) -> dict[str, Any]:
         self._session_of(ctx).log_level = params.level
@@ -176,31 +199,33 @@ class McpServer:
     async def _listen(
         self, ctx: Context, params: SubscriptionsListenRequestParams
     ) -> dict[str, Any]:
-        meta = {SUBSCRIPTION_ID_META_KEY: ctx.request_id}
-
-        async def send(method: str, params: dict[str, Any]) -> None:
-            await _notify(ctx, method, {**params, "_meta": meta}, related=True)
-
+        assert ctx.request_id is not None
+        try:
+            listening = read_listen(ctx.request_id, dict(ctx.params or {}))
+        except McpError as fault:
+            raise _as_sdk_error(fault) from None
+        notify = _notifying(ctx, related=True)
         with self._sessions.held(self._session_of(ctx)) as session:
-            async with Listening(session, params.notifications, send) as listening:
-                return await listening.run()
+            async with NewsOfSession(session, listening, notify) as news:
+                await notify(ACKNOWLEDGED, listening.acknowledgement())
+                await news.tell()
+        return listening.result()
 
     async def _initialized(self, ctx: Context, params: NotificationParams) -> None:
-        async def send(method: str, params: dict[str, Any]) -> None:
-            await _notify(ctx, method, params, related=False)
+        await self.tell_news(self._session_of(ctx), _notifying(ctx, related=False))
 
-        await self.tell_news(self._session_of(ctx), send)
-
-    async def _answer_to(self, ctx: Context, request: CallTool) -> CallAnswered:
-        """Make a call, and tell the client how it fares until its answer has come.
-
-        Raises `ExaiError` where it could not even be made.
-        """
-        with self._sessions.held(self._session_of(ctx)) as session:
+    async def _outcome_of(self, ctx: Context, request: CallTool) -> Outcome:
+        """Make a call, and tell the client how it fares until its answer has come."""
+        try:
+            session = self._session_of(ctx)
+        except ExaiError as refused:
+            return Failed(refused.describe())
+        with self._sessions.held(session):
             call = session.call(request, client_side_of(ctx))
             named = session.session_id, str(ctx.request_id)
             self._under_way[named] = call
-            telling = Telling(ctx, session.log_level)
+            meta, notify = meta_of(dict(ctx.params or {})), _notifying(ctx, related=True)
+            telling = Telling(meta, _era_of(ctx), session.log_level, notify)
             try:
                 async for said in call.progress():
                     await telling.tell(said)
@@ -211,9 +236,19 @@ class McpServer:
                 if self._under_way.get(named) is call:
                     del self._under_way[named]
         assert call.answer is not None
-        return call.answer
+        return call.answer.outcome
+
+    def _schema_of(self, name: str) -> Mapping[str, Any] | None:
+        """Return a tool's input schema, by which the SDK judges headers that mirror arguments."""
+        tool = self._tool_of(asking_principal.get(), name)
+        return None if tool is None else tool.input_schema
+
+    def _promises_structure(self, ctx: Context, name: str) -> bool:
+        tool = self._tool_of(self._session_of(ctx).principal, name)
+        return tool is not None and tool.output_schema is not None
 
     def _session_of(self, ctx: Context) -> McpSession:
+        """Return whose session a message belongs to. Raises `QueueFull`."""
         if isinstance(ctx.lifespan_context, McpSession):
             return ctx.lifespan_context
         assert ctx.request is not None
@@ -223,61 +258,33 @@ class McpServer:
         return self._sessions.shared(caller.principal, caller.remote_address, name)
 
 
-SchemaOf = Callable[[str], Mapping[str, Any] | None]
-"""Returns the input schema of a tool, where whoever asks may use it."""
+def _era_of(ctx: Context) -> Era:
+    return Era.MODERN if ctx.protocol_version in MODERN_VERSIONS else Era.HANDSHAKE
 
 
-async def _notify(ctx: Context, method: str, params: dict[str, Any], *, related: bool) -> None:
-    message = cast(ServerNotification, RawMessage(method=method, params=params))
-    await ctx.session.send_notification(message, ctx.request_id if related else None)
+def _notifying(ctx: Context, *, related: bool) -> Notify:
+    """Return what sends a notification, on the stream of a request or on that of its client."""
+
+    async def notify(method: str, params: dict[str, Any]) -> None:
+        message = cast(ServerNotification, RawMessage(method=method, params=params))
+        await ctx.session.send_notification(message, ctx.request_id if related else None)
+
+    return notify
 
 
-def _require_no_cursor(params: PaginatedRequestParams) -> None:
-    if params.cursor is not None:
-        raise MCPError(INVALID_PARAMS, "there is no such cursor: all is on one page")
-
-
-def _meta_of(ctx: Context) -> dict[str, Any]:
-    return (ctx.params or {}).get("_meta") or {}
-
-
-def _handed_on(ctx: Context) -> dict[str, Any]:
-    """Return what of a request's `_meta` its MCP server gets to see."""
-    meta = _meta_of(ctx)
-    return {k: v for k, v in meta.items() if k not in _NOT_HANDED_ON and not k.startswith("exai/")}
-
-
-def _idempotency_key(ctx: Context) -> str | None:
+def _idempotency_key(ctx: Context, meta: dict[str, Any]) -> str | None:
     """Return the key under which a request may be sent again, from its `_meta` or a header."""
-    key = _meta_of(ctx).get(_IDEMPOTENCY_KEY)
+    key = meta.get(IDEMPOTENCY_KEY)
     if key is None and ctx.request is not None:
         key = ctx.request.headers.get("idempotency-key")
     try:
-        return None if key is None else msgspec.convert(key, Key)
+        return None if key is None else msgspec.convert(key, RequestId)
     except msgspec.ValidationError:
         raise MCPError(
             INVALID_PARAMS,
-            f"{_IDEMPOTENCY_KEY}: expected 1 to 128 printable ASCII characters, without space",
+            f"{IDEMPOTENCY_KEY}: expected 1 to 128 printable ASCII characters, without space",
         ) from None
 
 
-def _raise_if_unknown(name: str, error: ErrorInfo) -> None:
-    """Raise the protocol's own error for a tool that is not there; all else is a result."""
-    if error.code is ErrorCode.TOOL_NOT_FOUND:
-        raise MCPError(INVALID_PARAMS, f"Unknown tool: {name}", {"hint": error.message})
-
-
-def _error_of(ctx: Context, error: ErrorInfo) -> MCPError:
-    """Return why a method other than `tools/call` failed, in the words of MCP."""
-    details = error.details or {}
-    code = details.get("jsonrpc_code")
-    if code == _RESOURCE_NOT_FOUND and ctx.protocol_version in MODERN_PROTOCOL_VERSIONS:
-        code = INVALID_PARAMS
-    if isinstance(code, int):
-        return MCPError(code, error.message, details.get("jsonrpc_data"))
-    is_about_params = error.code in (ErrorCode.VALIDATION_ERROR, ErrorCode.INVALID_REQUEST)
-    return MCPError(
-        INVALID_PARAMS if is_about_params else INTERNAL_ERROR,
-        error.message,
-        mcp_results.reason_of(error),
-    )
+def _as_sdk_error(fault: McpError) -> MCPError:
+    return MCPError(fault.code, fault.message, fault.data)

@@ -1,66 +1,43 @@
 """Telling an MCP client how a call of its fares: progress, and what servers write to its log."""
 
 import asyncio
-from typing import Any, cast, get_args
-
-from mcp.server.context import ServerRequestContext
-from mcp_types import LOG_LEVEL_META_KEY, LoggingLevel, ServerNotification
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from exai.core.replies import CallProgressed
-from exai.transports.mcp_raw import RawMessage
+from exai.protocols.mcp_eras import LOG_LEVEL_KEY, Era
+from exai.protocols.mcp_logging import LEVELS, is_wanted
+from exai.protocols.mcp_progress import ProgressCount, progress_token
 
-_LEVELS: tuple[str, ...] = get_args(LoggingLevel)
+Notify = Callable[[str, dict[str, Any]], Awaitable[None]]
+"""Sends a notification: its method, and its `params`."""
 
 
 class Telling:
-    """What is said of one call, in the words of MCP, sent before its answer.
+    """What is said of one request, whose `_meta` says what its client wants to hear."""
 
-    MCP wants the numbers of progress to grow: where a tool gives none they are the seconds so far.
-    """
-
-    def __init__(self, ctx: ServerRequestContext[Any, Any], log_level: str | None) -> None:
-        self._ctx = ctx
-        self._levels = _levels_of(ctx, log_level)
-        self._last = -1.0
-        self._is_measured = False
-        self._begun_at: float | None = None
+    def __init__(
+        self, meta: dict[str, Any], era: Era, log_level: str | None, notify: Notify
+    ) -> None:
+        self._notify = notify
+        self._clock = asyncio.get_running_loop().time
+        token = progress_token(meta)
+        self._count = None if token is None else ProgressCount(token, self._clock())
+        asked = meta.get(LOG_LEVEL_KEY)
+        self._log_level = asked if era is Era.MODERN else log_level or LEVELS[0]
 
     async def tell(self, said: CallProgressed) -> None:
         """Tell the client, if it wants to hear it."""
-        if said.log is None:
-            await self._tell_progress(said)
-        elif said.log.get("level") in self._levels:
-            await self._ctx.session.send_notification(
-                cast(
-                    ServerNotification,
-                    RawMessage(method="notifications/message", params=said.log),
-                ),
-                related_request_id=self._ctx.request_id,
-            )
+        if said.log is not None:
+            if is_wanted(said.log, self._log_level):
+                await self._notify("notifications/message", said.log)
+        elif self._count is not None:
+            params = self._params(self._count, said)
+            if params is not None:
+                await self._notify("notifications/progress", params)
 
-    async def _tell_progress(self, said: CallProgressed) -> None:
-        progress = said.progress
-        if progress is None:
-            if self._is_measured:
-                return
-            progress = self._seconds()
-        else:
-            self._is_measured = True
-        if progress > self._last:
-            self._last = progress
-            await self._ctx.session.report_progress(progress, said.total, said.message)
-
-    def _seconds(self) -> float:
-        now = asyncio.get_running_loop().time()
-        if self._begun_at is None:
-            self._begun_at = now
-        return round(now - self._begun_at, 3)
-
-
-def _levels_of(ctx: ServerRequestContext[Any, Any], log_level: str | None) -> tuple[str, ...]:
-    """Return the levels of the log that the client of a request wants: of 2026, none unasked."""
-    if ctx.protocol_version in MODERN_PROTOCOL_VERSIONS:
-        asked = ((ctx.params or {}).get("_meta") or {}).get(LOG_LEVEL_META_KEY)
-        return _LEVELS[_LEVELS.index(asked) :] if asked in _LEVELS else ()
-    return _LEVELS[_LEVELS.index(log_level) :] if log_level in _LEVELS else _LEVELS
+    def _params(self, count: ProgressCount, said: CallProgressed) -> dict[str, Any] | None:
+        now = self._clock()
+        if said.delta is not None and said.message is None:
+            return count.streamed(now)
+        return count.told(now, progress=said.progress, total=said.total, message=said.message)
