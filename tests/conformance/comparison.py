@@ -1,7 +1,8 @@
 """What a relay loses: which checks pass at a server itself, and not through the daemon before it.
 
 A check is named `scenario:check`, as the suite's own `--expected-failures` names it. Those that
-cannot pass stand in `expected_failures.toml`, by version of the specification, with their reasons.
+cannot pass stand in `expected_failures.toml` with their reasons, by lane: the era of the client and
+that of the server.
 """
 
 import tomllib
@@ -23,9 +24,9 @@ class Loss(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """How one version of the specification fares; `unexpected` and `stale` are what is wrong."""
+    """How one lane fares; `failing_directly`, `unexpected` and `stale` are what is wrong."""
 
-    spec_version: str
+    lane: str
     scenario_count: int
     lossless_count: int
     check_count: int
@@ -41,19 +42,19 @@ class Comparison(NamedTuple):
 
 
 def expected_failures() -> Mapping[str, Mapping[str, str]]:
-    """Return the reason of each check that cannot pass, by version of the specification."""
+    """Return the reason of each check that cannot pass, by lane."""
     return tomllib.loads(EXPECTED_FAILURES.read_text())
 
 
 def compare(
-    spec_version: str, direct: Verdicts, relayed: Verdicts, reasons: Mapping[str, str]
+    lane: str, direct: Verdicts, relayed: Verdicts, reasons: Mapping[str, str]
 ) -> Comparison:
     """Compare what passes directly with what passes through the daemon."""
     losses = list(_losses(direct, relayed))
     lost = {loss.check for loss in losses}
     lossy = {check.partition(":")[0] for check in lost}
     return Comparison(
-        spec_version=spec_version,
+        lane=lane,
         scenario_count=len(direct),
         lossless_count=len(direct.keys() - lossy),
         check_count=sum(len(checks) for checks in direct.values()),
@@ -83,7 +84,7 @@ def _losses(direct: Verdicts, relayed: Verdicts) -> Iterator[Loss]:
 def report(comparison: Comparison) -> str:
     """Return a comparison as a person reads it."""
     lines = [
-        f"{comparison.spec_version}: {comparison.lossless_count} of {comparison.scenario_count} "
+        f"{comparison.lane}: {comparison.lossless_count} of {comparison.scenario_count} "
         f"scenarios ({comparison.check_count} checks) are the same through the daemon"
     ]
     for title, losses in (

@@ -14,6 +14,7 @@ import mcp_types as types
 import uvicorn
 from mcp.server.lowlevel.server import NotificationOptions, Server
 from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
+from mcp.server.runner import serve_loop
 from mcp.server.stdio import stdio_server
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
 from mcp.shared.exceptions import MCPDeprecationWarning
@@ -59,13 +60,16 @@ def everything_server() -> Server:
     return server
 
 
-async def serve_stdio(server: Server) -> None:
+async def serve_stdio(server: Server, *, handshake_only: bool) -> None:
     """Serve one client, over this process's standard streams."""
     options = server.create_initialization_options(
         NotificationOptions(prompts_changed=True, resources_changed=True, tools_changed=True)
     )
     async with stdio_server() as (reading, writing):
-        await server.run(reading, writing, options)
+        if handshake_only:
+            await serve_loop(server, reading, writing, lifespan_state={}, init_options=options)
+        else:
+            await server.run(reading, writing, options)
 
 
 async def serve_http(server: Server, port: int) -> None:
@@ -82,11 +86,12 @@ def main() -> None:
     """Serve, as the arguments say."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--port", type=int, help="serve streamable HTTP there; 0: any port")
+    parser.add_argument("--handshake", action="store_true", help="speak no era but the first")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", MCPDeprecationWarning)
     server = everything_server()
     if arguments.port is None:
-        asyncio.run(serve_stdio(server))
+        asyncio.run(serve_stdio(server, handshake_only=arguments.handshake))
     else:
         asyncio.run(serve_http(server, arguments.port))
 

@@ -53,17 +53,21 @@ async def daemon_before(shell: Shell, servers: Mapping[str, object]) -> AsyncIte
         yield Door(ready[1], f"{ready[2]}mcp")
 
 
-def fixture_server(**own: object) -> dict[str, object]:
+def fixture_server(*arguments: str, **own: object) -> dict[str, object]:
     """Return the fixture as one of the `mcpServers`, with EXAI's own settings for it."""
-    env = {"PYTHONPATH": str(ROOT)}
-    return {"command": sys.executable, "args": FIXTURE, "env": env, "exai": own}
+    return {
+        "command": sys.executable,
+        "args": [*FIXTURE, *arguments],
+        "env": {"PYTHONPATH": str(ROOT)},
+        "exai": own,
+    }
 
 
-def transparent_servers() -> dict[str, object]:
+def transparent_servers(*arguments: str) -> dict[str, object]:
     """Return `mcpServers` whose tools have the names that the suite knows."""
     return {
-        "everything": fixture_server(prefix="", deny=ASKING),
-        "asking": fixture_server(prefix="", allow=ASKING, instance="session"),
+        "everything": fixture_server(*arguments, prefix="", deny=ASKING),
+        "asking": fixture_server(*arguments, prefix="", allow=ASKING, instance="session"),
     }
 
 

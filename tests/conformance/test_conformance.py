@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.__main__ import SPEC_VERSIONS, compare_versions
 from tests.conformance.comparison import NOT_REACHED, Loss, compare, report
+from tests.conformance.lanes import LANES, compare_lanes
 from tests.conformance.suite_run import Verdict
 
 FINE = Verdict("SUCCESS", "")
@@ -16,7 +16,7 @@ BROKEN = Verdict("FAILURE", "it is broken")
 async def test_nothing_that_passes_at_the_server_itself_is_lost_through_the_daemon(
     tmp_path: Path,
 ) -> None:
-    comparisons = await compare_versions(SPEC_VERSIONS, tmp_path)
+    comparisons = await compare_lanes(LANES, tmp_path)
     assert all(comparison.is_good for comparison in comparisons), "\n".join(
         map(report, comparisons)
     )
@@ -25,7 +25,7 @@ async def test_nothing_that_passes_at_the_server_itself_is_lost_through_the_daem
 def test_a_check_that_passes_only_directly_is_lost_and_one_that_is_not_reached_too() -> None:
     direct = {"tools": {"listed": FINE, "called": FINE}, "prompts": {"listed": FINE}}
     relayed = {"tools": {"listed": FINE, "called": BROKEN}}
-    comparison = compare("2026-07-28", direct, relayed, {})
+    comparison = compare("lane", direct, relayed, {})
     assert comparison.unexpected == (
         Loss("tools:called", BROKEN),
         Loss("prompts:listed", NOT_REACHED),
@@ -36,7 +36,7 @@ def test_a_check_that_passes_only_directly_is_lost_and_one_that_is_not_reached_t
 
 def test_a_check_that_only_the_daemon_brings_up_is_lost_if_it_fails() -> None:
     comparison = compare(
-        "2026-07-28", {"tools": {"listed": FINE}}, {"tools": {"listed": FINE, "crash": BROKEN}}, {}
+        "lane", {"tools": {"listed": FINE}}, {"tools": {"listed": FINE, "crash": BROKEN}}, {}
     )
     assert comparison.unexpected == (Loss("tools:crash", BROKEN),)
 
@@ -45,12 +45,12 @@ def test_a_listed_failure_is_expected_and_one_that_passes_is_stale() -> None:
     direct = {"tools": {"listed": FINE, "called": FINE}}
     relayed = {"tools": {"listed": FINE, "called": BROKEN}}
     reasons = {"tools:called": "it cannot be"}
-    assert compare("2026-07-28", direct, relayed, reasons).is_good
-    assert compare("2026-07-28", direct, direct, reasons).stale == ("tools:called",)
+    assert compare("lane", direct, relayed, reasons).is_good
+    assert compare("lane", direct, direct, reasons).stale == ("tools:called",)
 
 
 def test_a_fixture_that_fails_by_itself_proves_nothing() -> None:
     broken = {"tools": {"called": BROKEN}}
-    comparison = compare("2026-07-28", broken, broken, {})
+    comparison = compare("lane", broken, broken, {})
     assert not comparison.is_good
     assert "fails without the daemon: tools:called" in report(comparison)
