@@ -6,7 +6,8 @@ that of the server.
 """
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,7 +83,7 @@ def _losses(direct: Verdicts, relayed: Verdicts) -> Iterator[Loss]:
 
 
 def report(comparison: Comparison) -> str:
-    """Return a comparison as a person reads it."""
+    """Return a comparison as a person reads it: a line for each scenario that is not the same."""
     lines = [
         f"{comparison.lane}: {comparison.lossless_count} of {comparison.scenario_count} "
         f"scenarios ({comparison.check_count} checks) are the same through the daemon"
@@ -92,9 +93,15 @@ def report(comparison: Comparison) -> str:
         ("LOST", comparison.unexpected),
         ("expected to fail", comparison.expected),
     ):
-        lines += [
-            f"  {title}: {loss.check}\n    {loss.verdict.status}: {loss.verdict.message[:300]}"
-            for loss in losses
-        ]
+        by_scenario = groupby(losses, key=lambda loss: loss.check.partition(":")[0])
+        lines += [_line(title, scenario, list(its)) for scenario, its in by_scenario]
     lines += [f"  passes, and is listed as failing: {check}" for check in comparison.stale]
     return "\n".join(lines)
+
+
+def _line(title: str, scenario: str, losses: Sequence[Loss]) -> str:
+    """Name the checks of a scenario, and what is said of the first that was reached."""
+    reached = [loss for loss in losses if loss.verdict != NOT_REACHED] or losses
+    checks = ", ".join(loss.check.partition(":")[2] for loss in losses)
+    verdict = reached[0].verdict
+    return f"  {title}: {scenario} ({checks})\n    {verdict.status}: {verdict.message[:300]}"

@@ -53,4 +53,6 @@ def test_a_fixture_that_fails_by_itself_proves_nothing() -> None:
     broken = {"tools": {"called": BROKEN}}
     comparison = compare("lane", broken, broken, {})
     assert not comparison.is_good
-    assert "fails without the daemon: tools:called" in report(comparison)
+    assert "fails without the daemon: tools (called)\n    FAILURE: it is broken" in report(
+        comparison
+    )
