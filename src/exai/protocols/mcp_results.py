@@ -86,12 +86,16 @@ def input_required_result(input_required: dict[str, Any], era: Era) -> Result:
     return failed_result(error, has_output_schema=True)
 
 
-def tool_error(name: str, error: dict[str, Any]) -> McpError | None:
-    """Return the protocol's error where a failed tool call is one; None where it is a result."""
+def tool_error(name: str, error: dict[str, Any], *, is_continued: bool = False) -> McpError | None:
+    """Return the protocol's error where a failed tool call is one; None where it is a result.
+
+    What a call that `is_continued` brings to its server, its program has put together, not a model.
+    """
     if error.get("code") == "TOOL_NOT_FOUND":
         return McpError(INVALID_PARAMS, f"Unknown tool: {name}", _closest(error))
     said = _said_by_the_server(error)
-    return said if said is not None and said.code in _PROGRAMS_MUST_HEAR else None
+    of_programs = _PROGRAMS_MUST_HEAR | ({INVALID_PARAMS} if is_continued else set())
+    return said if said is not None and said.code in of_programs else None
 
 
 def method_error(method: str, error: dict[str, Any]) -> McpError:

@@ -168,7 +168,7 @@ class McpServer:
                 outcome.outputs, outcome.structured, outcome.result_meta
             )
         error = msgspec.to_builtins(outcome.error)
-        fault = mcp_results.tool_error(params.name, error)
+        fault = mcp_results.tool_error(params.name, error, is_continued=bool(request.input))
         if fault is not None:
             raise _as_sdk_error(fault)
         return _COMPLETE | mcp_results.failed_result(
