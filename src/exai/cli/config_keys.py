@@ -104,6 +104,9 @@ def did_you_mean(suggestion: str | None) -> str:
     return f"; did you mean {suggestion}?" if suggestion else ""
 
 
+_MAY_BE_EMPTY = {"prefix"}
+
+
 def convert(
     raw: Any, key: Key, *, is_text: bool, directory: Path, reveal: Callable[[str], str]
 ) -> Any:
@@ -185,7 +188,6 @@ def _value_in_words(raw: Any, key: Key) -> str:
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
-_MAY_BE_EMPTY = {"prefix"}
 _MAY_HOLD_SECRETS = {"command", "args", "env"}
 _TYPES_IN_WORDS = {
     str: "a text",
