@@ -22,8 +22,9 @@ from mcp.client.context import ClientRequestContext
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from tests.cli.exai_process import Shell
-from tests.conformance.targets import daemon_before
+from exai.core.config import AuthConfig, UpstreamConfig
+from exai.testing.running_daemon import daemon_config, running_daemon
+from tests.conformance.targets import until_ready
 
 VERSION_VARIABLE = "MCP_CONFORMANCE_PROTOCOL_VERSION"
 CONTEXT_VARIABLE = "MCP_CONFORMANCE_CONTEXT"
@@ -69,20 +70,25 @@ async def use(client: Client) -> None:
 async def main() -> None:
     """Run a daemon before the server, and use it."""
     is_modern = os.environ[VERSION_VARIABLE] in MODERN_PROTOCOL_VERSIONS
-    server = {"url": sys.argv[-1]}
-    with tempfile.TemporaryDirectory() as home:
-        shell = Shell(Path(home))
-        shell.environ["EXAI_AUTH"] = "none"
-        async with (
-            daemon_before(shell, {"suite": server}) as door,
-            httpx2.AsyncClient(trust_env=False) as http,
-            Client(
-                streamable_http_client(door.mcp_url, http_client=http),
-                mode="auto" if is_modern else "legacy",
-                elicitation_callback=confirm,
-            ) as client,
-        ):
-            await use(client)
+    with tempfile.TemporaryDirectory() as state_dir:
+        config = daemon_config(
+            Path(state_dir),
+            auth=AuthConfig(mode="none"),
+            principals={},
+            upstreams={"suite": UpstreamConfig(url=sys.argv[-1])},
+        )
+        async with running_daemon(config) as daemon:
+            http_url = daemon.address.http_url
+            await until_ready(http_url)
+            async with (
+                httpx2.AsyncClient(trust_env=False) as http,
+                Client(
+                    streamable_http_client(f"{http_url}mcp", http_client=http),
+                    mode="auto" if is_modern else "legacy",
+                    elicitation_callback=confirm,
+                ) as client,
+            ):
+                await use(client)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ async def daemon_before(shell: Shell, servers: Mapping[str, object]) -> AsyncIte
     file.write_text(json.dumps({"mcpServers": servers}))
     shell.environ |= {"EXAI_MCP_CONFIG": str(file), "EXAI_LOCAL_ENABLED": "false"}
     async with serving(shell) as (_, ready):
-        await _is_ready(f"{ready[2]}readyz")
+        await until_ready(ready[2])
         yield Door(ready[1], f"{ready[2]}mcp")
 
 
@@ -71,8 +71,8 @@ def transparent_servers(*arguments: str) -> dict[str, object]:
     }
 
 
-async def _is_ready(url: str) -> None:
-    """Wait until every upstream has started for the first time."""
+async def until_ready(http_url: str) -> None:
+    """Wait until every MCP server of a daemon has started for the first time."""
     async with httpx2.AsyncClient(trust_env=False) as client, asyncio.timeout(PATIENCE_S):
-        while not (await client.get(url)).is_success:  # noqa: ASYNC110 - it tells nobody
+        while not (await client.get(f"{http_url}readyz")).is_success:  # noqa: ASYNC110 - it tells nobody
             await asyncio.sleep(0.05)
