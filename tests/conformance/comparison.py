@@ -1,8 +1,8 @@
 """What a relay loses: which checks pass at a server itself, and not through the daemon before it.
 
 A check is named `scenario:check`, as the suite's own `--expected-failures` names it. Those that
-cannot pass stand in `expected_failures.toml` with their reasons, by lane: the era of the client and
-that of the server.
+cannot pass stand in `expected_failures.toml` with their reasons, by lane: a version of the
+specification for the client and one for the server, or the one that the daemon is a client of.
 """
 
 import tomllib
@@ -86,7 +86,7 @@ def report(comparison: Comparison) -> str:
     """Return a comparison as a person reads it: a line for each scenario that is not the same."""
     lines = [
         f"{comparison.lane}: {comparison.lossless_count} of {comparison.scenario_count} "
-        f"scenarios ({comparison.check_count} checks) are the same through the daemon"
+        f"scenarios lose nothing ({comparison.check_count} checks)"
     ]
     for title, losses in (
         ("fails without the daemon", comparison.failing_directly),

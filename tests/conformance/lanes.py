@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tests.cli.exai_process import Shell
 from tests.conformance.comparison import Comparison, compare, expected_failures
-from tests.conformance.suite_run import run_suite
+from tests.conformance.suite_run import judge_server
 from tests.conformance.targets import daemon_before, fixture, transparent_servers
 
 HANDSHAKE, STATELESS = "2025-11-25", "2026-07-28"
@@ -40,9 +40,9 @@ async def compare_lanes(lanes: Sequence[Lane], work_dir: Path) -> list[Compariso
         for client in sorted({lane.client for lane in lanes}):
             its_lanes = [lane for lane in lanes if lane.client == client]
             direct, *relayed = await asyncio.gather(
-                run_suite(fixture_url, client, _new_folder(work_dir / client)),
+                judge_server(fixture_url, client, new_folder(work_dir / client)),
                 *(
-                    run_suite(urls[lane.server], client, _new_folder(work_dir / str(lane)))
+                    judge_server(urls[lane.server], client, new_folder(work_dir / str(lane)))
                     for lane in its_lanes
                 ),
             )
@@ -55,12 +55,13 @@ async def compare_lanes(lanes: Sequence[Lane], work_dir: Path) -> list[Compariso
 
 @asynccontextmanager
 async def _daemon_before(server: str, work_dir: Path) -> AsyncIterator[str]:
-    shell = Shell(_new_folder(work_dir / "homes" / server))
+    shell = Shell(new_folder(work_dir / "homes" / server))
     shell.environ["EXAI_AUTH"] = "none"
     async with daemon_before(shell, transparent_servers(*FIXTURE_ARGUMENTS[server])) as door:
         yield door.mcp_url
 
 
-def _new_folder(path: Path) -> Path:
+def new_folder(path: Path) -> Path:
+    """Make a folder, and return it."""
     path.mkdir(parents=True)
     return path

@@ -1,4 +1,4 @@
-"""One run of `@modelcontextprotocol/conformance` against a server: what it said of each check."""
+"""Runs of `@modelcontextprotocol/conformance`: what it says of each check of a server or client."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ NODE_BIN = Path(__file__).parent.parent / "node_modules" / ".bin"
 RUN_S = 120.0
 PASSING = frozenset({"SUCCESS", "INFO", "SKIPPED"})
 _MOST_SEVERE_FIRST = ("FAILURE", "WARNING", "SUCCESS", "INFO", "SKIPPED")
-_FOLDER = re.compile(r"server-(?P<scenario>.+)-\d{4}-\d\d-\d\dT[\d-]+Z")
+_FOLDER = re.compile(r"(?:server-)?(?P<scenario>.+)-\d{4}-\d\d-\d\dT[\d-]+Z")
 
 
 class Verdict(NamedTuple):
@@ -31,15 +31,34 @@ Verdicts = Mapping[str, Mapping[str, Verdict]]
 """By scenario and check."""
 
 
-async def run_suite(url: str, spec_version: str, results_dir: Path) -> Verdicts:
-    """Run all scenarios of a version of the specification against a server; the folder is there."""
-    with (results_dir / "output.txt").open("wb") as output:
+async def judge_server(url: str, spec_version: str, results_dir: Path) -> Verdicts:
+    """Run all scenarios for a server of a version of the specification; the folder is there."""
+    await _run(
+        *("server", "--url", url, "--suite", "all"),
+        *("--spec-version", spec_version, "--output-dir", str(results_dir)),
+        output=results_dir / "output.txt",
+    )
+    return _verdicts_in(results_dir)
+
+
+async def judge_client(
+    command: str, scenario: str, spec_version: str, results_dir: Path
+) -> Verdicts:
+    """Run one scenario for a client, which the command starts; the folder is there."""
+    await _run(
+        *("client", "--command", command, "--scenario", scenario),
+        *("--spec-version", spec_version, "--output-dir", str(results_dir)),
+        output=results_dir / "output.txt",
+    )
+    return _verdicts_in(results_dir)
+
+
+async def _run(*arguments: str, output: Path) -> None:
+    with output.open("wb") as said:
         process = await asyncio.create_subprocess_exec(
-            *(str(NODE_BIN / "node"), str(NODE_BIN / "conformance")),
-            *("server", "--url", url, "--spec-version", spec_version),
-            *("--suite", "all", "--output-dir", str(results_dir)),
+            *(str(NODE_BIN / "node"), str(NODE_BIN / "conformance"), *arguments),
             stdin=DEVNULL,
-            stdout=output,
+            stdout=said,
             stderr=STDOUT,
         )
         try:
@@ -49,10 +68,6 @@ async def run_suite(url: str, spec_version: str, results_dir: Path) -> Verdicts:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-    verdicts = _verdicts_in(results_dir)
-    if not verdicts:
-        raise RuntimeError((results_dir / "output.txt").read_text())
-    return verdicts
 
 
 def _verdicts_in(results_dir: Path) -> Verdicts:
@@ -66,6 +81,8 @@ def _verdicts_in(results_dir: Path) -> Verdicts:
             verdict = Verdict(check["status"], check.get("errorMessage") or "")
             known = checks.get(check["id"], verdict)
             checks[check["id"]] = min(verdict, known, key=_severity)
+    if not any(verdicts.values()):
+        raise RuntimeError((results_dir / "output.txt").read_text())
     return verdicts
 
 

@@ -4,12 +4,22 @@ from pathlib import Path
 
 import pytest
 
+from tests.conformance.client_side import SCENARIOS, compare_clients
 from tests.conformance.comparison import NOT_REACHED, Loss, compare, report
 from tests.conformance.lanes import LANES, compare_lanes
 from tests.conformance.suite_run import Verdict
 
 FINE = Verdict("SUCCESS", "")
 BROKEN = Verdict("FAILURE", "it is broken")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec_version", SCENARIOS)
+async def test_the_daemon_is_a_client_of_servers_over_http_as_the_specification_says(
+    spec_version: str, tmp_path: Path
+) -> None:
+    [comparison] = await compare_clients([spec_version], tmp_path)
+    assert comparison.is_good, report(comparison)
 
 
 @pytest.mark.slow
