@@ -14,6 +14,7 @@ BROKEN = Verdict("FAILURE", "it is broken")
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("spec_version", SCENARIOS)
 async def test_the_daemon_is_a_client_of_servers_over_http_as_the_specification_says(
     spec_version: str, tmp_path: Path
@@ -23,6 +24,7 @@ async def test_the_daemon_is_a_client_of_servers_over_http_as_the_specification_
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 async def test_nothing_that_passes_at_the_server_itself_is_lost_through_the_daemon(
     tmp_path: Path,
 ) -> None:
