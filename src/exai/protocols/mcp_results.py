@@ -22,6 +22,8 @@ from exai.protocols.mcp_messages import (
 ERROR_KEY = "exai/error"
 """Where in a failed result's `_meta` stands why."""
 
+CANNOT_BE_ASKED = "the server asks its caller for more, which this version of MCP cannot tell"
+
 _REASON_FIELDS = ("code", "message", "retryable", "retry_after_s", "details")
 _PROGRAMS_MUST_HEAR = frozenset({MISSING_CLIENT_CAPABILITY, URL_ELICITATION_REQUIRED})
 _OF_OUR_LISTING = frozenset({"provider"})
@@ -81,8 +83,7 @@ def input_required_result(input_required: dict[str, Any], era: Era) -> Result:
     """Return what a server asks for before it can answer; only the modern era can bring it."""
     if era is Era.MODERN:
         return {**input_required, "resultType": "input_required"}
-    message = "the tool asks its caller for more, which this version of MCP cannot tell"
-    error = {"code": "TOOL_EXECUTION_ERROR", "message": message, "retryable": False}
+    error = {"code": "TOOL_EXECUTION_ERROR", "message": CANNOT_BE_ASKED, "retryable": False}
     return failed_result(error, has_output_schema=True)
 
 
