@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple, cast
 
 import msgspec
-from mcp.server.caching import CacheHint
+from mcp.server.caching import CacheableMethod, CacheHint
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import NotificationOptions, Server
 from mcp.server.models import InitializationOptions
@@ -74,7 +74,12 @@ _LISTS_STAY_FRESH_MS = 5000
 _CONTENTS_ARE_STALE_AT_ONCE = CacheHint(ttl_ms=0)
 """What a resource's server may say otherwise, since 2026."""
 
-_LISTS = ("tools/list", "prompts/list", "resources/list", "resources/templates/list")
+_LISTS: tuple[CacheableMethod, ...] = (
+    "tools/list",
+    "prompts/list",
+    "resources/list",
+    "resources/templates/list",
+)
 _RELAYED: Mapping[str, type[RequestParams]] = {
     "resources/list": PaginatedRequestParams,
     "resources/templates/list": PaginatedRequestParams,
@@ -101,11 +106,13 @@ class McpServer:
         self._sessions = sessions
         self._tool_of = tool_of
         self._under_way: dict[tuple[str, str], McpCall] = {}
-        hints = dict.fromkeys(_LISTS, CacheHint(ttl_ms=_LISTS_STAY_FRESH_MS))
+        hints: dict[CacheableMethod, CacheHint] = dict.fromkeys(
+            _LISTS, CacheHint(ttl_ms=_LISTS_STAY_FRESH_MS)
+        )
         self.sdk: Server[Any] = Server(
             name.name,
             version=name.version,
-            cache_hints={**hints, "resources/read": _CONTENTS_ARE_STALE_AT_ONCE},
+            cache_hints=hints | {"resources/read": _CONTENTS_ARE_STALE_AT_ONCE},
             get_tool_input_schema=self._schema_of,
         )
         add = self.sdk.add_request_handler
