@@ -42,9 +42,15 @@ class Comparison(NamedTuple):
         return not (self.failing_directly or self.unexpected or self.stale)
 
 
-def expected_failures() -> Mapping[str, Mapping[str, str]]:
-    """Return the reason of each check that cannot pass, by lane."""
-    return tomllib.loads(EXPECTED_FAILURES.read_text())
+def expected_failures(lane: str) -> Mapping[str, str]:
+    """Return the reasons of what cannot pass on a lane, by check or by scenario."""
+    failures = tomllib.loads(EXPECTED_FAILURES.read_text())["failure"]
+    return {
+        check: failure["reason"]
+        for failure in failures
+        if lane in failure["lanes"]
+        for check in failure["checks"]
+    }
 
 
 def compare(
@@ -52,8 +58,8 @@ def compare(
 ) -> Comparison:
     """Compare what passes directly with what passes through the daemon."""
     losses = list(_losses(direct, relayed))
-    lost = {loss.check for loss in losses}
-    lossy = {check.partition(":")[0] for check in lost}
+    lossy = {_scenario_of(loss) for loss in losses}
+    lost = {loss.check for loss in losses} | lossy
     return Comparison(
         lane=lane,
         scenario_count=len(direct),
@@ -65,10 +71,18 @@ def compare(
             for check, verdict in checks.items()
             if not verdict.is_passing
         ),
-        unexpected=tuple(loss for loss in losses if loss.check not in reasons),
-        expected=tuple(loss for loss in losses if loss.check in reasons),
+        unexpected=tuple(loss for loss in losses if not _is_expected(loss, reasons)),
+        expected=tuple(loss for loss in losses if _is_expected(loss, reasons)),
         stale=tuple(check for check in reasons if check not in lost),
     )
+
+
+def _scenario_of(loss: Loss) -> str:
+    return loss.check.partition(":")[0]
+
+
+def _is_expected(loss: Loss, reasons: Mapping[str, str]) -> bool:
+    return loss.check in reasons or _scenario_of(loss) in reasons
 
 
 def _losses(direct: Verdicts, relayed: Verdicts) -> Iterator[Loss]:
@@ -93,7 +107,7 @@ def report(comparison: Comparison) -> str:
         ("LOST", comparison.unexpected),
         ("expected to fail", comparison.expected),
     ):
-        by_scenario = groupby(losses, key=lambda loss: loss.check.partition(":")[0])
+        by_scenario = groupby(losses, key=_scenario_of)
         lines += [_line(title, scenario, list(its)) for scenario, its in by_scenario]
     lines += [f"  passes, and is listed as failing: {check}" for check in comparison.stale]
     return "\n".join(lines)

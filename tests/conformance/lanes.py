@@ -1,15 +1,15 @@
 """The suite on every lane: each era of a client, through the daemon, to each era of a server."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 from tests.cli.exai_process import Shell
 from tests.conformance.comparison import Comparison, compare, expected_failures
 from tests.conformance.suite_run import judge_server
-from tests.conformance.targets import daemon_before, fixture, transparent_servers
+from tests.conformance.targets import fixture, transparent_daemon
 
 HANDSHAKE, STATELESS = "2025-11-25", "2026-07-28"
 FIXTURE_ARGUMENTS = {HANDSHAKE: ("--handshake",), STATELESS: ()}
@@ -34,7 +34,11 @@ async def compare_lanes(lanes: Sequence[Lane], work_dir: Path) -> list[Compariso
     async with AsyncExitStack() as running:
         fixture_url = await running.enter_async_context(fixture())
         urls = {
-            server: await running.enter_async_context(_daemon_before(server, work_dir))
+            server: await running.enter_async_context(
+                transparent_daemon(
+                    Shell(new_folder(work_dir / "homes" / server)), *FIXTURE_ARGUMENTS[server]
+                )
+            )
             for server in sorted({lane.server for lane in lanes})
         }
         for client in sorted({lane.client for lane in lanes}):
@@ -47,18 +51,10 @@ async def compare_lanes(lanes: Sequence[Lane], work_dir: Path) -> list[Compariso
                 ),
             )
             comparisons += [
-                compare(str(lane), direct, through, expected_failures().get(str(lane), {}))
+                compare(str(lane), direct, through, expected_failures(str(lane)))
                 for lane, through in zip(its_lanes, relayed, strict=True)
             ]
     return comparisons
-
-
-@asynccontextmanager
-async def _daemon_before(server: str, work_dir: Path) -> AsyncIterator[str]:
-    shell = Shell(new_folder(work_dir / "homes" / server))
-    shell.environ["EXAI_AUTH"] = "none"
-    async with daemon_before(shell, transparent_servers(*FIXTURE_ARGUMENTS[server])) as door:
-        yield door.mcp_url
 
 
 def new_folder(path: Path) -> Path:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import httpx2
 
+from bench.chaos.daemon_process import free_port
 from tests.cli.exai_process import PATIENCE_S, Shell, serving
 
 ROOT = Path(__file__).parent.parent.parent
@@ -43,14 +44,35 @@ class Door(NamedTuple):
 
 
 @asynccontextmanager
-async def daemon_before(shell: Shell, servers: Mapping[str, object]) -> AsyncIterator[Door]:
+async def daemon_before(
+    shell: Shell, servers: Mapping[str, object], *arguments: str
+) -> AsyncIterator[Door]:
     """Run a daemon with these `mcpServers`, once each of them has started."""
     file = shell.home / "mcp.json"
     file.write_text(json.dumps({"mcpServers": servers}))
     shell.environ |= {"EXAI_MCP_CONFIG": str(file), "EXAI_LOCAL_ENABLED": "false"}
-    async with serving(shell) as (_, ready):
+    async with serving(shell, *arguments) as (_, ready):
         await until_ready(ready[2])
         yield Door(ready[1], f"{ready[2]}mcp")
+
+
+@asynccontextmanager
+async def transparent_daemon(shell: Shell, *arguments: str) -> AsyncIterator[str]:
+    """Run a daemon that hides from its clients, and from pages of its own, that it is none.
+
+    Yields where it speaks MCP. `arguments` are the fixture's.
+    """
+    port = free_port()
+    shell.environ |= {
+        "EXAI_AUTH": "none",
+        "EXAI_SERVER_ALLOWED_ORIGINS": f"http://127.0.0.1:{port}",
+    }
+    servers = {
+        "everything": fixture_server(*arguments, prefix="", deny=ASKING),
+        "asking": fixture_server(*arguments, prefix="", allow=ASKING, instance="session"),
+    }
+    async with daemon_before(shell, servers, "--http-port", str(port)) as door:
+        yield door.mcp_url
 
 
 def fixture_server(*arguments: str, **own: object) -> dict[str, object]:
@@ -60,14 +82,6 @@ def fixture_server(*arguments: str, **own: object) -> dict[str, object]:
         "args": [*FIXTURE, *arguments],
         "env": {"PYTHONPATH": str(ROOT)},
         "exai": own,
-    }
-
-
-def transparent_servers(*arguments: str) -> dict[str, object]:
-    """Return `mcpServers` whose tools have the names that the suite knows."""
-    return {
-        "everything": fixture_server(*arguments, prefix="", deny=ASKING),
-        "asking": fixture_server(*arguments, prefix="", allow=ASKING, instance="session"),
     }
 
 

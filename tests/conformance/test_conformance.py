@@ -61,6 +61,14 @@ def test_a_listed_failure_is_expected_and_one_that_passes_is_stale() -> None:
     assert compare("lane", direct, direct, reasons).stale == ("tools:called",)
 
 
+def test_a_scenario_may_be_expected_to_fail_as_a_whole() -> None:
+    direct = {"tools": {"listed": FINE, "called": FINE}}
+    relayed = {"tools": {"listed": BROKEN, "called": BROKEN}}
+    reasons = {"tools": "it cannot be"}
+    assert compare("lane", direct, relayed, reasons).is_good
+    assert compare("lane", direct, direct, reasons).stale == ("tools",)
+
+
 def test_a_fixture_that_fails_by_itself_proves_nothing() -> None:
     broken = {"tools": {"called": BROKEN}}
     comparison = compare("lane", broken, broken, {})
