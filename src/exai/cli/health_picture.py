@@ -54,6 +54,8 @@ class Upstream(msgspec.Struct, frozen=True):
 
     upstream: str
     state: str
+    instance: str = "shared"
+    instance_count: int = 1
     tool_count: int = 0
     retry_in_s: float | None = None
     last_end: str | None = None
@@ -125,7 +127,13 @@ def state_in_words(server: Upstream) -> str:
     state = server.state.replace("_", " ")
     reason = f": {server.last_end[:_REASON_LENGTH]}" if server.last_end else ""
     again = f"; again in {ceil(server.retry_in_s)} s" if server.retry_in_s else ""
-    return f"{state}{reason}{again}"
+    return f"{state}{_instances_in_words(server)}{reason}{again}"
+
+
+def _instances_in_words(server: Upstream) -> str:
+    if server.instance == "shared":
+        return ""
+    return f", {server.instance_count} running, one for each {server.instance}"
 
 
 def _status_in_words(health: Health) -> str:

@@ -99,6 +99,12 @@ GAUGES = (
         "How often an MCP server was started.",
         lambda r: [((u["upstream"],), u["start_count"]) for u in r["upstreams"]],
     ),
+    _by(
+        "upstream",
+        "exai_upstream_instances",
+        "Processes of an MCP server that run: one for all, or for principals or sessions.",
+        lambda r: [((u["upstream"],), u["instance_count"]) for u in r["upstreams"]],
+    ),
     _one(
         "exai_resident_memory_bytes",
         "Memory that the daemon's process holds, without its children.",
