@@ -227,7 +227,8 @@ class ServerInstance:
         """Make a request that changes nothing, whose result stays whole; raises as `call` does."""
 
         async def relay_on(life: ServerLife) -> Completed:
-            return read_result(await self._ask(life, method, params, run), self._family.name)
+            result = await self._ask(life, method, params, run)
+            return read_result(result, self._family.name)
 
         return await self._do(relay_on, run, idempotent=True)
 
