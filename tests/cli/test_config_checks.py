@@ -131,6 +131,17 @@ def test_what_has_no_effect_yet_is_said() -> None:
             },
             "mcpServers.box.exai.tools.f: with share = none nobody is served a result again",
         ),
+        (
+            {
+                "upstreams": {
+                    "box": UpstreamConfig(
+                        command="x", instance="session", tools={"f": {"share": "principal"}}
+                    )
+                }
+            },
+            "mcpServers.box.exai.tools.f: with instance = session results are shared at most with "
+            "share = session",
+        ),
     ],
 )
 def test_values_that_contradict_each_other_are_told(sections: dict[str, Any], problem: str) -> None:
