@@ -43,6 +43,10 @@ _STABLE_S = 5.0
 OnConnection = Callable[[str], object]
 """Told in words what becomes of the connection: lost and why, or back."""
 
+OnNews = Callable[[Frame], object]
+"""Told of each frame that answers nobody, as `tools_changed`, and of the `hello_ack` of every
+connection after the first. It must not raise."""
+
 
 class DaemonClient:
     """A session with the daemon at `url`, open while the context is.
@@ -68,6 +72,7 @@ class DaemonClient:
         ping_interval_s: float = 20.0,
         backoff: Backoff | None = None,
         on_connection: OnConnection | None = None,
+        on_news: OnNews | None = None,
     ) -> None:
         self._url = url
         self._hello: Frame = {
@@ -82,8 +87,11 @@ class DaemonClient:
         self._ping_interval_s = ping_interval_s
         self._backoff = backoff or Backoff()
         self._tell = on_connection or (lambda words: None)
+        self._tell_news = on_news or (lambda frame: None)
         self.session = {}
         self._link: Link | None = None
+        self._is_connected = asyncio.Event()
+        self._has_ended = asyncio.Event()
         self._stack = AsyncExitStack()
         self._requests: dict[str, PendingRequest] = {}
         self._end: ConnectionLost | None = ConnectionLost("the session was not opened")
@@ -93,6 +101,7 @@ class DaemonClient:
         link = await self._open()
         self._use(link)
         self._end = None
+        self._is_connected.set()
         await self._stack.enter_async_context(running(self._keep_connected(link)))
         return self
 
@@ -119,9 +128,15 @@ class DaemonClient:
         cache: CacheUse = "use",
         request_id: str | None = None,
         idempotency_key: str | None = None,
+        traceparent: str | None = None,
+        meta: dict[str, Any] | None = None,
+        input: dict[str, Any] | None = None,
         on_progress: OnProgress | None = None,
     ) -> CallResult:
         """Call a tool and return its one answer, whatever it is.
+
+        `meta` goes along to an MCP server; `input` answers the `input_required` of an earlier
+        call.
 
         The call survives lost connections. Where also its session is gone it is sent again
         under its `idempotency_key`, if it has one and the daemon still knows of it; else
@@ -138,6 +153,9 @@ class DaemonClient:
             cache=cache,
             timeout_s=timeout_s,
             idempotency_key=idempotency_key,
+            traceparent=traceparent,
+            meta=meta or None,
+            input=input or None,
         )
         self._register(request)
         try:
@@ -157,6 +175,18 @@ class DaemonClient:
         if request is not None:
             request.is_withdrawn = True
             await self._say({"op": "cancel_tool", "request_id": request_id, "reason": reason})
+
+    async def wait_connected(self) -> None:
+        """Wait until there is a connection. Raises `ConnectionLost` when there will be none."""
+        await self._is_connected.wait()
+        if self._end is not None:
+            raise self._end
+
+    async def wait_ended(self) -> ConnectionLost:
+        """Wait until the session is over, and return why."""
+        await self._has_ended.wait()
+        assert self._end is not None
+        return self._end
 
     async def list_tools(self) -> list[dict[str, Any]]:
         """Return the tools that this identity may use. Raises `RequestRefused`."""
@@ -242,13 +272,18 @@ class DaemonClient:
                 opened_at = loop.time()
                 lost = await self._read_to_end(link)
                 self._link = None
+                self._is_connected.clear()
                 tries = 0 if loop.time() - opened_at >= _STABLE_S else tries + 1
                 link = await self._open_again(tries, lost)
+                self._is_connected.set()
                 self._tell("connected again")
+                self._tell_news(link.ack)
         except ConnectionLost as lost_for_good:
             end = lost_for_good
         finally:
             self._end, self._link = end, None
+            self._has_ended.set()
+            self._is_connected.set()  # whoever waits for a connection waits no more
             for request in self._requests.values():
                 request.inbox.put_nowait(end)
             await link.close()
@@ -344,13 +379,14 @@ class DaemonClient:
                 await link.send({"op": "cancel_tool", "request_id": request_id})
 
     async def _hand_over(self, frame: Frame) -> None:
-        """Frames of calls that nobody waits for any more, and of news, are dropped."""
+        """Frames of calls that nobody waits for any more are dropped."""
         request_id, op = frame.get("request_id"), frame.get("op")
         if op == "error" and request_id is None:
             raise ProtocolBroken(f"the daemon cannot read what we sent: {frame.get('error')}")
         if op == "going_away" and self._link is not None:
             self._link.goes_away = True
         if not isinstance(request_id, str):
+            self._tell_news(frame)
             return
         request = self._requests.get(request_id)
         if request is not None and self._comes_too_late(request, frame):
