@@ -28,7 +28,7 @@ from exai.protocols.mcp_news import NEWS_OF_OP, TOOLS_CHANGED, News
 from exai.upstream.line_splitter import LineSplitter
 
 _MAX_LINE_BYTES = 67_108_864
-_LOOKS_FOR_PARENT_EVERY_S = 1.0
+_LOOKS_EVERY_S = 1.0
 _FLUSH_WITHIN_S = 2.0
 
 
@@ -116,7 +116,7 @@ class _Bridge:
                 self._subscriptions.run(),
                 self._server.run(),
                 self._read(Stdin(stdin), out, ended),
-                _watch_parent(parent, ended),
+                _watch(parent, out, ended),
             ):
                 tasks.create_task(life)
             status = await ended
@@ -152,13 +152,11 @@ class _Bridge:
             self._server.tell(News(method, uri if isinstance(uri, str) else None))
 
 
-async def _watch_parent(parent: int, ended: asyncio.Future[ExitCode]) -> None:
-    """End with the process that started us, whoever still holds our input open."""
-    while True:
-        if os.getppid() != parent:
-            _end(ended, ExitCode.OK)
-            return
-        await asyncio.sleep(_LOOKS_FOR_PARENT_EVERY_S)
+async def _watch(parent: int, out: Stdout, ended: asyncio.Future[ExitCode]) -> None:
+    """End with the process that started us, or our reader, whoever holds our input open."""
+    while os.getppid() == parent and not out.is_hung_up():
+        await asyncio.sleep(_LOOKS_EVERY_S)
+    _end(ended, ExitCode.OK)
 
 
 def _end(ended: asyncio.Future[ExitCode], status: ExitCode) -> None:

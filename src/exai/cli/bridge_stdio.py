@@ -119,6 +119,10 @@ class Stdout:
         """Tell whether the other side does not read, so that nothing needless is written."""
         return not self._has_room.is_set()
 
+    def is_hung_up(self) -> bool:
+        """Tell whether nobody can read any more."""
+        return _is_hung_up(self._fd)
+
     async def wait_room(self) -> None:
         """Wait until the other side has read enough."""
         await self._has_room.wait()
