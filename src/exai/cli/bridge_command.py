@@ -154,9 +154,10 @@ class _Bridge:
 
 async def _watch(parent: int, out: Stdout, ended: asyncio.Future[ExitCode]) -> None:
     """End with the process that started us, or our reader, whoever holds our input open."""
-    while os.getppid() == parent and not out.is_hung_up():
+    while not ended.done():
+        if os.getppid() != parent or out.is_hung_up():
+            _end(ended, ExitCode.OK)
         await asyncio.sleep(_LOOKS_EVERY_S)
-    _end(ended, ExitCode.OK)
 
 
 def _end(ended: asyncio.Future[ExitCode], status: ExitCode) -> None:
