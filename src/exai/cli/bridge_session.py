@@ -27,6 +27,7 @@ _REPEATS = 3
 _REPEATED_AT_FIRST_AFTER_S = 0.2
 _PATIENCE_WITH_RESTARTS_S = 5.0
 _A_LOOK_S = 1.0
+_KEPT_RESULTS = 100
 
 
 class BridgedCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,6 +150,7 @@ class BridgeSession:
             client_name="exai-bridge",
             on_connection=self._say,
             on_news=self._on_news,
+            keep_keyed=_KEPT_RESULTS,
         )
         try:
             async with client:

@@ -62,6 +62,11 @@ def encode_frame(message: Frame) -> bytes:
     )
 
 
+def size_of(frame: Frame) -> int:
+    """Return the bytes that a frame takes."""
+    return len(msgspec.json.encode(frame))
+
+
 def decode_frame(message: bytes) -> Frame:
     """Read one frame. Raises `ProtocolBroken`."""
     try:

@@ -18,7 +18,7 @@ from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import Any, Self
 
-from exai.client.answers import CallError, CallResult, Frame, OnProgress, read_as
+from exai.client.answers import CallError, CallResult, Frame, OnProgress, read_as, size_of
 from exai.client.backoff import Backoff
 from exai.client.errors import (
     UNAUTHORIZED,
@@ -31,6 +31,7 @@ from exai.client.errors import (
     RequestRefused,
     is_final,
 )
+from exai.client.kept_results import KeptResults
 from exai.client.link import CLOSE_TIMEOUT_S, Link, LinkClosed
 from exai.client.pending_request import PendingRequest
 from exai.core.errors import ErrorCode
@@ -73,6 +74,7 @@ class DaemonClient:
         backoff: Backoff | None = None,
         on_connection: OnConnection | None = None,
         on_news: OnNews | None = None,
+        keep_keyed: int = 0,
     ) -> None:
         self._url = url
         self._hello: Frame = {
@@ -94,6 +96,7 @@ class DaemonClient:
         self._has_ended = asyncio.Event()
         self._stack = AsyncExitStack()
         self._requests: dict[str, PendingRequest] = {}
+        self._kept = KeptResults(keep_keyed)
         self._end: ConnectionLost | None = ConnectionLost("the session was not opened")
 
     async def __aenter__(self) -> Self:
@@ -352,6 +355,7 @@ class DaemonClient:
         """Speak over this connection from now on."""
         before, self.session, self._link = self.session, link.ack, link
         if before and not link.ack.get("resumed"):
+            self._kept.clear()
             self._give_up_what_is_lost(before)
 
     def _give_up_what_is_lost(self, before: Frame) -> None:
@@ -394,8 +398,11 @@ class DaemonClient:
         elif request is not None:
             request.is_accepted = request.is_accepted or op in ("call_tool_ack", "progress")
             request.inbox.put_nowait(frame)
-        if op == "call_tool_res" and "meta" in frame:
-            await self._say({"op": "ack", "request_ids": [request_id]})
+        if op == "call_tool_res" and "meta" in frame and not self._kept.has(request_id):
+            has_key = request is not None and request.has_key
+            acked = self._kept.add(request_id, size_of(frame)) if has_key else [request_id]
+            if acked:
+                await self._say({"op": "ack", "request_ids": acked})
 
     def _comes_too_late(self, request: PendingRequest, answer: Frame) -> bool:
         """Tell whether a daemon that goes away has not taken a call: the next one will."""
