@@ -556,13 +556,13 @@ async def test_it_ends_though_nobody_reads_and_its_input_is_closed_meanwhile(
 ) -> None:
     async def fill(peer: Peer, call: Frame) -> None:
         await peer.ack(call)
-        await peer.answer(call, "x" * 6_000_000)
+        await peer.answer(call, "x" * 6_000_000, meta={"call_id": "c"})
 
     daemon.tools["fill"] = fill
     transport: Any = bridge.process.stdout._transport  # type: ignore[union-attr]  # noqa: SLF001
     transport.pause_reading()
     await bridge.send("tools/call", 1, name="fill")
-    await daemon.heard_op("call_tool")
+    await daemon.heard_op("ack")
     for number in range(50):
         await bridge.send("ping", number + 2)
     bridge.close_stdin()

@@ -115,7 +115,7 @@ class _Bridge:
                 self._tools.run(self._session),
                 self._subscriptions.run(),
                 self._server.run(),
-                self._read(Stdin(stdin), out, ended),
+                self._read(Stdin(stdin, lambda: _end(ended, ExitCode.OK)), out, ended),
                 _watch(parent, out, ended),
             ):
                 tasks.create_task(life)
@@ -144,7 +144,8 @@ class _Bridge:
         op = frame.get("op")
         if op == "hello_ack":
             self._tools.look_again()
-            self._subscriptions.tell_again()
+            for news in self._subscriptions.tell_again():
+                self._server.tell(news)
         elif op == "tools_changed":
             self._tools.look_again()
         elif method := NEWS_OF_OP.get(str(op)):

@@ -101,6 +101,11 @@ class BridgeSession:
             await asyncio.sleep(self._backoff.pause_s(tries))
             try:
                 await self._live()
+            except DaemonUnreachable as error:
+                self._say(str(error))
+                tries += 1
+                if self._starter is not None:
+                    await self._starter.start()
             except (ClientError, NoDoor) as error:
                 self._say(str(error))
                 tries += 1
@@ -155,10 +160,6 @@ class BridgeSession:
         try:
             async with client:
                 await self._live_with(client)
-        except DaemonUnreachable:
-            if self._starter is None:
-                raise
-            await self._starter.start()
         except HelloRefused as refused:
             if refused.code == UNAUTHORIZED and self._find_door() == door:
                 raise TokenRefused(door) from None

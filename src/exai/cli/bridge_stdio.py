@@ -11,6 +11,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 
 _CHUNK_BYTES = 262_144
 _CHUNKS_AHEAD = 2
@@ -52,10 +53,14 @@ def warn(text: str) -> None:
 
 
 class Stdin:
-    """Reads ahead a little, and no more before that is taken."""
+    """Reads ahead a little, and no more before that is taken.
 
-    def __init__(self, fd: int) -> None:
+    `on_hung_up` is called where nobody can write any more while what came before is not taken.
+    """
+
+    def __init__(self, fd: int, on_hung_up: Callable[[], object]) -> None:
         self._fd = fd
+        self._on_hung_up = on_hung_up
         self._loop = asyncio.get_running_loop()
         self._read: asyncio.Queue[bytes] = asyncio.Queue()
         self._room = threading.Semaphore(_CHUNKS_AHEAD)
@@ -69,16 +74,15 @@ class Stdin:
 
     def _run(self) -> None:
         chunk = b"-"
-        while chunk:
-            chunk = self._next_chunk()
-            try:
+        with suppress(RuntimeError):  # the loop is closed: nobody wants it any more
+            while chunk:
+                chunk = self._next_chunk()
                 self._loop.call_soon_threadsafe(self._read.put_nowait, chunk)
-            except RuntimeError:  # the loop is closed: nobody wants it any more
-                return
 
     def _next_chunk(self) -> bytes:
         while not self._room.acquire(timeout=_A_LOOK_S):
             if _is_hung_up(self._fd):
+                self._loop.call_soon_threadsafe(self._on_hung_up)
                 return b""
         try:
             return os.read(self._fd, _CHUNK_BYTES)
@@ -177,10 +181,8 @@ class Stdout:
                 self._is_empty.set()
 
     def _call(self, function: Callable[[], object]) -> None:
-        try:
+        with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(function)
-        except RuntimeError:  # the loop is closed
-            return
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from exai.cli.bridge_session import BridgedCall, BridgeSession, CallFailed
 from exai.protocols.mcp_messages import INTERNAL_ERROR, Id, McpError
-from exai.protocols.mcp_news import RESOURCE_UPDATED, Listening, News
+from exai.protocols.mcp_news import LISTS_CHANGED, RESOURCE_UPDATED, Listening, News
 
 _MAX_LISTENERS = 64
 
@@ -23,6 +23,7 @@ class Subscriptions:
         self._uris: set[str] = set()
         self._listenings: dict[Id, Listening] = {}
         self._level: str | None = None
+        self._was_told = False
         self._due: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {}
         self._is_due = asyncio.Event()
 
@@ -63,12 +64,20 @@ class Subscriptions:
             for uri in listening.uris - self._listened():
                 self._tell("resources/unsubscribe", uri, {"uri": uri})
 
-    def tell_again(self) -> None:
-        """Have the daemon told of everything: the session may be another one."""
+    def tell_again(self) -> list[News]:
+        """Have the daemon told of everything: the session may be another one.
+
+        Returns what may have become news since the connection before, and was not heard.
+        """
         if self._level is not None:
             self.set_level(self._level)
-        for uri in self._uris | self._listened():
+        uris = sorted(self._uris | self._listened())
+        for uri in uris:
             self._tell("resources/subscribe", uri, {"uri": uri})
+        is_first, self._was_told = not self._was_told, True
+        if is_first:
+            return []
+        return [*LISTS_CHANGED, *(News(RESOURCE_UPDATED, uri) for uri in uris)]
 
     async def run(self) -> None:
         """Tell the daemon what is due. What it cannot do it is not asked again."""

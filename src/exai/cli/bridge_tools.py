@@ -19,7 +19,7 @@ from exai.stores.atomic_file import replace_file
 
 Tools = list[dict[str, Any]]
 
-_PAUSE_S = 0.2
+_PAUSE_S = 1.0
 _KEPT_FILES = 32
 
 
