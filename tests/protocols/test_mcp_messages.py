@@ -10,6 +10,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSI
 from exai.protocols.mcp_eras import (
     CLIENT_CAPABILITIES_KEY,
     HANDSHAKE_VERSIONS,
+    LOG_LEVEL_KEY,
     MODERN_VERSIONS,
     VERSION_KEY,
     Era,
@@ -167,6 +168,8 @@ def test_an_initialize_that_lacks_something_is_refused() -> None:
 def test_what_concerns_this_connection_alone_does_not_go_along() -> None:
     meta = {**ENVELOPE, "progressToken": 1, "exai/idempotencyKey": "k", "traceparent": "00", "x": 1}
     assert meta_for_the_server(meta) == {"traceparent": "00", "x": 1}
+    declared = {CLIENT_CAPABILITIES_KEY: {"roots": {}}, LOG_LEVEL_KEY: "info"}
+    assert meta_for_the_server(meta | declared) == {"traceparent": "00", "x": 1, **declared}
 
 
 def test_progress_grows_whatever_is_said() -> None:

@@ -49,6 +49,7 @@ from exai.protocols.mcp_messages import (
 from exai.protocols.mcp_news import ACKNOWLEDGED, News, read_listen
 from exai.protocols.mcp_progress import ProgressCount, progress_token
 from exai.protocols.mcp_results import (
+    CANNOT_BE_ASKED,
     completed_result,
     failed_result,
     input_required_result,
@@ -234,7 +235,7 @@ class BridgeServer:
         if result.ok:
             return completed_result(result.outputs, result.structured, result.result_meta)
         error = _error_of(result)
-        fault = tool_error(call.name, error)
+        fault = tool_error(call.name, error, is_continued=bool(call.input))
         if fault is not None:
             raise fault
         return failed_result(
@@ -263,9 +264,7 @@ class BridgeServer:
         assert self._era is not None
         if result.input_required is not None:
             if self._era is Era.HANDSHAKE:
-                raise McpError(
-                    INVALID_REQUEST, "the server asks for more, which this era cannot tell"
-                )
+                raise McpError(INVALID_REQUEST, CANNOT_BE_ASKED)
             return input_required_result(result.input_required, self._era)
         return result.structured or {}
 

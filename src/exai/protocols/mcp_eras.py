@@ -25,10 +25,10 @@ CLIENT_INFO_KEY = _RESERVED + "clientInfo"
 CLIENT_CAPABILITIES_KEY = _RESERVED + "clientCapabilities"
 LOG_LEVEL_KEY = _RESERVED + "logLevel"
 SERVER_INFO_KEY = _RESERVED + "serverInfo"
-IDEMPOTENCY_KEY = "exai/idempotencyKey"
+_OWN = "exai/"
+IDEMPOTENCY_KEY = _OWN + "idempotencyKey"
 
-_ENVELOPE_KEYS = frozenset({VERSION_KEY, CLIENT_INFO_KEY, CLIENT_CAPABILITIES_KEY})
-_OF_THIS_CONNECTION = _ENVELOPE_KEYS | {IDEMPOTENCY_KEY, "progressToken"}
+_OF_THIS_CONNECTION = frozenset({VERSION_KEY, CLIENT_INFO_KEY, "progressToken"})
 
 _IN_BOTH = {
     "tools/list",
@@ -101,8 +101,17 @@ def meta_of(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def meta_for_the_server(meta: dict[str, Any]) -> dict[str, Any]:
-    """Return what of a request's `_meta` goes along to an MCP server behind the daemon."""
-    return {key: value for key, value in meta.items() if key not in _OF_THIS_CONNECTION}
+    """Return what of a request's `_meta` goes along to an MCP server behind the daemon.
+
+    A client that declares no capabilities says nothing by that.
+    """
+    return {
+        key: value
+        for key, value in meta.items()
+        if key not in _OF_THIS_CONNECTION
+        and not key.startswith(_OWN)
+        and (value or key != CLIENT_CAPABILITIES_KEY)
+    }
 
 
 def era_of_first(request: McpRequest) -> Era:

@@ -8,6 +8,7 @@ faults of the protocol itself are errors. What is handed in are the values of `e
 from collections.abc import Iterable
 from typing import Any
 
+from exai.core.tool import ToolSpec
 from exai.protocols.mcp_eras import Era
 from exai.protocols.mcp_messages import (
     INTERNAL_ERROR,
@@ -20,6 +21,8 @@ from exai.protocols.mcp_messages import (
 
 ERROR_KEY = "exai/error"
 """Where in a failed result's `_meta` stands why."""
+
+CANNOT_BE_ASKED = "the server asks its caller for more, which this version of MCP cannot tell"
 
 _REASON_FIELDS = ("code", "message", "retryable", "retry_after_s", "details")
 _PROGRAMS_MUST_HEAR = frozenset({MISSING_CLIENT_CAPABILITY, URL_ELICITATION_REQUIRED})
@@ -80,17 +83,20 @@ def input_required_result(input_required: dict[str, Any], era: Era) -> Result:
     """Return what a server asks for before it can answer; only the modern era can bring it."""
     if era is Era.MODERN:
         return {**input_required, "resultType": "input_required"}
-    message = "the tool asks its caller for more, which this version of MCP cannot tell"
-    error = {"code": "TOOL_EXECUTION_ERROR", "message": message, "retryable": False}
+    error = {"code": "TOOL_EXECUTION_ERROR", "message": CANNOT_BE_ASKED, "retryable": False}
     return failed_result(error, has_output_schema=True)
 
 
-def tool_error(name: str, error: dict[str, Any]) -> McpError | None:
-    """Return the protocol's error where a failed tool call is one; None where it is a result."""
+def tool_error(name: str, error: dict[str, Any], *, is_continued: bool = False) -> McpError | None:
+    """Return the protocol's error where a failed tool call is one; None where it is a result.
+
+    What a call that `is_continued` brings to its server, its program has put together, not a model.
+    """
     if error.get("code") == "TOOL_NOT_FOUND":
         return McpError(INVALID_PARAMS, f"Unknown tool: {name}", _closest(error))
     said = _said_by_the_server(error)
-    return said if said is not None and said.code in _PROGRAMS_MUST_HEAR else None
+    of_programs = _PROGRAMS_MUST_HEAR | ({INVALID_PARAMS} if is_continued else set())
+    return said if said is not None and said.code in of_programs else None
 
 
 def method_error(method: str, error: dict[str, Any]) -> McpError:
@@ -119,6 +125,21 @@ def _said_by_the_server(error: dict[str, Any]) -> McpError | None:
 def _closest(error: dict[str, Any]) -> Any:
     closest = (error.get("details") or {}).get("closest")
     return {"closest": closest} if closest else None
+
+
+def listing_of(spec: ToolSpec) -> dict[str, Any]:
+    """Return a tool as `exai.v1` lists it."""
+    said = {
+        "name": spec.name,
+        "title": spec.title,
+        "description": spec.description,
+        "inputSchema": spec.input_schema,
+        "outputSchema": spec.output_schema,
+        "annotations": spec.annotations,
+        "icons": spec.icons,
+        "_meta": spec.meta,
+    }
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def tools_result(tools: Iterable[dict[str, Any]], era: Era) -> Result:
