@@ -127,16 +127,22 @@ class JsonRpcConnection(Requests):
 
     async def run(self) -> str:
         """Take the server's messages until its end; return how it ended."""
-        async with self._server_requests:
-            async for line in self._process.lines():
-                if isinstance(line, Overlong):
-                    self._drop_overlong(line)
-                else:
-                    await self._take_line(line)
+        try:
+            async with self._server_requests:
+                async for line in self._process.lines():
+                    if isinstance(line, Overlong):
+                        self._drop_overlong(line)
+                    else:
+                        await self._take_line(line)
+                self.is_over = True
+            self._end = await self._process.describe_end()
+        except asyncio.CancelledError:
+            self._end = "was stopped"
+            raise
+        finally:
             self.is_over = True
-        self._end = await self._process.describe_end()
-        for waiting in self._waiting.values():
-            waiting.fail(ServerLost(self._end, was_written=waiting.was_written))
+            for waiting in self._waiting.values():
+                waiting.fail(ServerLost(self._end, was_written=waiting.was_written))
         return self._end
 
     async def request(
