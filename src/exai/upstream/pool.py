@@ -186,6 +186,7 @@ class UpstreamPool:
         finally:
             running.cancel()
         await asyncio.wait([running, *([before] if before else [])])
+        server.end()
 
     def end_session(self, session_id: str) -> None:
         """Stop what works for this session alone, which has ended."""

@@ -115,6 +115,11 @@ class UpstreamServer:
             finally:
                 self._is_over = True
 
+    def end(self) -> None:
+        """Let nobody wait for it any more, also where it never came to run."""
+        self._is_over = True
+        self._first.end()
+
     async def wait_idle(self) -> None:
         """Wait until it has no call to work on."""
         while any(place.instance.running_count for place in self._places.values()):
