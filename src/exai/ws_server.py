@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute
 
 from exai.calls.call_path import CallPath
 from exai.calls.upstream_control import ReadConfig, UpstreamControl, unchanged
+from exai.connections.announcer import Announcer
 from exai.connections.reception import Reception
 from exai.core.channel import Channel
 from exai.core.clock import Clock, SystemClock
@@ -74,10 +75,13 @@ class Daemon:
         self._clock = clock
         self._built_at = clock.monotonic_s()
         self._tasks = PatientTaskGroup()
+        self._announcer = Announcer()
+        self.tools.on_change(self._announcer.tell_tools_changed)
         self._guard = ProcessGuard()
         self._servers = McpServers(
             config,
             self.tools,
+            self._announcer,
             version=SERVER.version,
             guard=self._guard,
             environment=environment,
@@ -100,6 +104,8 @@ class Daemon:
             events=self._events,
         )
         self._sessions, self._tokens = self._reception.sessions, self._reception.tokens
+        self._announcer.add(self._sessions)
+        self._announcer.add(self._reception.mcp_sessions)
         self._observation = self._build_observation()
         routes = self._build_routes(read_config)
         self._mcp = McpDoor(config.server, self._reception, self.tools, SERVER, self._events)
@@ -226,7 +232,6 @@ class Daemon:
         on_ready(address)
 
     def _offer_own_tools(self) -> None:
-        self.tools.on_change(self._reception.tell_tools_changed)
         version_tool = VersionTool(SERVER.name, SERVER.version, PROTOCOL)
         tools = own_tools(
             version_tool,

@@ -35,7 +35,7 @@ class CallPath:
     `recovery` what is run before anybody may enter; `explaining` tells what became of calls.
 
     `sweeps` are run now and then, and expire what other stores hold; `on_session_end` is told of
-    a session once it and its calls are over.
+    each session whose calls are over for good.
     """
 
     def __init__(

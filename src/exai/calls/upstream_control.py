@@ -35,6 +35,7 @@ class UpstreamControl:
         read_config: ReadConfig,
         events: EventSink,
     ) -> None:
+        self._servers = servers
         self._pool = servers.pool
         self._tools = servers.tools
         self._admission = admission
@@ -109,8 +110,7 @@ class UpstreamControl:
             {upstream_scope(n): FixedLimit(each.max_inflight) for n, each in wanted.items()},
             retired=[upstream_scope(name) for name in gone],
         )
-        changes = self._pool.apply(wanted)
-        self._tools.expect(wanted)
+        changes = self._servers.apply(wanted)
         self._events.emit(
             UpstreamsReloaded(
                 principal=principal.name,

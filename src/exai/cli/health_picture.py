@@ -77,6 +77,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     max_connections: int | None = None
     sessions: int | None = None
     detached_sessions: int = 0
+    mcp_sessions: int = 0
     tool_count: int | None = None
     resident_bytes: int | None = None
     loop_lag: Lag | None = None
@@ -144,7 +145,9 @@ def _numbers(health: Health) -> Iterator[tuple[str, str]]:
     if health.connections is not None:
         yield "connections", f"{health.connections} of {health.max_connections}"
     if health.sessions is not None:
-        yield "sessions", f"{health.sessions}, {health.detached_sessions} without a connection"
+        of_mcp = f", {health.mcp_sessions} of MCP clients" if health.mcp_sessions else ""
+        detached = f"{health.detached_sessions} without a connection"
+        yield "sessions", f"{health.sessions}, {detached}{of_mcp}"
     if health.tool_count is not None:
         yield "tools", str(health.tool_count)
     if health.store is not None:

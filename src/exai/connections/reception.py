@@ -1,7 +1,6 @@
 """Connections and sessions, assembled: what stands between a channel and the call path."""
 
 import asyncio
-from collections.abc import Set
 from functools import partial
 
 from exai.calls.request_router import RequestRouter
@@ -19,7 +18,6 @@ from exai.core.clock import Clock
 from exai.core.config import Config
 from exai.core.events import EventSink
 from exai.core.peer import Peer
-from exai.core.replies import ToolsChanged
 from exai.core.session_store import SessionStore
 from exai.protocols import exai_v1
 from exai.protocols.hello import Hello, ServerName
@@ -91,12 +89,6 @@ class Reception:
         await self.sessions.restore(ledger_id, own, self.tokens.principal_of)
         of_mcp = [record for record in records if record.about]
         await self.mcp_sessions.restore(of_mcp, self.tokens.principal_of)
-
-    def tell_tools_changed(self, names: Set[str]) -> None:
-        """Tell every session that may use one of these tools, which came, went or changed."""
-        for session in (*self.sessions, *self.mcp_sessions):
-            if any(session.principal.may_use(name) for name in names):
-                session.send(ToolsChanged())
 
     def find_session(self, session_id: str) -> Peer | None:
         """Return the session of an id, whichever protocol it speaks."""

@@ -117,6 +117,7 @@ class LimitsConfig(Section, frozen=True, kw_only=True):
     mcp_max_sessions: PositiveCount = 1000
     mcp_session_idle_s: PositiveSeconds = 1800.0
     max_result_bytes: PositiveCount = 16_777_216
+    session_max_subscriptions: PositiveCount = 256
     session_max_unacked: PositiveCount = 1000
     session_max_unacked_bytes: PositiveCount = 33_554_432
     session_max_remembered: PositiveCount = 10_000

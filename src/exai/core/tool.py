@@ -6,7 +6,7 @@ knows nothing else of them.
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -19,6 +19,8 @@ OWN_SOURCE = "exai"
 
 Share = Literal["none", "session", "principal", "all"]
 LogLevel = Literal["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"]
+LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
+"""From the most verbose to the gravest."""
 
 
 class SharingPolicy(msgspec.Struct, frozen=True):

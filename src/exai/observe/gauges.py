@@ -31,6 +31,7 @@ GAUGES = (
         "Sessions that wait for their peer to come back.",
         lambda r: r["detached_sessions"],
     ),
+    _one("exai_mcp_sessions", "Those of MCP clients among them.", lambda r: r["mcp_sessions"]),
     _by(
         "scope",
         "exai_permits_in_use",

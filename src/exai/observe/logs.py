@@ -54,6 +54,8 @@ FACTS: Mapping[type[Event], Fact] = {
     events.UpstreamRestartAsked: Fact("upstream.restart_asked", logging.INFO),
     events.UpstreamsReloaded: Fact("upstream.reloaded", logging.INFO),
     events.ToolUnavailable: Fact("upstream.tool_unavailable", logging.WARNING),
+    events.OfferUnavailable: Fact("upstream.offer_unavailable", logging.WARNING),
+    events.UpstreamUnlisted: Fact("upstream.unlisted", logging.WARNING),
     events.ProviderStarted: Fact("providers.started", logging.INFO),
     events.ProviderDied: Fact("providers.died", logging.WARNING),
     events.DaemonOpened: Fact("daemon.opened", logging.INFO),

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence, Set
 from difflib import get_close_matches
+from typing import Any, Protocol
 
 from exai.core.errors import ToolNotFound, UpstreamFailed, daemon_stopping
 from exai.core.identity import Principal
@@ -11,6 +12,17 @@ from exai.upstream.names import Namespace
 
 _OLD_SUFFIXES = ("_EXAI-WS", "-EXAI-WS", "_EXAI_WS", "-EXAI_WS")
 _SHOWN_LENGTH = 64
+
+
+class Methods(Protocol):
+    """What can be called by these `names` as tools can, and is not listed as one."""
+
+    names: frozenset[str]
+
+    async def tool_for(
+        self, name: str, arguments: dict[str, Any], principal: Principal, *, is_owed: bool
+    ) -> Tool:
+        """Return the tool that does it with these arguments; `ExaiError` where none does."""
 
 
 class ToolRegistry:
@@ -30,6 +42,7 @@ class ToolRegistry:
         self._by_source: dict[str, dict[str, Tool]] = {}
         self._holders: dict[str, str] = {}
         self._tools: dict[str, Tool] = {}
+        self._methods: Methods | None = None
         self._listeners: list[Callable[[Set[str]], None]] = []
         self.expect(expected or {})
 
@@ -40,6 +53,10 @@ class ToolRegistry:
     def on_change(self, listener: Callable[[Set[str]], None]) -> None:
         """Call `listener` with the names of tools that came, went or changed, whenever any do."""
         self._listeners.append(listener)
+
+    def offer_methods(self, methods: Methods) -> None:
+        """Let these be called, too, by everybody."""
+        self._methods = methods
 
     def expect(self, sources: Mapping[str, Namespace]) -> None:
         """Let these be the sources, besides those that nobody expects, and this their order.
@@ -105,13 +122,22 @@ class ToolRegistry:
         self.end_start()
 
     async def wait_for_tool(
-        self, name: str, principal: Principal, *, is_owed: bool = False
+        self,
+        name: str,
+        principal: Principal,
+        *,
+        arguments: dict[str, Any] | None = None,
+        is_owed: bool = False,
     ) -> Tool:
         """Return the tool as `require_tool` does, once its source has said what it offers.
+
+        Of a method, the tool depends on the arguments.
 
         A call that `is_owed` its answer waits as long as it takes. Raises `UpstreamFailed` for a
         source that has not started, whose tools nobody knows yet.
         """
+        if self._methods is not None and name in self._methods.names:
+            return await self._methods.tool_for(name, arguments or {}, principal, is_owed=is_owed)
         while (is_owed or self._is_starting) and self._awaited_source(name):
             await self._replaced.wait()
         source = self._awaited_source(name)
@@ -120,6 +146,13 @@ class ToolRegistry:
         if source is not None and principal.may_use(name):
             raise UpstreamFailed(f"{source} has not started yet", retryable=True)
         return self.require_tool(name, principal)
+
+    async def wait_for_source(self, *, is_owed: bool) -> bool:
+        """Wait until another source says what it offers; False where none is waited for."""
+        if not (self._awaited and (is_owed or self._is_starting)):
+            return False
+        await self._replaced.wait()
+        return True
 
     def _awaited_source(self, name: str) -> str | None:
         """Return a source that may still say that it has this name.
@@ -141,8 +174,8 @@ class ToolRegistry:
         self._replaced = asyncio.Event()
 
     def has(self, name: str) -> bool:
-        """Tell whether there is a tool of this very name."""
-        return name in self._tools
+        """Tell whether there is a tool, or a method, of this very name."""
+        return name in self._tools or (self._methods is not None and name in self._methods.names)
 
     def provider_of(self, name: str) -> str | None:
         """Return who serves the tool of this very name."""

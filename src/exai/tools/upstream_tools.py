@@ -29,16 +29,13 @@ from exai.core.tool import (
     upstream_scope,
 )
 from exai.tools.argument_schema import ArgumentSchema, SchemaUnusable
+from exai.tools.descriptions import DescriptionUnusable, encode_within_bounds
 from exai.tools.registry import ToolRegistry
-from exai.tools.schema_cost import MAX_DEPTH, measure
+from exai.upstream.listing import MAX_LISTED
 from exai.upstream.names import Namespace, namespace_of, namespaces_of
 from exai.upstream.server import UpstreamServer
-from exai.upstream.tool_listing import MAX_TOOLS
 
-_MAX_TOOL_BYTES = 262_144
 _MAX_NAME_LENGTH = 128
-
-_encode = msgspec.json.Encoder(order="deterministic").encode
 
 Description = dict[str, Any]
 """A tool as its server describes it."""
@@ -195,7 +192,7 @@ def _prepare(
             if tool is None or known != description:
                 spec, schema = _read(server, config, assigned[own], description)
                 tool = UpstreamTool(servers, own, spec, schema)
-        except (SchemaUnusable, msgspec.ValidationError) as error:
+        except (DescriptionUnusable, SchemaUnusable, msgspec.ValidationError) as error:
             offer.unavailable[own] = str(error)
         else:
             offer.tools[own] = (description, tool)
@@ -222,8 +219,8 @@ def _named_in(config: UpstreamConfig) -> Iterator[tuple[str, str]]:
 
 
 def _check_place(own: str, offer: _Offer, assigned: Mapping[str, str], names: Namespace) -> None:
-    if len(offer.tools) >= MAX_TOOLS:
-        raise SchemaUnusable(f"its server has more than {MAX_TOOLS:,} tools")
+    if len(offer.tools) >= MAX_LISTED:
+        raise SchemaUnusable(f"its server has more than {MAX_LISTED:,} tools")
     if own in offer.tools:
         raise SchemaUnusable("its server has another tool of this name")
     if own not in assigned:
@@ -233,12 +230,8 @@ def _check_place(own: str, offer: _Offer, assigned: Mapping[str, str], names: Na
 def _read(
     server: UpstreamServer, config: UpstreamConfig, name: str, description: Description
 ) -> tuple[ToolSpec, ArgumentSchema]:
-    """Return what a description says; raises `SchemaUnusable`, `msgspec.ValidationError`."""
-    if measure(description, _MAX_TOOL_BYTES, MAX_DEPTH) is None:
-        raise SchemaUnusable(f"its description is nested deeper than {MAX_DEPTH} levels")
-    encoded = _encode(description)
-    if len(encoded) > _MAX_TOOL_BYTES:
-        raise SchemaUnusable(f"its description has more than {_MAX_TOOL_BYTES:,} bytes")
+    """Return what a description says; raises as is caught where it is asked for."""
+    encoded = encode_within_bounds(description)
     listed = msgspec.convert(description, _Listed)
     digest = hashlib.sha256(server.server_version.encode() + b"\0" + encoded)
     spec = ToolSpec(

@@ -5,8 +5,9 @@ memory, so it happens once, in a thread. What is said then is not known here.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
 from typing import Any
 
@@ -30,6 +31,7 @@ from exai.transports.json_responses import unauthorized
 from exai.transports.upgrade_rules import bearer_token_of, forwarded_for_of
 
 PATH = "/mcp"
+_LISTEN = "subscriptions/listen"
 
 
 class McpDoor:
@@ -52,7 +54,8 @@ class McpDoor:
         self._sdk: Any = None
         self._tasks = asyncio.TaskGroup()
         self._has_begun = asyncio.Event()
-        self._outboxes: set[Outbox] = set()
+        self._served: Counter[Any] = Counter()
+        """Open conversations, and under None how many HTTP requests are owed an answer."""
         self._has_left = asyncio.Event()
 
     @property
@@ -82,12 +85,13 @@ class McpDoor:
         await channel.close(close.code, close.reason)
 
     async def close_all(self, close: Close, patience_s: float) -> None:
-        """Have every connection closed once it has sent what it owes; wait so long for it."""
-        for outbox in self._outboxes:
-            outbox.finish(close)
+        """Close every connection once it has sent what it owes; wait so long for all answers."""
+        for each in self._served:
+            if each is not None:
+                each.finish(close)
         with suppress(TimeoutError):
             async with asyncio.timeout(patience_s):
-                while self._outboxes:
+                while self._served:
                     self._has_left.clear()
                     await self._has_left.wait()
 
@@ -111,19 +115,11 @@ class McpDoor:
                 max_bytes=self._config.outbox_bytes,
                 patience_s=self._config.slow_consumer_s,
             )
-            self._outboxes.add(outbox)
-            try:
-                with sessions.held(session):
-                    close: Close = await sdk.serve_mcp(
-                        channel,
-                        outbox,
-                        session,
-                        self._slow_down_of(principal, channel.remote_address),
-                    )
-                    return close
-            finally:
-                self._outboxes.discard(outbox)
-                self._has_left.set()
+            conversation = sdk.conversation(channel, outbox, session)
+            with self._under_way(conversation), sessions.held(session):
+                slow_down = self._slow_down_of(principal, channel.remote_address)
+                close: Close = await conversation.run(slow_down)
+                return close
 
     async def _serve_http(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = HTTPConnection(scope)
@@ -135,7 +131,19 @@ class McpDoor:
         address = self._address_of(request)
         await self._slow_down_of(principal, address)()
         sdk = await self._load()
-        await sdk.serve_http(principal, address, scope, receive, send)
+        is_owed = scope["method"] == "POST" and request.headers.get("mcp-method") != _LISTEN
+        with self._under_way(None) if is_owed else nullcontext():
+            await sdk.serve_http(principal, address, scope, receive, send)
+
+    @contextmanager
+    def _under_way(self, what: Any) -> Iterator[None]:
+        self._served[what] += 1
+        try:
+            yield
+        finally:
+            self._served[what] -= 1
+            self._served += Counter()  # without what has come to nothing
+            self._has_left.set()
 
     def _address_of(self, request: HTTPConnection) -> str:
         assert request.client is not None

@@ -1,7 +1,5 @@
 """All of the daemon's doors that stand on the official SDK, as `mcp_door` imports them."""
 
-from collections.abc import Awaitable, Callable
-
 from mcp.server.transport_security import RequestBodyLimitMiddleware
 from starlette.types import Receive, Scope, Send
 
@@ -13,12 +11,11 @@ from exai.core.config import ServerConfig
 from exai.core.errors import ToolNotFound
 from exai.core.identity import Principal
 from exai.core.tool import ToolSpec
-from exai.protocols.close_codes import Close
 from exai.protocols.hello import ServerName
 from exai.tools.registry import ToolRegistry
 from exai.transports.mcp_http import McpHttp
 from exai.transports.mcp_server import CALLER, McpCaller, McpServer
-from exai.transports.mcp_websocket import frame_text, serve_mcp
+from exai.transports.mcp_websocket import Conversation, frame_text
 
 
 class McpSdk:
@@ -30,23 +27,17 @@ class McpSdk:
         self, name: ServerName, sessions: McpSessions, tools: ToolRegistry, config: ServerConfig
     ) -> None:
         self._tools = tools
-        self.server = McpServer(name, sessions, self._tool_of)
-        self._http = McpHttp(self.server, sessions)
+        self._server = McpServer(name, sessions, self._tool_of)
+        self._http = McpHttp(self._server, sessions)
         self._limited = RequestBodyLimitMiddleware(self._http.serve, config.max_message_bytes)
 
     async def run(self) -> None:
         """Let requests be served, until cancelled."""
         await self._http.run()
 
-    async def serve_mcp(
-        self,
-        channel: Channel,
-        outbox: Outbox,
-        session: McpSession,
-        slow_down: Callable[[], Awaitable[None]],
-    ) -> Close:
-        """Speak MCP over a channel; see `mcp_websocket`."""
-        return await serve_mcp(channel, outbox, self.server, session, slow_down)
+    def conversation(self, channel: Channel, outbox: Outbox, session: McpSession) -> Conversation:
+        """Return what will be said over a channel."""
+        return Conversation(channel, outbox, self._server, session)
 
     async def serve_http(
         self, principal: Principal, remote_address: str, scope: Scope, receive: Receive, send: Send

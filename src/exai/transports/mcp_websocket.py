@@ -9,11 +9,12 @@ import msgspec
 from mcp.server.runner import serve_dual_era_loop
 from mcp.shared.message import SessionMessage
 from mcp_types import (
-    INVALID_REQUEST,
-    PARSE_ERROR,
+    ErrorData,
+    JSONRPCError,
     JSONRPCMessage,
+    JSONRPCNotification,
+    JSONRPCRequest,
     JSONRPCResponse,
-    jsonrpc_message_adapter,
 )
 from pydantic import ValidationError
 
@@ -24,6 +25,19 @@ from exai.core.errors import MalformedFrame
 from exai.core.replies import Reply
 from exai.protocols import close_codes
 from exai.protocols.close_codes import Close
+from exai.protocols.mcp_messages import (
+    INVALID_REQUEST,
+    PARSE_ERROR,
+    Id,
+    McpError,
+    McpNotification,
+    McpRequest,
+    McpResponse,
+    NotAMessage,
+    encode_error,
+    encode_result,
+    read_message,
+)
 from exai.protocols.strict_json import check_limits, decode_object
 from exai.transports.mcp_server import McpServer
 
@@ -43,44 +57,69 @@ def frame_text(reply: Reply) -> bytes:
     return reply.text
 
 
-async def serve_mcp(
-    channel: Channel,
-    outbox: Outbox,
-    server: McpServer,
-    session: McpSession,
-    slow_down: Callable[[], Awaitable[None]],
-) -> Close:
-    """Speak MCP with a peer until either side ends it; return why the daemon does.
+class Conversation:
+    """What is said with one peer, over one channel."""
 
-    `slow_down` is waited for at each message. Raises `ChannelClosed` where the peer, or the
-    network, ended it.
-    """
-    gone: ExceptionGroup[ChannelClosed] | None = None
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            incoming = _Incoming(channel, outbox, server, session, slow_down)
-            speaking = tasks.create_task(_speak(server, session, incoming, outbox))
-            close = await outbox.run(channel)
-            speaking.cancel()
-    except* ChannelClosed as group:
-        gone = group
-    if gone is not None:
-        raise gone.exceptions[0]
-    return close
+    def __init__(
+        self, channel: Channel, outbox: Outbox, server: McpServer, session: McpSession
+    ) -> None:
+        self._channel = channel
+        self._outbox = outbox
+        self._server = server
+        self._session = session
+        self._owed: set[Id] = set()
+        self._farewell: Close | None = None
 
+    async def run(self, slow_down: Callable[[], Awaitable[None]]) -> Close:
+        """Speak MCP until either side ends it; return why the daemon does.
 
-async def _speak(
-    server: McpServer, session: McpSession, incoming: "_Incoming", outbox: Outbox
-) -> None:
-    await serve_dual_era_loop(
-        server.sdk,
-        incoming,
-        _Outgoing(outbox),
-        lifespan_state=session,
-        session_id=session.session_id,
-        init_options=server.greeting,
-    )
-    outbox.finish(close_codes.NORMAL)
+        `slow_down` is waited for at each message. Raises `ChannelClosed` where the peer, or the
+        network, ended it.
+        """
+        gone: ExceptionGroup[ChannelClosed] | None = None
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                speaking = tasks.create_task(self._speak(slow_down))
+                close = await self._outbox.run(self._channel)
+                speaking.cancel()
+        except* ChannelClosed as group:
+            gone = group
+        if gone is not None:
+            raise gone.exceptions[0]
+        return close
+
+    def finish(self, close: Close) -> None:
+        """Close once what was called is answered."""
+        self._farewell = close
+        self._close_if_done()
+
+    def hear(self, message: JSONRPCMessage) -> None:
+        """Take note of what the peer is owed, before the SDK sees its message."""
+        self._server.note_cancellation(self._session, message)
+        if isinstance(message, JSONRPCRequest) and message.method == "tools/call":
+            self._owed.add(message.id)
+
+    def say(self, message: JSONRPCMessage) -> None:
+        """Send a message. Never waits: the outbox bounds what piles up."""
+        self._outbox.put(Frame(encode_message(message)))
+        if isinstance(message, JSONRPCResponse | JSONRPCError) and message.id is not None:
+            self._owed.discard(message.id)
+            self._close_if_done()
+
+    async def _speak(self, slow_down: Callable[[], Awaitable[None]]) -> None:
+        await serve_dual_era_loop(
+            self._server.sdk,
+            _Incoming(self._channel, self, self._outbox, slow_down),
+            _Outgoing(self),
+            lifespan_state=self._session,
+            session_id=self._session.session_id,
+            init_options=self._server.greeting,
+        )
+        self._outbox.finish(close_codes.NORMAL)
+
+    def _close_if_done(self) -> None:
+        if self._farewell is not None and not self._owed:
+            self._outbox.finish(self._farewell)
 
 
 class _Stream:
@@ -107,15 +146,13 @@ class _Incoming(_Stream):
     def __init__(
         self,
         channel: Channel,
+        conversation: Conversation,
         outbox: Outbox,
-        server: McpServer,
-        session: McpSession,
         slow_down: Callable[[], Awaitable[None]],
     ) -> None:
         self._channel = channel
+        self._conversation = conversation
         self._outbox = outbox
-        self._server = server
-        self._session = session
         self._slow_down = slow_down
 
     def __aiter__(self) -> Self:
@@ -136,7 +173,7 @@ class _Incoming(_Stream):
             if isinstance(message, Frame):
                 self._outbox.put(message)
             else:
-                self._server.note_cancellation(self._session, message)
+                self._conversation.hear(message)
                 return SessionMessage(message)
 
     async def _read(self, frame: bytes) -> JSONRPCMessage | Frame:
@@ -151,35 +188,51 @@ def _decode(frame: bytes) -> JSONRPCMessage | Frame:
         check_limits(frame)
         message = decode_object(frame)
     except MalformedFrame as malformed:
-        return _refusal(PARSE_ERROR, str(malformed), None)
+        return Frame(encode_error(None, McpError(PARSE_ERROR, str(malformed))))
     try:
-        return jsonrpc_message_adapter.validate_python(message, by_name=False)
+        return _as_sdk_message(read_message(message))
+    except NotAMessage as fault:
+        return Frame(encode_error(fault.id, fault))
+
+
+def _as_sdk_message(message: McpRequest | McpNotification | McpResponse) -> JSONRPCMessage:
+    """Return a message as the SDK has it; what is in it was read already."""
+    match message:
+        case McpRequest(id_, method, params):
+            return JSONRPCRequest.model_construct(
+                jsonrpc="2.0", id=id_, method=method, params=params
+            )
+        case McpNotification(method, params):
+            return JSONRPCNotification.model_construct(jsonrpc="2.0", method=method, params=params)
+        case McpResponse(id_, None, error):
+            return JSONRPCError(jsonrpc="2.0", id=id_, error=_error_data(error))
+        case McpResponse(id_, result, _):
+            return JSONRPCResponse.model_construct(jsonrpc="2.0", id=id_, result=result)
+
+
+def _error_data(error: dict[str, Any] | None) -> ErrorData:
+    """Return what a client answered; one that answered nothing usable has failed, too."""
+    try:
+        return ErrorData.model_validate(error)
     except ValidationError:
-        given = message.get("id")
-        usable = given if isinstance(given, str | int) and given is not True else None
-        return _refusal(INVALID_REQUEST, "this is no message of JSON-RPC 2.0", usable)
-
-
-def _refusal(code: int, message: str, request_id: str | int | None) -> Frame:
-    error = {"code": code, "message": message}
-    return Frame(_encode({"jsonrpc": "2.0", "id": request_id, "error": error}))
+        return ErrorData(code=INVALID_REQUEST, message="the client's answer has no result")
 
 
 class _Outgoing(_Stream):
     """What the SDK says, on its way to the peer."""
 
-    def __init__(self, outbox: Outbox) -> None:
-        self._outbox = outbox
+    def __init__(self, conversation: Conversation) -> None:
+        self._conversation = conversation
 
     async def send(self, item: SessionMessage, /) -> None:
-        """Send a message. Never waits: the outbox bounds what piles up."""
-        self._outbox.put(Frame(encode_message(item.message)))
+        """Send a message."""
+        self._conversation.say(item.message)
 
 
 def encode_message(message: JSONRPCMessage) -> bytes:
     """Return a message as JSON; results, which are plain already, are not looked at again."""
     if isinstance(message, JSONRPCResponse):
-        return _encode({"jsonrpc": "2.0", "id": message.id, "result": message.result})
+        return encode_result(message.id, message.result)
     return _encode(_plain(message))
 
 

@@ -33,16 +33,17 @@ EVERYTHING: Mapping[str, Any] = {
 
 
 class ClientQuestions:
-    """The questions of one instance, to the client of its latest call.
+    """The questions of one instance, to the client of its latest call that is under way.
 
-    `declared` is what the server was told at its start.
+    `declared` is what the server was told at its start. Where no call is under way, the client
+    of the latest one gets `patience_s` for an answer.
     """
 
     def __init__(
         self, client: ClientSide | None, declared: Mapping[str, Any], patience_s: float
     ) -> None:
-        self.client = client
         self.declared = dict(declared)
+        self._latest = client
         self._patience_s = patience_s
         self._runs: dict[ToolRun, None] = {}
         self._of_calls: set[asyncio.Timeout] = set()
@@ -53,7 +54,7 @@ class ClientQuestions:
 
         Where nobody waits for its last run any more, nobody is asked any more either.
         """
-        self.client = run.client or self.client
+        self._latest = run.client or self._latest
         self._runs[run] = None
         try:
             yield
@@ -67,8 +68,8 @@ class ClientQuestions:
 
     async def answer(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """Ask the client, and return what it says, untouched. Raises `AskFailed`."""
-        client = self.client
         refuse_undeclared(method, params, self.declared)
+        client = next((r.client for r in reversed(self._runs) if r.client), self._latest)
         if client is None:
             raise AskFailed(INTERNAL_ERROR, "there is no client that could be asked")
         refuse_undeclared(method, params, client.capabilities)

@@ -26,24 +26,20 @@ class HandshakeFailed(Exception):
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
     """How to speak with a server.
 
-    `request_meta` goes into the `_meta` of every request; where `must_subscribe` is set,
-    the server tells of changed tools only on request.
+    `request_meta` goes into the `_meta` of every request. One that `is_modern`, of 2026 or
+    later, tells what is new only on request. `capabilities` are the server's, as it says them.
     """
 
     protocol_version: str = ""
     server_version: str = ""
-    must_subscribe: bool = False
+    is_modern: bool = False
+    capabilities: dict[str, Any] = {}
     request_meta: dict[str, Any] = {}
 
-    def meta_for(self, callers: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the `_meta` of a request for a caller that sent along its own.
-
-        What a caller of 2026 declares that it can be asked holds where the server is of 2026.
-        """
-        meta = {**callers, **self.request_meta}
-        if CAPABILITIES_META in callers and CAPABILITIES_META in self.request_meta:
-            meta[CAPABILITIES_META] = callers[CAPABILITIES_META]
-        return meta
+    def offers(self, capability: str, detail: str | None = None) -> bool:
+        """Tell whether the server has a capability, and maybe a detail of it."""
+        offered = self.capabilities.get(capability)
+        return offered is not None and (detail is None or offered.get(detail) is True)
 
 
 class Handshake:

@@ -8,15 +8,15 @@ of what its tools are, nor of who may call them.
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from exai.core.clock import Clock
 from exai.core.config import LimitsConfig, UpstreamConfig
-from exai.core.errors import UpstreamFailed
+from exai.core.errors import ToolFailed, UpstreamFailed
 from exai.core.events import (
     EventSink,
     UpstreamDied,
@@ -28,15 +28,29 @@ from exai.core.outcomes import Completed
 from exai.core.tool import ToolRun
 from exai.processes.environment import child_environment
 from exai.processes.process_guard import ProcessGuard
+from exai.upstream.call_failures import CALL_FAULTS, can_move_on, upstream_failed
+from exai.upstream.carrier import Carrier, CarrierUnusable
 from exai.upstream.client_questions import ClientQuestions
 from exai.upstream.handshake import Handshake, HandshakeFailed, Terms
+from exai.upstream.http_client import HttpClient
 from exai.upstream.input_rounds import ask_in_rounds
-from exai.upstream.json_rpc import FAULTS, BrokenAnswer, ServerLost
+from exai.upstream.json_rpc import FAULTS, ErrorAnswer
+from exai.upstream.listing import KINDS_BESIDE_TOOLS, TOOLS, Description, Kind
+from exai.upstream.log_levels import LogLevels
+from exai.upstream.news import NobodyHears, ServerNews
 from exai.upstream.restart_policy import RestartPolicy
 from exai.upstream.server_life import ServerLife
+from exai.upstream.server_log import ServerLog
 from exai.upstream.server_process import ServerProcess
+from exai.upstream.server_requests import METHOD_NOT_FOUND
+from exai.upstream.shown_url import shown_url
 from exai.upstream.speech import Speech
-from exai.upstream.tool_result import read_tool_result
+from exai.upstream.tool_result import read_result, read_tool_result
+from exai.upstream.updates import Updates
+from exai.upstream.wishes import Wishes
+
+_LISTING_PATIENCE_S = 10.0
+T = TypeVar("T")
 
 
 class ServerState(StrEnum):
@@ -55,12 +69,15 @@ class Surroundings:
     """What all servers of one daemon share."""
 
     guard: ProcessGuard
+    http: HttpClient
     handshake: Handshake
     base_environment: Mapping[str, str]
     limits: LimitsConfig
     restart: RestartPolicy
     events: EventSink
     clock: Clock
+    news: ServerNews = field(default_factory=NobodyHears)
+    log_levels: LogLevels = field(default_factory=LogLevels)
 
 
 class Family:
@@ -83,7 +100,14 @@ class Family:
         self.speech = speech
         self.on_tools = on_tools
         self.on_unused = on_unused
+        self.shown_url = None if config.url is None else shown_url(config.url)
         self.tool_count = 0
+        self.is_known_to_work = False
+
+    @property
+    def may_come_back(self) -> bool:
+        """Whether it is worth waiting for: others start it, and it has been there before."""
+        return self.config.url is not None and self.is_known_to_work
 
 
 class ServerInstance:
@@ -101,14 +125,18 @@ class ServerInstance:
         *,
         is_kept: bool = False,
         lists: bool = False,
+        log_level: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.questions = questions
+        self.wishes = Wishes(log_level, self._note_updated)
         self.start_count = self.running_count = 0
         self.state = ServerState.STARTING
         self.last_end: str | None = None
         self.task: asyncio.Task[None] | None = None
         self._family = family
         self._around = around
+        self._log = ServerLog(around.clock)
+        self._updates = Updates(self._tell_updated)
         self._is_kept = is_kept
         self._lists = lists
         self._life: ServerLife | None = None
@@ -132,8 +160,10 @@ class ServerInstance:
 
     @property
     def is_in_use(self) -> bool:
-        """Whether somebody waits for it or works with it, or it has not yet listed its tools."""
-        return self._user_count > 0 or self._must_list
+        """Whether somebody waits for it, works with it or watches one of its resources, or it has
+        not yet listed its tools.
+        """
+        return self._user_count > 0 or bool(self.wishes.uris) or self._must_list
 
     @property
     def had_first_start(self) -> bool:
@@ -163,11 +193,11 @@ class ServerInstance:
 
     def stop(self, reason: str) -> None:
         """Have it stopped for good; whoever uses it is told so."""
-        pid = self.pid
+        life = self._life
         self.end()
-        if self.task is not None and self.task.cancel() and pid is not None:
+        if self.task is not None and self.task.cancel() and life is not None:
             self._around.events.emit(
-                UpstreamStopped(upstream=self._family.name, pid=pid, reason=reason)
+                UpstreamStopped(upstream=self._family.name, pid=life.pid, reason=reason)
             )
 
     def end(self) -> None:
@@ -183,40 +213,85 @@ class ServerInstance:
         self, tool: str, arguments: dict[str, Any], run: ToolRun, *, idempotent: bool
     ) -> Completed:
         """Call a tool; waits for the start that is under way, or next. See `UpstreamServer`."""
-        async with self._life_for(run, idempotent=idempotent) as life:
+
+        async def call_on(life: ServerLife) -> Completed:
             params = {"name": tool, "arguments": arguments}
             result = await self._ask(life, "tools/call", params, run)
             return read_tool_result(result, self._family.name)
 
-    async def relay(self, method: str, params: dict[str, Any], run: ToolRun) -> dict[str, Any]:
-        """Make a request that changes nothing, and return its result; raises as `call` does."""
-        async with self._life_for(run, idempotent=True) as life:
-            return await self._ask(life, method, params, run)
+        return await self._do(call_on, run, idempotent=idempotent)
+
+    async def relay(self, method: str, params: dict[str, Any], run: ToolRun) -> Completed:
+        """Make a request that changes nothing, whose result stays whole; raises as `call` does."""
+
+        async def relay_on(life: ServerLife) -> Completed:
+            result = await self._ask(life, method, params, run)
+            return read_result(result, self._family.name)
+
+        return await self._do(relay_on, run, idempotent=True)
+
+    async def watch(self, uri: str, run: ToolRun) -> None:
+        """Have the session of a run told of a resource's updates; raises as `call` does.
+
+        Raises `ToolFailed` where the server does not agree, and `QueueFull` for too many.
+        """
+        await self._do(lambda life: self._watch(life, uri, run.session_id), run, idempotent=True)
+
+    async def _watch(self, life: ServerLife, uri: str, session_id: str) -> None:
+        if not life.terms.offers("resources", "subscribe"):
+            raise ToolFailed(
+                f"{self._family.name} does not tell of updates", jsonrpc_code=METHOD_NOT_FOUND
+            )
+        try:
+            most = self._around.limits.session_max_subscriptions
+            await self.wishes.watch(uri, session_id, max_count=most)
+        except ErrorAnswer as error:
+            raise ToolFailed(error.message, jsonrpc_code=error.code) from None
+
+    def unwatch(self, uri: str, session_id: str) -> None:
+        """Have a session told no more of a resource's updates."""
+        with self._watched():
+            self.wishes.unwatch(uri, session_id)
+
+    def end_session(self, session_id: str) -> None:
+        """Have a session that has ended told nothing any more."""
+        with self._watched():
+            self.wishes.end_session(session_id)
 
     async def _ask(
         self, life: ServerLife, method: str, params: dict[str, Any], run: ToolRun
     ) -> dict[str, Any]:
         grace_s = self._around.limits.cancel_grace_s
         return await ask_in_rounds(
-            lambda given: life.ask(method, {**params, **given}, run, grace_s), run, self.questions
+            lambda given: life.ask(method, params, run, grace_s, given), run, self.questions
         )
 
-    @asynccontextmanager
-    async def _life_for(self, run: ToolRun, *, idempotent: bool) -> AsyncIterator[ServerLife]:
-        """Use the life that is under way, or next, for one call."""
+    async def _do(
+        self, work: Callable[[ServerLife], Awaitable[T]], run: ToolRun, *, idempotent: bool
+    ) -> T:
+        """Do work with the life that is under way, or next, or the one after that."""
+        name = self._family.name
         with self._used():
-            life = await self._require_life()
-            run.may_have_begun = True
-            self.running_count += 1
             try:
-                with self.questions.asked_for(run):
-                    yield life
-            except BrokenAnswer as broken:
-                raise self._failed(f"broke the protocol: {broken}", idempotent) from None
-            except ServerLost as lost:
-                raise self._failed(str(lost), idempotent, was_written=lost.was_written) from None
-            finally:
-                self.running_count -= 1
+                return await self._do_once(work, run)
+            except CALL_FAULTS as fault:
+                if not can_move_on(fault, idempotent=idempotent):
+                    raise upstream_failed(name, fault, idempotent=idempotent) from None
+            try:
+                return await self._do_once(work, run)
+            except CALL_FAULTS as fault:
+                raise upstream_failed(name, fault, idempotent=idempotent) from None
+
+    async def _do_once(self, work: Callable[[ServerLife], Awaitable[T]], run: ToolRun) -> T:
+        run.may_have_begun = False
+        life = await self._require_life()
+        run.may_have_begun = True
+        self.running_count += 1
+        try:
+            with self.questions.asked_for(run), self._log.heard_by(run):
+                return await work(life)
+        finally:
+            self.running_count -= 1
 
     @contextmanager
     def _used(self) -> Iterator[None]:
@@ -225,8 +300,18 @@ class ServerInstance:
             yield
         finally:
             self._user_count -= 1
-            if not self._user_count:
-                self._family.on_unused(self)
+            self._note_unused()
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        was_watched = bool(self.wishes.uris)
+        yield
+        if was_watched:
+            self._note_unused()
+
+    def _note_unused(self) -> None:
+        if not self._user_count and not self.wishes.uris:
+            self._family.on_unused(self)
 
     @property
     def _must_list(self) -> bool:
@@ -254,19 +339,13 @@ class ServerInstance:
             self._waiting_count -= 1
 
     async def _wait_wanted(self) -> None:
-        while not (self._is_kept or self._must_list or self._waiting_count):
+        while not (self._is_kept or self._must_list or self._waiting_count or self.wishes.uris):
             self.state, self._retry_at = ServerState.IDLE, None
             self._wanted.clear()
             await self._wanted.wait()
 
     def _running_life(self) -> ServerLife | None:
         return None if self._life is None or self._life.is_over else self._life
-
-    def _failed(self, how: str, idempotent: bool, was_written: bool = True) -> UpstreamFailed:
-        may_have_run = {"may_have_run": True} if was_written and not idempotent else {}
-        return UpstreamFailed(
-            f"{self._family.name} {how}", retryable=not may_have_run, **may_have_run
-        )
 
     async def _live(self) -> tuple[str, float]:
         """Live one life; return how it ended, and how long the server had been ready."""
@@ -277,6 +356,8 @@ class ServerInstance:
             life = await self._begin_life()
         except OSError as error:
             return f"cannot be started: {_reason_of(error)}", 0.0
+        except CarrierUnusable as unusable:
+            return f"cannot be used: {unusable}", 0.0
         try:
             end = await life.run(lambda: self._serve(life, started_at))
         finally:
@@ -287,7 +368,21 @@ class ServerInstance:
 
     async def _begin_life(self) -> ServerLife:
         family, max_result_bytes = self._family, self._around.limits.max_result_bytes
-        config = family.config
+        return ServerLife(
+            family.name,
+            await self._open_carrier(max_result_bytes),
+            family.speech,
+            max_result_bytes,
+            wishes=self.wishes,
+            on_notification=self._take_notification,
+            on_request=self.questions.answer,
+        )
+
+    async def _open_carrier(self, max_result_bytes: int) -> Carrier:
+        config = self._family.config
+        if config.url is not None:
+            http = self._around.http
+            return await http.open_carrier(config.url, config.headers, max_result_bytes)
         assert config.command is not None
         process = await self._around.guard.spawn(
             config.command,
@@ -295,26 +390,52 @@ class ServerInstance:
             env=child_environment(self._around.base_environment, config.env),
             cwd=config.cwd,
         )
-        server_process = ServerProcess(process, family.speech, max_result_bytes)
-        return ServerLife(
-            family.name,
-            server_process,
-            family.speech,
-            max_result_bytes,
-            on_request=self.questions.answer,
-        )
+        return ServerProcess(process, self._family.speech, max_result_bytes)
 
     async def _serve(self, life: ServerLife, started_at: float) -> None:
+        tools = None
         async with asyncio.timeout(self._family.config.start_timeout_s):
             await self._shake_hands(life)
-            tools = await life.list_tools() if self._lists else None
+            if self._lists:
+                tools = await life.list(TOOLS)
         self._life = life
         if tools is not None:
+            await self._take_lists(life, KINDS_BESIDE_TOOLS)
             await self._offer(tools)
         self._become_ready(life, started_at)
-        while await life.wait_tools_changed():
+        while changed := await life.wait_changed():
+            await self._take_lists(life, [kind for kind in changed if kind is not TOOLS])
             with suppress(*FAULTS):  # it keeps the tools it had
-                await self._offer(await life.list_tools())
+                if TOOLS in changed:
+                    await self._offer(await life.list(TOOLS) or [])
+
+    async def _take_lists(self, life: ServerLife, kinds: Iterable[Kind]) -> None:
+        """Pass on what the server has beside tools; what it does not say in time stays."""
+        lists: dict[Kind, list[Description] | None] = {}
+        for kind in kinds:
+            try:
+                async with asyncio.timeout(_LISTING_PATIENCE_S):
+                    lists[kind] = await life.list(kind)
+            except TimeoutError:
+                self._around.news.note_unlisted(self._family.name, kind, "it does not answer")
+            except FAULTS as fault:
+                self._around.news.note_unlisted(self._family.name, kind, str(fault))
+        await self._around.news.take_lists(self._family.name, lists)
+
+    def _take_notification(self, method: str, params: dict[str, Any]) -> None:
+        match method, params:
+            case "notifications/message", _:
+                self._log.take(params)
+            case "notifications/resources/updated", {"uri": str() as uri}:
+                self._note_updated(uri)
+
+    def _note_updated(self, uri: str) -> None:
+        if self.wishes.watchers_of(uri):
+            self._updates.note(uri)
+
+    def _tell_updated(self, uri: str) -> None:
+        watchers = self.wishes.watchers_of(uri)
+        self._around.news.note_updated(self._family.name, uri, watchers)
 
     async def _shake_hands(self, life: ServerLife) -> None:
         try:
@@ -335,10 +456,12 @@ class ServerInstance:
     def _become_ready(self, life: ServerLife, started_at: float) -> None:
         life.ready_at = self._around.clock.monotonic_s()
         self.state, self.last_end = ServerState.READY, None
+        self._family.is_known_to_work = True
         self._around.events.emit(
             UpstreamStarted(
                 upstream=self._family.name,
                 pid=life.pid,
+                url=self._family.shown_url,
                 tool_count=self._family.tool_count,
                 start_s=life.ready_at - started_at,
             )
@@ -355,7 +478,7 @@ class ServerInstance:
         self.state = ServerState.GAVE_UP if gave_up else ServerState.BACKING_OFF
         event = UpstreamGaveUp if gave_up else UpstreamDied
         self._around.events.emit(event(upstream=self._family.name, reason=end, retry_s=delay_s))
-        if gave_up or ready_s == 0.0:
+        if gave_up or (ready_s == 0.0 and not self._family.may_come_back):
             self._tell_start_over()
         await asyncio.sleep(delay_s)
 

@@ -20,7 +20,10 @@ from exai.core.identity import Principal
 from exai.core.tool import upstream_scope
 from exai.processes.process_guard import ProcessGuard
 from exai.upstream.handshake import Handshake
+from exai.upstream.http_client import HttpClient
 from exai.upstream.instance import Surroundings
+from exai.upstream.log_levels import LogLevels
+from exai.upstream.news import NobodyHears, ServerNews
 from exai.upstream.restart_policy import RestartPolicy
 from exai.upstream.server import OnTools, OwnInstance, UpstreamServer, UpstreamStatistics
 
@@ -60,16 +63,22 @@ class UpstreamPool:
         events: EventSink,
         clock: Clock,
         on_tools: OnTools,
+        news: ServerNews | None = None,
         restart: RestartPolicy | None = None,
     ) -> None:
+        self._http = HttpClient(version)
+        self.log_levels = LogLevels(self._note_log_levels)
         self._around = Surroundings(
             guard=guard,
+            http=self._http,
             handshake=Handshake(version),
             base_environment=base_environment,
             limits=limits,
             restart=restart or RestartPolicy(),
             events=events,
             clock=clock,
+            news=news or NobodyHears(),
+            log_levels=self.log_levels,
         )
         self._on_tools = on_tools
         self.servers = {
@@ -85,6 +94,7 @@ class UpstreamPool:
 
     async def __aenter__(self) -> Self:
         """Begin to start all servers; returns at once."""
+        await self._http.__aenter__()
         await self._group.__aenter__()
         self.is_open = True
         for name in self.servers:
@@ -101,7 +111,10 @@ class UpstreamPool:
         self.is_open = False
         for task in (*self._running.values(), *self._ending.values()):
             task.cancel()
-        await self._group.__aexit__(kind, error, traceback)
+        try:
+            await self._group.__aexit__(kind, error, traceback)
+        finally:
+            await self._http.__aexit__(kind, error, traceback)
 
     async def wait_first_starts(self, timeout_s: float) -> None:
         """Wait until each server's first start has succeeded or failed, or for `timeout_s`."""
@@ -148,10 +161,12 @@ class UpstreamPool:
         return UpstreamServer(name, config, self._around, self._on_tools)
 
     def _replace(self, name: str, config: UpstreamConfig, drain_s: float) -> UpstreamServer:
+        former, follower = self.servers[name], self._server(name, config)
+        follower.inherit_watches(former.granted_watches())
         self._end(name, drain_s)
-        self.servers[name] = self._server(name, config)
+        self.servers[name] = follower
         self._begin(name)
-        return self.servers[name]
+        return follower
 
     def _begin(self, name: str) -> None:
         """Let the server of this name run once all before it have ended."""
@@ -189,9 +204,14 @@ class UpstreamPool:
         server.end()
 
     def end_session(self, session_id: str) -> None:
-        """Stop what works for this session alone, which has ended."""
+        """Stop what works for this session alone, which has ended, and tell it nothing more."""
+        self.log_levels.end_session(session_id)
         for server in self.servers.values():
             server.end_session(session_id)
+
+    def _note_log_levels(self) -> None:
+        for server in self.servers.values():
+            server.note_log_levels()
 
     def scope_limits(self) -> dict[str, int]:
         """Return how many calls each server takes at once, by its scope."""

@@ -29,7 +29,7 @@ from pydantic import ValidationError
 
 from exai.core.errors import ResultTooLarge
 from exai.upstream.handshake import NO_CAPABILITIES, HandshakeFailed, Terms
-from exai.upstream.json_rpc import BrokenAnswer, ErrorAnswer, Requests, ServerLost
+from exai.upstream.json_rpc import BrokenAnswer, ErrorAnswer, Requests, ServerLost, StatusAnswer
 
 
 async def negotiate(
@@ -81,12 +81,14 @@ async def _initialize(session: ClientSession) -> None:
 def _terms_of(session: ClientSession, client: Implementation, declared: dict[str, Any]) -> Terms:
     version = session.protocol_version or ""
     is_modern = version in MODERN_PROTOCOL_VERSIONS
-    capabilities = session.server_capabilities
-    tools = capabilities.tools if capabilities else None
+    offered = session.server_capabilities
     return Terms(
         protocol_version=version,
         server_version=session.server_info.version if session.server_info else "",
-        must_subscribe=is_modern and tools is not None and bool(tools.list_changed),
+        is_modern=is_modern,
+        capabilities=offered.model_dump(by_alias=True, mode="json", exclude_none=True)
+        if offered
+        else {},
         request_meta={
             PROTOCOL_VERSION_META_KEY: version,
             CLIENT_INFO_META_KEY: client.model_dump(by_alias=True, mode="json", exclude_none=True),
@@ -112,12 +114,16 @@ class _SdkDispatcher(Dispatcher[TransportContext]):
     ) -> dict[str, Any]:
         try:
             async with asyncio.timeout((opts or {}).get("timeout")):
-                return await self._connection.request(method, self._declaring(dict(params or {})))
+                return await self._connection.request(
+                    method,
+                    self._declaring(dict(params or {})),
+                    headers=(opts or {}).get("headers") or {},
+                )
         except TimeoutError:
             raise MCPError(REQUEST_TIMEOUT, f"no answer to {method}") from None
         except ErrorAnswer as error:
             raise MCPError(error.code, error.message, error.data) from None
-        except (BrokenAnswer, ResultTooLarge) as error:
+        except (BrokenAnswer, StatusAnswer, ResultTooLarge) as error:
             raise MCPError(INVALID_REQUEST, str(error)) from None
 
     def _declaring(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -132,7 +138,8 @@ class _SdkDispatcher(Dispatcher[TransportContext]):
     async def notify(
         self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
     ) -> None:
-        self._connection.notify(method, dict(params or {}))
+        headers = (opts or {}).get("headers") or {}
+        self._connection.notify(method, dict(params or {}), headers=headers)
 
     async def run(
         self,

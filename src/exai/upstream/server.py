@@ -7,6 +7,7 @@ whom an instance serves and how many there may be; knows nothing of what its too
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -26,12 +27,14 @@ class UpstreamStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """How one server fares. `last_end` says how its last life ended.
 
     `state` is that of the one instance that all share; where each has its own, that of the
-    one that says what the tools are, and `ready` from then on.
+    one that says what the tools are, and `ready` from then on. There is either a process
+    (`pid`), or a `url`, of which nothing secret is shown.
     """
 
     upstream: str
     state: ServerState
     pid: int | None
+    url: str | None
     protocol_version: str | None
     tool_count: int
     running_count: int
@@ -40,7 +43,7 @@ class UpstreamStatistics(msgspec.Struct, frozen=True, kw_only=True):
     last_end: str | None
     instance: str
     instance_count: int
-    """Instances whose process runs."""
+    """Instances that run."""
 
 
 class OwnInstance(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +102,7 @@ class UpstreamServer:
             ClientQuestions(None, EVERYTHING if asks else {}, config.start_timeout_s),
             is_kept=config.instance == "shared",
             lists=True,
+            log_level=around.log_levels.of_all,
         )
 
     @property
@@ -114,6 +118,15 @@ class UpstreamServer:
                 await asyncio.get_running_loop().create_future()
             finally:
                 self._is_over = True
+
+    def granted_watches(self) -> dict[str, dict[str, None]]:
+        """Return which sessions watch which resources of what they share."""
+        return self._first.wishes.granted if self.config.instance == "shared" else {}
+
+    def inherit_watches(self, granted: dict[str, dict[str, None]]) -> None:
+        """Tell these sessions what those were told that this one takes the place of."""
+        if self.config.instance == "shared":
+            self._first.wishes.inherit(granted)
 
     def end(self) -> None:
         """Let nobody wait for it any more, also where it never came to run."""
@@ -143,8 +156,8 @@ class UpstreamServer:
         instance = await self._wait_instance(run)
         return await instance.call(tool, arguments, run, idempotent=idempotent)
 
-    async def relay(self, method: str, params: dict[str, Any], run: ToolRun) -> dict[str, Any]:
-        """Make a request that changes nothing, and return its result; raises as `call` does."""
+    async def relay(self, method: str, params: dict[str, Any], run: ToolRun) -> Completed:
+        """Make a request that changes nothing, whose result stays whole; raises as `call` does."""
         return await (await self._wait_instance(run)).relay(method, params, run)
 
     async def _wait_instance(self, run: ToolRun) -> ServerInstance:
@@ -153,8 +166,28 @@ class UpstreamServer:
             await self.wait_first_start()
         return self._instance_for(run)
 
+    async def watch(self, uri: str, run: ToolRun) -> None:
+        """Have the session of a run told of a resource's updates; raises as `call` does.
+
+        Raises `ToolFailed` where the server does not agree.
+        """
+        await (await self._wait_instance(run)).watch(uri, run)
+
+    def unwatch(self, uri: str, run: ToolRun) -> None:
+        """Have the session of a run told no more of a resource's updates."""
+        place = self._places.get(self._key_of(run))
+        if place is not None:
+            place.instance.unwatch(uri, run.session_id)
+
+    def note_log_levels(self) -> None:
+        """Have every instance write to its log what is wanted of it now."""
+        for place in self._places.values():
+            place.instance.wishes.touch()
+
     def end_session(self, session_id: str) -> None:
-        """Stop what works for this session alone, which has ended."""
+        """Stop what works for this session alone, which has ended, and tell it nothing more."""
+        for each in list(self._places.values()):
+            each.instance.end_session(session_id)
         if self.config.instance == "session" and (place := self._places.get(session_id)):
             self._dismiss(place, "its session ended")
 
@@ -167,6 +200,7 @@ class UpstreamServer:
             upstream=self.name,
             state=ServerState.READY if is_ready else first.state,
             pid=first.pid,
+            url=self._family.shown_url,
             protocol_version=terms.protocol_version if terms else None,
             tool_count=self._family.tool_count,
             running_count=sum(instance.running_count for instance in instances),
@@ -174,7 +208,7 @@ class UpstreamServer:
             retry_in_s=None if is_ready else first.retry_in_s,
             last_end=None if is_ready else first.last_end,
             instance=self.config.instance,
-            instance_count=sum(instance.pid is not None for instance in instances),
+            instance_count=sum(instance.terms is not None for instance in instances),
         )
 
     def instances_of(self, principal: Principal) -> Iterator[OwnInstance]:
@@ -193,8 +227,7 @@ class UpstreamServer:
         """Return whoever is to do this work; the caller uses it in this turn of the loop."""
         if self._is_over:
             raise UpstreamFailed(f"{self.name} was stopped", retryable=True)
-        keys = {"shared": _LISTING, "principal": run.principal.name, "session": run.session_id}
-        key = keys[self.config.instance]
+        key = self._key_of(run)
         if self.config.instance == "shared":
             return self._first
         place = self._places.get(key)
@@ -205,10 +238,20 @@ class UpstreamServer:
         self._touch(place)
         return place.instance
 
+    def _key_of(self, run: ToolRun) -> str:
+        keys = {"shared": _LISTING, "principal": run.principal.name, "session": run.session_id}
+        return keys[self.config.instance]
+
     def _new_instance(self, run: ToolRun) -> ServerInstance:
         client = run.client if self.config.instance == "session" else None
         questions = ClientQuestions(client, declared_by(client), self.config.start_timeout_s)
-        return ServerInstance(self._family, self._around, questions)
+        levels, principal, session_id = self._around.log_levels, run.principal.name, run.session_id
+        log_level = (
+            partial(levels.of_principal, principal)
+            if self.config.instance == "principal"
+            else partial(levels.of_session, session_id)
+        )
+        return ServerInstance(self._family, self._around, questions, log_level=log_level)
 
     def _open(self, place: _Place) -> None:
         self._places[place.key] = self._by_instance[place.instance] = place
