@@ -11,6 +11,7 @@ Imports the SDK: to be imported lazily, and in a thread.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Literal
@@ -57,6 +58,7 @@ _MIN_DELAY_S = 0.1
 _MAX_DELAY_S = 60.0
 _SAYS_ENOUGH = (401, 403, 429)
 """Statuses that say more than an error of JSON-RPC beside them."""
+_HOST = re.compile(r"[\w.:-]+")
 _LISTEN = "subscriptions/listen"
 _MISSED = tuple(
     b'{"jsonrpc":"2.0","method":"notifications/%b/list_changed"}' % kind
@@ -255,6 +257,8 @@ class HttpCarrier(Carrier):
                 if turn % _EVENTS_A_TURN == 0:
                     await asyncio.sleep(0)
                 await self._receiver.take(message, owner)
+            if owner is not None and (endless := stream.overgrown) is not None:
+                await self._receiver.take(endless, owner)
             if owner is not None and not self._receiver.is_waiting(owner):
                 await _read_to_end(chunks)
                 break
@@ -397,7 +401,7 @@ def _parsed(url: str) -> httpx2.URL:
         parsed = httpx2.URL(url)
     except httpx2.InvalidURL:
         parsed = httpx2.URL("")
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+    if parsed.scheme not in ("http", "https") or not _HOST.fullmatch(parsed.host):
         raise CarrierUnusable("its url is none of http:// or https://")
     return parsed
 

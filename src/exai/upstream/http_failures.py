@@ -4,6 +4,7 @@ Imports the HTTP library: to be imported lazily, and in a thread.
 """
 
 import math
+import os
 import ssl
 from http import HTTPStatus
 
@@ -107,7 +108,9 @@ def _cause_of(error: BaseException) -> str:
         else:
             innermost = error.__cause__ or error.__context__
     if isinstance(error, OSError) and error.strerror:
-        return escaped(error.strerror)
+        # asyncio puts words of its own where the system's belong.
+        number = error.errno or 0
+        return os.strerror(number) if number > 0 else escaped(error.strerror)
     return escaped(str(error)) or "no connection"
 
 
