@@ -5,14 +5,16 @@ Nothing here is global: two daemons with different configurations live in one pr
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Set
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from starlette.routing import BaseRoute
 
 from exai.calls.call_path import CallPath
+from exai.connections.announcer import Announcer
 from exai.connections.reception import Reception
+from exai.core.channel import Channel
 from exai.core.clock import Clock, SystemClock
 from exai.core.config import OPEN_ACCESS, Config
 from exai.core.events import (
@@ -24,7 +26,7 @@ from exai.core.events import (
     EventSink,
 )
 from exai.core.lifecycle import PatientTaskGroup, lone_cause, running
-from exai.core.replies import GoingAway, ToolsChanged
+from exai.core.replies import GoingAway
 from exai.observe.metrics import Fanout, Metrics
 from exai.observe.observation import Observation, Observed
 from exai.observe.readiness import Readiness
@@ -36,12 +38,17 @@ from exai.providers.registry import ProviderRegistry
 from exai.stores.instance_lock import InstanceLock
 from exai.stores.stores import Stores, stores_of
 from exai.tools.built_in import VersionTool
+from exai.tools.catalogs import Catalogs
+from exai.tools.mcp_methods import McpMethods
 from exai.tools.own_tools import own_tools
 from exai.tools.registry import ToolRegistry
 from exai.tools.upstream_tools import UpstreamTools
 from exai.transports.doors import DaemonAddress, Doors
 from exai.transports.explain_route import explain_route
 from exai.transports.health_routes import health_routes
+from exai.transports.mcp_door import McpDoor
+from exai.transports.upgrade_rules import MCP_SUBPROTOCOL
+from exai.upstream.names import namespaces_of
 from exai.upstream.pool import UpstreamPool
 
 SERVER = ServerName("exai", version("exai"))
@@ -60,15 +67,19 @@ class Daemon:
         clock: Clock,
     ) -> None:
         self._config = config
-        self.tools = ToolRegistry(name for name, u in config.upstreams.items() if not u.disabled)
+        self.tools = ToolRegistry(namespaces_of(config.upstreams))
         self._metrics = Metrics(self.tools.has)
         self._events = Fanout(events, self._metrics)
         self._clock = clock
         self._built_at = clock.monotonic_s()
         self._tasks = PatientTaskGroup()
+        self._announcer = Announcer()
+        self.tools.on_change(self._announcer.tell_tools_changed)
+        self._catalogs = Catalogs(namespaces_of(config.upstreams), self._events, self._announcer)
         self._upstream_tools = UpstreamTools(self.tools, self._events)
         self._guard = ProcessGuard()
         self._upstreams = self._build_upstreams(environment)
+        self.tools.offer_methods(McpMethods(self._catalogs, self._upstreams, self.tools))
         self._readiness = Readiness(self._upstreams.awaited_scopes)
         self._providers = self._build_providers()
         self.stores = stores
@@ -84,9 +95,18 @@ class Daemon:
             events=self._events,
         )
         self._sessions, self._tokens = self._reception.sessions, self._reception.tokens
+        self._announcer.add(self._sessions)
+        self._announcer.add(self._reception.mcp_sessions)
         self._observation = self._build_observation()
         routes = self._build_routes()
-        self._doors = Doors(config.server, self._reception.serve, routes, self._events)
+        self._mcp = McpDoor(config.server, self._reception, self.tools, SERVER, self._events)
+        self._doors = Doors(
+            config.server,
+            self._serve,
+            [*routes, self._mcp.route],
+            self._mcp.may_enter,
+            self._events,
+        )
         self._lock = InstanceLock(config.state_dir)
 
     async def run(
@@ -119,6 +139,8 @@ class Daemon:
                 running(
                     *(part.run() for part in self._calls.background),
                     self._sessions.run_cleanup(),
+                    self._reception.mcp_sessions.run_cleanup(),
+                    self._mcp.run(),
                     self._become_ready(),
                     self._doors.watch_certificate(),
                 ),
@@ -136,11 +158,15 @@ class Daemon:
         stop_s = self._clock.monotonic_s() - stopped_at
         self._events.emit(DaemonStopped(stop_s, interrupted_count))
 
+    async def _serve(self, channel: Channel) -> None:
+        speaks_mcp = channel.subprotocol == MCP_SUBPROTOCOL
+        await (self._mcp.serve_channel if speaks_mcp else self._reception.serve)(channel)
+
     @asynccontextmanager
     async def _recovered(self) -> AsyncIterator[None]:
         """Take up what an earlier process left, before anybody can ask for it."""
         await self._reception.restore(self.stores.calls.ledger_id)
-        await self._calls.recovery.run(self._sessions.find)
+        await self._calls.recovery.run(self._reception.find_session)
         yield
 
     def rehearse(self, inherited: Inheritance) -> None:
@@ -182,9 +208,9 @@ class Daemon:
         self._sessions.drain(GoingAway("restart", _RECONNECT_AFTER_S))
         interrupted_count = await self._calls.router.drain(server.drain_s)
         left_s = begun_at + server.drain_s - self._clock.monotonic_s()
-        await self._sessions.close_all(
-            close_codes.SERVICE_RESTART, max(left_s, server.close_timeout_s)
-        )
+        patience_s = max(left_s, server.close_timeout_s)
+        await self._sessions.close_all(close_codes.SERVICE_RESTART, patience_s)
+        await self._mcp.close_all(close_codes.SERVICE_RESTART, patience_s)
         return interrupted_count
 
     def _tell_opened(self, on_ready: Callable[[DaemonAddress], object]) -> None:
@@ -197,7 +223,6 @@ class Daemon:
         on_ready(address)
 
     def _offer_own_tools(self) -> None:
-        self.tools.on_change(self._tell_tools_changed)
         version_tool = VersionTool(SERVER.name, SERVER.version, PROTOCOL)
         tools = own_tools(
             version_tool,
@@ -207,11 +232,6 @@ class Daemon:
             self._clock,
         )
         self.tools.replace(SERVER.name, tools)
-
-    def _tell_tools_changed(self, names: Set[str]) -> None:
-        for session in self._sessions:
-            if any(session.principal.may_use(name) for name in names):
-                session.send(ToolsChanged())
 
     def _build_upstreams(self, environment: Mapping[str, str]) -> UpstreamPool:
         return UpstreamPool(
@@ -223,6 +243,7 @@ class Daemon:
             events=self._events,
             clock=self._clock,
             on_tools=self._upstream_tools.offer,
+            news=self._catalogs,
         )
 
     def _build_providers(self) -> ProviderRegistry:
@@ -240,8 +261,7 @@ class Daemon:
         observed = Observed(
             config=self._config,
             version=SERVER.version,
-            status=lambda: self._readiness.status,
-            blocked_by=self._readiness.blocked_by,
+            readiness=self._readiness,
             ports=lambda: self._doors.ports,
             calls=self._calls,
             reception=self._reception,
@@ -266,6 +286,7 @@ class Daemon:
             events=self._events,
             health=lambda principal: self._observation.health.report(principal),
             progress_interval_s=self._config.server.progress_interval_s,
+            on_session_end=self._upstreams.end_session,
             sweeps=[lambda: self.stores.conversations.expire(self._clock.wall_s(), ttl_s)],
         )
 

@@ -61,6 +61,9 @@ def test_any_name_of_a_directory_will_do(tmp_path: Path) -> None:
     assert (odd / FILE_NAME).exists()
 
 
+NEXT = len(MIGRATIONS) + 1
+
+
 def newer(path: Path) -> None:
     with closing(open_database(path.parent, migrations=[*MIGRATIONS, FIRST])):
         pass
@@ -88,7 +91,7 @@ def of_another_program(path: Path) -> None:
 
 def damaged(path: Path) -> None:
     with closing(open_database(path.parent)) as connection:
-        connection.execute("INSERT INTO sessions VALUES (1, 's1', 'ann', x'00')")
+        connection.execute("INSERT INTO sessions VALUES (1, 's1', 'ann', x'00', x'')")
         (page,) = connection.execute(
             "SELECT rootpage FROM sqlite_schema WHERE name = 'sessions'"
         ).fetchone()
@@ -105,7 +108,7 @@ def cut_short(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (newer, r"newer EXAI \(version 2 .* this one knows 1\); update"),
+        (newer, rf"newer EXAI \(version {NEXT} .* this one knows {NEXT - 1}\); update"),
         (newer_and_never_closed, r"newer EXAI \(version 9 "),
         (no_database, "file is not a database.*move it away"),
         (of_another_program, "another program; move it away"),

@@ -15,6 +15,7 @@ import pytest
 from exai.core.config import ServerConfig
 from exai.transports import on_picows, on_websockets
 from exai.transports.listening import listening_socket
+from exai.transports.upgrade_rules import UpgradeRules
 from exai.transports.websocket import Listen
 
 LISTEN: dict[str, Listen] = {"picows": on_picows.listen, "websockets": on_websockets.listen}
@@ -48,7 +49,8 @@ async def echo(connection: Any) -> None:
 async def echo_server(library: str) -> AsyncIterator[str]:
     bound = listening_socket("127.0.0.1", 0)
     url = f"ws://127.0.0.1:{bound.getsockname()[1]}/"
-    server = await LISTEN[library](bound, ServerConfig(), echo)
+    config = ServerConfig()
+    server = await LISTEN[library](bound, config, UpgradeRules(config), echo)
     try:
         yield url
     finally:

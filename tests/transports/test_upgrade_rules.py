@@ -6,6 +6,7 @@ import pytest
 
 from exai.core.config import ServerConfig
 from exai.transports.upgrade_rules import (
+    Headers,
     OriginRules,
     Refusal,
     Upgrade,
@@ -103,15 +104,30 @@ def test_every_header_is_read_whatever_its_case() -> None:
         (["exai.v1"], "exai.v1"),
         (["mcp, exai.v1"], "exai.v1"),
         (["mcp", "exai.v1"], "exai.v1"),
-        (["mcp"], 400),
+        (["mcp"], "mcp"),
+        (["mcp", "other"], "mcp"),
         (["EXAI.V1"], 400),
         ([" , "], None),
     ],
 )
 def test_a_subprotocol_is_ours_or_none(offered: list[str], agreed: str | int | None) -> None:
     headers = [HERE, UPGRADE, VERSION, *(("Sec-WebSocket-Protocol", value) for value in offered)]
-    verdict = UpgradeRules(ServerConfig()).judge("/", headers)
+    verdict = UpgradeRules(ServerConfig(), lambda token: True).judge("/", headers)
     assert (verdict.status if isinstance(verdict, Refusal) else verdict.subprotocol) == agreed
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        ([], 401),
+        ([("Authorization", "Bearer wrong")], 401),
+        ([("Authorization", "Bearer a")], "mcp"),
+    ],
+)
+def test_mcp_has_no_other_place_for_a_token(sent: Headers, expected: str | int) -> None:
+    headers = [HERE, UPGRADE, VERSION, ("Sec-WebSocket-Protocol", "mcp"), *sent]
+    verdict = UpgradeRules(ServerConfig(), lambda token: token == "a").judge("/", headers)
+    assert (verdict.status if isinstance(verdict, Refusal) else verdict.subprotocol) == expected
 
 
 def test_a_foreign_page_learns_nothing_about_the_paths() -> None:

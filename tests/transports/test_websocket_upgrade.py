@@ -34,7 +34,7 @@ pytestmark = pytest.mark.timeout(15)
         (request(origin="https://evil.example"), 403),
         (request(origin="null"), 403),
         (request("/elsewhere"), 404),
-        (request(sec_websocket_protocol="mcp"), 400),
+        (request(sec_websocket_protocol="mcp"), 401),
         (request(upgrade=None), 426),
         (request(upgrade=None, connection=None, sec_websocket_key=None), 426),
         (request(sec_websocket_key="short"), 400),

@@ -66,7 +66,9 @@ async def test_a_server_of_2026_is_discovered_and_each_request_introduces_us() -
     terms, methods = await agree(DISCOVERED)
     assert methods == ["server/discover"]
     assert (terms.protocol_version, terms.server_version) == ("2026-07-28", "2")
-    assert terms.must_subscribe
+    assert terms.is_modern
+    assert terms.offers("tools", "listChanged")
+    assert not terms.offers("resources")
     assert terms.request_meta == {
         "io.modelcontextprotocol/protocolVersion": "2026-07-28",
         "io.modelcontextprotocol/clientInfo": {"name": "exai", "version": "1.2"},
@@ -91,7 +93,9 @@ async def test_whatever_else_answers_is_initialized_as_before(
 ) -> None:
     terms, methods = await agree(first, INITIALIZED)
     assert methods == ["server/discover", "initialize", "notifications/initialized"]
-    assert terms == Terms(protocol_version="2025-11-25", server_version="1")
+    assert terms == Terms(
+        protocol_version="2025-11-25", server_version="1", capabilities={"tools": {}}
+    )
 
 
 async def test_a_server_of_2026_that_was_too_slow_at_first_is_asked_again() -> None:

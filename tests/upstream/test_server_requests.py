@@ -57,8 +57,9 @@ class Life:
         self._life = life
 
     async def say(self, tool: str, /, **arguments: Any) -> str:
-        completed = await self._life.call_tool(tool, arguments, Run(), cancel_grace_s=0.0)
-        return text_of(completed.outputs)
+        params = {"name": tool, "arguments": arguments}
+        result = await self._life.ask("tools/call", params, Run(), cancel_grace_s=0.0)
+        return text_of(result["content"])
 
     async def ask(self, **arguments: Any) -> Any:
         return json.loads(await self.say("ask", method="sampling/createMessage", **arguments))

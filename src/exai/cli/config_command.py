@@ -8,13 +8,14 @@ from typing import Any
 from exai.cli.config_faults import refuse_config, show_warnings
 from exai.cli.config_file import CommandLine, ConfigProblems, LoadedConfig, load_config
 from exai.cli.exit_codes import ExitCode
+from exai.cli.mcp_server_entry import SECRET_NAME
 from exai.cli.state_token import token_path
 from exai.cli.terminal import write, write_json
 from exai.core.config import Secret, Section, UpstreamConfig
 
 _MASK = "***"
 _SECRET_FLAG = re.compile(r"-.*(key|token|secret|password)", re.IGNORECASE)
-_PASSWORD_IN_URL = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+PASSWORD_IN_URL = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
 def run_config(command_line: CommandLine, *, as_json: bool) -> ExitCode:
@@ -65,8 +66,10 @@ def _server_values(
     """A server's settings as they stand in the file, so that `${VAR}` shows no secret."""
     for key in server.__struct_fields__:
         value = written.get(key, getattr(server, key))
-        if key == "env":
+        if key in ("env", "headers"):
             value = dict.fromkeys(value, _MASK)
+        elif key == "url" and value is not None:
+            value = shown_url(value)
         elif key == "args":
             value = list(_masked_arguments(value))
         yield f"upstreams.{name}.{key}", _masked(value)
@@ -87,8 +90,16 @@ def _masked(value: Any) -> Any:
         case Secret():
             return _MASK
         case str():
-            return _PASSWORD_IN_URL.sub(_MASK, value)
+            return PASSWORD_IN_URL.sub(_MASK, value)
         case None | bool() | int() | float() | dict() | tuple() | list():
             return value
         case _:
             return str(value)
+
+
+def shown_url(url: str) -> str:
+    """Return an address without what may be a secret in it."""
+    address, mark, query = PASSWORD_IN_URL.sub(_MASK, url).partition("?")
+    pairs = (pair.partition("=") for pair in query.split("&"))
+    shown = [f"{n}={_MASK}" if v and SECRET_NAME.search(n) else f"{n}{eq}{v}" for n, eq, v in pairs]
+    return address + mark + "&".join(shown)

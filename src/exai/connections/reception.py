@@ -7,6 +7,7 @@ from exai.calls.request_router import RequestRouter
 from exai.connections.auth_token_manager import AuthTokenManager
 from exai.connections.connection import serve_connection
 from exai.connections.connection_manager import ConnectionManager
+from exai.connections.mcp_sessions import McpSessions
 from exai.connections.outbox import Outbox
 from exai.connections.rate_limiter import RateLimiter
 from exai.connections.resilient_ws import ResilientWebSocketManager
@@ -16,6 +17,7 @@ from exai.connections.token_rotation import TokenRotation
 from exai.core.clock import Clock
 from exai.core.config import Config
 from exai.core.events import EventSink
+from exai.core.peer import Peer
 from exai.core.session_store import SessionStore
 from exai.protocols import exai_v1
 from exai.protocols.hello import Hello, ServerName
@@ -43,6 +45,7 @@ class Reception:
         server = config.server
         self._config = config
         self._router = router
+        self._session_store = session_store
         self.tokens = AuthTokenManager(
             config.auth, config.principals, RotatedTokensFile(config.state_dir), clock
         )
@@ -62,21 +65,34 @@ class Reception:
             clock,
             events,
         )
+        self.mcp_sessions = McpSessions(router, session_store, config.limits, tasks, clock, events)
+        self.rates = RateLimiter(config.rates, clock, server.trusted_proxies)
         self.serve = partial(
             serve_connection,
             connection_manager=self.connections,
             session_manager=self.sessions,
             auth_token_manager=self.tokens,
             message_handler=router.handle_message,
-            rate_limiter=RateLimiter(config.rates, clock, server.trusted_proxies),
+            rate_limiter=self.rates,
             token_rotation=TokenRotation(self.tokens, self.sessions, tasks, events),
             event_sink=events,
             hello_timeout_s=server.hello_timeout_s,
         )
 
     async def restore(self, ledger_id: str) -> None:
-        """Take up the sessions of an earlier process, which are in this ledger."""
-        await self.sessions.restore(ledger_id, self.tokens.principal_of)
+        """Take up the sessions of an earlier process, which are in this ledger.
+
+        Raises `ServiceUnavailable`.
+        """
+        records = await self._session_store.load()
+        own = [record for record in records if not record.about]
+        await self.sessions.restore(ledger_id, own, self.tokens.principal_of)
+        of_mcp = [record for record in records if record.about]
+        await self.mcp_sessions.restore(of_mcp, self.tokens.principal_of)
+
+    def find_session(self, session_id: str) -> Peer | None:
+        """Return the session of an id, whichever protocol it speaks."""
+        return self.sessions.find(session_id) or self.mcp_sessions.find(session_id)
 
     def _make_outbox(self, session: Session, hello: Hello) -> Outbox:
         """Return an outbox, which tells of what was sent where the client will not."""

@@ -6,7 +6,7 @@ expires some time after its last call has settled, unless its peer comes back be
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
@@ -29,7 +29,7 @@ from exai.core.events import (
 from exai.core.identity import Principal
 from exai.core.peer import Peer
 from exai.core.replies import Reply
-from exai.core.session_store import SessionStore
+from exai.core.session_store import SessionRecord, SessionStore
 from exai.core.tokens import digest_of
 from exai.protocols import close_codes
 from exai.protocols.close_codes import Close
@@ -129,16 +129,18 @@ class SessionHandler:
         return self._sessions.get(session_id)
 
     async def restore(
-        self, ledger_id: str, principal_of: Callable[[str], Principal | None]
+        self,
+        ledger_id: str,
+        records: Sequence[SessionRecord],
+        principal_of: Callable[[str], Principal | None],
     ) -> None:
         """Take up the sessions of an earlier process; those of nobody we know end.
 
-        They may come back for as long as if they had lost their connections just now. Raises
-        `ServiceUnavailable`.
+        They may come back for as long as if they had lost their connections just now.
         """
         named = msgspec.structs.replace(self._greeting.server, ledger=ledger_id)
         self._greeting = msgspec.structs.replace(self._greeting, server=named)
-        for record in await self._store.load():
+        for record in records:
             principal = principal_of(record.principal)
             if principal is None:
                 await self._end_stored(record.session_id, record.principal)

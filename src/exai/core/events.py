@@ -220,6 +220,14 @@ class UpstreamGaveUp(Event, frozen=True):
     retry_s: float
 
 
+class UpstreamStopped(Event, frozen=True):
+    """An instance of an MCP server is not needed any more, and is told to end."""
+
+    upstream: str
+    pid: int | None
+    reason: str
+
+
 class UpstreamSpoke(Event, frozen=True):
     """One line of an MCP server's stderr, cut and escaped."""
 
@@ -232,6 +240,23 @@ class ToolUnavailable(Event, frozen=True):
 
     upstream: str
     tool: str
+    reason: str
+
+
+class OfferUnavailable(Event, frozen=True):
+    """A resource, a template or a prompt of an MCP server cannot be offered."""
+
+    upstream: str
+    kind: str
+    name: str
+    reason: str
+
+
+class UpstreamUnlisted(Event, frozen=True):
+    """An MCP server did not say what it has of a kind; what was known of it stays."""
+
+    upstream: str
+    kind: str
     reason: str
 
 

@@ -6,11 +6,15 @@ import msgspec
 
 
 class SessionRecord(msgspec.Struct, frozen=True):
-    """A session: whose it is, and the digest of the token that resumes it."""
+    """A session: whose it is, and the digest of the token that resumes it.
+
+    `about` is what its protocol must know to go on with it; empty for a session of `exai.v1`.
+    """
 
     session_id: str
     principal: str
     resume_digest: bytes
+    about: bytes = b""
 
 
 class SessionStore(ABC):
@@ -22,7 +26,7 @@ class SessionStore(ABC):
 
     @abstractmethod
     async def keep(self, session: SessionRecord) -> None:
-        """Remember a session."""
+        """Remember a session; one that is known gets what is new `about` it."""
 
     @abstractmethod
     async def forget(self, session_id: str) -> None:

@@ -1,5 +1,7 @@
 """Sessions in memory: gone with the process, and the definition of the behaviour."""
 
+import msgspec
+
 from exai.core.session_store import SessionRecord, SessionStore
 
 
@@ -14,8 +16,10 @@ class MemorySessionStore(SessionStore):
         return list(self._sessions.values())
 
     async def keep(self, session: SessionRecord) -> None:
-        """Add it."""
-        self._sessions.setdefault(session.session_id, session)
+        """Add it, or what is new about it."""
+        known = self._sessions.get(session.session_id, session)
+        about = session.about
+        self._sessions[session.session_id] = msgspec.structs.replace(known, about=about)
 
     async def forget(self, session_id: str) -> None:
         """Remove it, if it is there."""

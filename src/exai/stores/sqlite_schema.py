@@ -123,5 +123,9 @@ CREATE TRIGGER conversation_forgotten AFTER DELETE ON conversations BEGIN
 END;
 """
 
-MIGRATIONS: tuple[str, ...] = (_CALLS + _SESSIONS + _CONVERSATIONS,)
+_ABOUT_SESSIONS = """
+ALTER TABLE sessions ADD COLUMN about BLOB NOT NULL DEFAULT x'';
+"""
+
+MIGRATIONS: tuple[str, ...] = (_CALLS + _SESSIONS + _CONVERSATIONS, _ABOUT_SESSIONS)
 """The step at index n leads from version n to version n + 1."""

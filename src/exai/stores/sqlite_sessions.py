@@ -3,10 +3,10 @@
 from exai.core.session_store import SessionRecord, SessionStore
 from exai.stores.sqlite_database import SqliteDatabase
 
-_LOAD = "SELECT session_id, principal, resume_digest FROM sessions ORDER BY number"
+_LOAD = "SELECT session_id, principal, resume_digest, about FROM sessions ORDER BY number"
 _KEEP = """
-    INSERT INTO sessions (session_id, principal, resume_digest) VALUES (?, ?, ?)
-    ON CONFLICT (session_id) DO NOTHING
+    INSERT INTO sessions (session_id, principal, resume_digest, about) VALUES (?, ?, ?, ?)
+    ON CONFLICT (session_id) DO UPDATE SET about = excluded.about
 """
 _FORGET = "DELETE FROM sessions WHERE session_id = ?"
 
@@ -24,8 +24,8 @@ class SqliteSessionStore(SessionStore):
         )
 
     async def keep(self, session: SessionRecord) -> None:
-        """Add it."""
-        values = (session.session_id, session.principal, session.resume_digest)
+        """Add it, or what is new about it."""
+        values = (session.session_id, session.principal, session.resume_digest, session.about)
         await self._database.submit(lambda connection: connection.execute(_KEEP, values).rowcount)
 
     async def forget(self, session_id: str) -> None:

@@ -1,21 +1,23 @@
 """The tools of MCP servers, offered as our own: `server__tool`, otherwise untouched.
 
 Knows how a server describes a tool, which descriptions are too much, and what the
-operator says over their annotations; knows nothing of processes or of the wire.
+operator says over them; knows nothing of processes or of the wire.
 """
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
 import msgspec
 
-from exai.core.config import UpstreamConfig
+from exai.core.config import UpstreamConfig, is_glob
 from exai.core.events import EventSink, ToolUnavailable
 from exai.core.identity import Principal
 from exai.core.outcomes import Completed
 from exai.core.tool import (
+    WIDEST_SHARE,
     Demand,
     SharingPolicy,
     Tool,
@@ -25,15 +27,13 @@ from exai.core.tool import (
     upstream_scope,
 )
 from exai.tools.argument_schema import ArgumentSchema, SchemaUnusable
+from exai.tools.descriptions import DescriptionUnusable, encode_within_bounds
 from exai.tools.registry import ToolRegistry
-from exai.tools.schema_cost import MAX_DEPTH, measure
+from exai.upstream.listing import MAX_LISTED
+from exai.upstream.names import Namespace, namespace_of
 from exai.upstream.server import UpstreamServer
-from exai.upstream.tool_listing import MAX_TOOLS
 
-_MAX_TOOL_BYTES = 262_144
 _MAX_NAME_LENGTH = 128
-
-_encode = msgspec.json.Encoder(order="deterministic").encode
 
 Description = dict[str, Any]
 """A tool as its server describes it."""
@@ -78,9 +78,10 @@ class UpstreamTool(Tool):
 
 
 class _Offer:
-    """A server's tools as they are offered, and those that cannot be."""
+    """A server's tools as they are offered, and those that cannot be, all by their own names."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: UpstreamConfig) -> None:
+        self.config = config
         self.tools: dict[str, tuple[Description, UpstreamTool]] = {}
         self.unavailable: dict[str, str] = {}
 
@@ -92,58 +93,96 @@ class UpstreamTools:
         self._registry = registry
         self._events = events
         self._offers: dict[str, _Offer] = {}
+        self._told: dict[str, dict[str, str]] = {}
 
     async def offer(self, server: UpstreamServer, listing: Sequence[Description]) -> None:
         """Let `listing` be the server's tools from now on; schemas are compiled in a thread."""
-        before = self._offers.get(server.name, _Offer())
+        before = self._offers.get(server.name)
         offer = await asyncio.to_thread(_prepare, server, listing, before)
         self._offers[server.name] = offer
-        for name, reason in offer.unavailable.items():
-            if before.unavailable.get(name) != reason:
-                self._events.emit(ToolUnavailable(server.name, name, reason))
         self._registry.replace(server.name, [tool for _, tool in offer.tools.values()])
+        self._tell_unavailable()
 
-    def unavailable(self) -> dict[str, Mapping[str, str]]:
+    def unavailable(self) -> dict[str, dict[str, str]]:
         """Return, per server, the tools that cannot be offered and why."""
-        return {name: offer.unavailable for name, offer in self._offers.items()}
+        return {
+            name: offer.unavailable | dict(self._taken(name, offer))
+            for name, offer in self._offers.items()
+        }
+
+    def _taken(self, server: str, offer: _Offer) -> Iterator[tuple[str, str]]:
+        for own, (_, tool) in offer.tools.items():
+            holder = self._registry.holder_of(tool.spec.name)
+            if holder != server:
+                yield own, f"its name {tool.spec.name} belongs to a tool of {holder}"
+
+    def _tell_unavailable(self) -> None:
+        """Say what is unavailable and was not before: also of servers whose names were taken."""
+        before, self._told = self._told, self.unavailable()
+        for server, tools in self._told.items():
+            for tool, reason in tools.items():
+                if before.get(server, {}).get(tool) != reason:
+                    self._events.emit(ToolUnavailable(server, tool, reason))
 
 
-def _prepare(server: UpstreamServer, listing: Sequence[Description], before: _Offer) -> _Offer:
-    offer = _Offer()
-    for description in listing:
-        name = str(description.get("name"))[:_MAX_NAME_LENGTH]
-        known, tool = before.tools.get(name, (None, None))
+def _prepare(
+    server: UpstreamServer, listing: Sequence[Description], before: _Offer | None
+) -> _Offer:
+    config, names = server.config, namespace_of(server.name, server.config)
+    offer = _Offer(config)
+    kept = before.tools if before and before.config == config else {}
+    wanted = [(own, each) for each in listing if _is_wanted(own := _own_name(each), config)]
+    assigned = names.assign([own for own, _ in wanted])
+    for own, description in wanted:
+        known, tool = kept.get(own, (None, None))
         try:
-            _check_place(name, offer)
+            _check_place(own, offer, assigned, names)
             if tool is None or known != description:
-                tool = _tool_of(server, description)
-        except (SchemaUnusable, msgspec.ValidationError) as error:
-            offer.unavailable[name] = str(error)
+                tool = _tool_of(server, config, assigned[own], description)
+        except (DescriptionUnusable, SchemaUnusable, msgspec.ValidationError) as error:
+            offer.unavailable[own] = str(error)
         else:
-            offer.tools[name] = (description, tool)
-    for name in server.config.tools.keys() - offer.tools.keys() - offer.unavailable.keys():
-        offer.unavailable[name] = "named in exai.tools, but its server lists no such tool"
+            offer.tools[own] = (description, tool)
+    owns = set(map(_own_name, listing))
+    for setting, own in _named_in(config):
+        if own not in owns:
+            offer.unavailable[own] = f"named in exai.{setting}, but its server lists no such tool"
     return offer
 
 
-def _check_place(name: str, offer: _Offer) -> None:
-    if len(offer.tools) >= MAX_TOOLS:
-        raise SchemaUnusable(f"its server has more than {MAX_TOOLS:,} tools")
-    if name in offer.tools:
+def _own_name(description: Description) -> str:
+    return str(description.get("name"))[:_MAX_NAME_LENGTH]
+
+
+def _is_wanted(own: str, config: UpstreamConfig) -> bool:
+    is_allowed = any(fnmatchcase(own, glob) for glob in config.allow)
+    return is_allowed and not any(fnmatchcase(own, glob) for glob in config.deny)
+
+
+def _named_in(config: UpstreamConfig) -> Iterator[tuple[str, str]]:
+    """Yield each tool that the operator has named, with the setting that does."""
+    for setting, names in (("tools", config.tools), ("allow", config.allow), ("deny", config.deny)):
+        yield from ((setting, name) for name in names if setting == "tools" or not is_glob(name))
+
+
+def _check_place(own: str, offer: _Offer, assigned: Mapping[str, str], names: Namespace) -> None:
+    if len(offer.tools) >= MAX_LISTED:
+        raise SchemaUnusable(f"its server has more than {MAX_LISTED:,} tools")
+    if own in offer.tools:
         raise SchemaUnusable("its server has another tool of this name")
+    if own not in assigned:
+        raise SchemaUnusable(f"another tool of its server is {names.name_of(own)}")
 
 
-def _tool_of(server: UpstreamServer, description: Description) -> UpstreamTool:
-    """Return the tool; raises `SchemaUnusable`, `msgspec.ValidationError`."""
-    if measure(description, _MAX_TOOL_BYTES, MAX_DEPTH) is None:
-        raise SchemaUnusable(f"its description is nested deeper than {MAX_DEPTH} levels")
-    encoded = _encode(description)
-    if len(encoded) > _MAX_TOOL_BYTES:
-        raise SchemaUnusable(f"its description has more than {_MAX_TOOL_BYTES:,} bytes")
+def _tool_of(
+    server: UpstreamServer, config: UpstreamConfig, name: str, description: Description
+) -> UpstreamTool:
+    """Return the tool; raises as is caught where it is asked for."""
+    encoded = encode_within_bounds(description)
     listed = msgspec.convert(description, _Listed)
     digest = hashlib.sha256(server.server_version.encode() + b"\0" + encoded)
     spec = ToolSpec(
-        name=f"{server.name}__{listed.name}",
+        name=name,
         title=listed.title,
         description=listed.description or "",
         input_schema=listed.input_schema,
@@ -153,12 +192,13 @@ def _tool_of(server: UpstreamServer, description: Description) -> UpstreamTool:
         meta=listed.meta,
         provider=server.name,
         version=digest.hexdigest()[:16],
-        policy=_policy_of(listed, server.config),
-        timeout_s=server.config.timeout_s,
+        policy=_policy_of(listed, config),
+        timeout_s=config.timeout_s,
     )
     return UpstreamTool(server, listed.name, spec, ArgumentSchema(listed.input_schema))
 
 
 def _policy_of(listed: _Listed, config: UpstreamConfig) -> SharingPolicy:
-    said = config.tools.get(listed.name, {})
-    return policy_of(listed.annotations, said, trusted=config.trust_annotations)
+    said = {key: value for key, value in config.tools.get(listed.name, {}).items() if key != "name"}
+    widest = WIDEST_SHARE[config.instance]
+    return policy_of(listed.annotations, said, trusted=config.trust_annotations, widest=widest)

@@ -15,6 +15,7 @@ from exai.processes.succession import Inheritance, duplicate
 from exai.transports.http_app import HttpServer
 from exai.transports.listening import take_over
 from exai.transports.server_certificate import certificate_of
+from exai.transports.upgrade_rules import MayEnter
 from exai.transports.websocket import ServeChannel, WebSocketServer
 
 
@@ -26,19 +27,23 @@ class DaemonAddress(NamedTuple):
 
 
 class Doors:
-    """The WebSocket port, whose channels `serve_channel` serves, and the HTTP port."""
+    """The WebSocket port, whose channels `serve_channel` serves, and the HTTP port.
+
+    `may_enter` judges a token, or its absence, before a channel of the subprotocol `mcp` opens.
+    """
 
     def __init__(
         self,
         config: ServerConfig,
         serve_channel: ServeChannel,
         routes: Sequence[BaseRoute],
+        may_enter: MayEnter,
         events: EventSink,
     ) -> None:
         self._config = config
         self._certificate = certificate_of(config, events)
         tls = None if self._certificate is None else self._certificate.context
-        self._websocket = WebSocketServer(config, serve_channel, tls)
+        self._websocket = WebSocketServer(config, serve_channel, tls, may_enter)
         self._http = HttpServer(config, routes, tls)
 
     @property

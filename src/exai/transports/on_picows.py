@@ -345,10 +345,10 @@ def _may_use_aiofastnet() -> bool:
 async def listen(
     listener: socket.socket,
     config: ServerConfig,
+    rules: UpgradeRules,
     handler: Callable[[Any], Awaitable[None]],
 ) -> Server:
     """Serve WebSocket connections on a bound socket, each with `handler`."""
-    rules = UpgradeRules(config)
     pace = DiscardPace()
     log = library_log("picows")
     hush("aiofastnet")  # it warns of every write to a peer that is gone

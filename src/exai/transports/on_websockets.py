@@ -201,11 +201,11 @@ class WebsocketsConnection(ServerConnection):
 async def listen(
     listener: socket.socket,
     config: ServerConfig,
+    rules: UpgradeRules,
     handler: Callable[[Any], Awaitable[None]],
     tls: ssl.SSLContext | None = None,
 ) -> Server:
     """Serve WebSocket connections on a bound socket, each with `handler`."""
-    rules = UpgradeRules(config)
 
     def judge(connection: ServerConnection, request: Request) -> Response | None:
         assert isinstance(connection, WebsocketsConnection)

@@ -4,14 +4,17 @@ Knows header values and the configuration; knows nothing of sockets, libraries o
 Both ports of the daemon ask here, so that neither is the easier way in.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from exai.core.addresses import canonical_host, is_loopback
 from exai.core.config import ServerConfig
 
 EXAI_SUBPROTOCOL = "exai.v1"
+MCP_SUBPROTOCOL = "mcp"
+_SUBPROTOCOLS = (EXAI_SUBPROTOCOL, MCP_SUBPROTOCOL)
 Headers = Sequence[tuple[str, str]]
+MayEnter = Callable[[str | None], bool]
 
 
 class Refusal(NamedTuple):
@@ -41,7 +44,14 @@ NO_WEBSOCKET = Refusal(
 WRONG_VERSION = Refusal(
     426, "This port speaks version 13 of WebSocket.\n", (("Sec-WebSocket-Version", "13"),)
 )
-WRONG_SUBPROTOCOL = Refusal(400, f"The subprotocol here is {EXAI_SUBPROTOCOL}, or none.\n")
+WRONG_SUBPROTOCOL = Refusal(
+    400, f"The subprotocol here is {EXAI_SUBPROTOCOL}, {MCP_SUBPROTOCOL}, or none.\n"
+)
+UNAUTHORIZED = Refusal(
+    401,
+    f"{MCP_SUBPROTOCOL} needs an Authorization: Bearer header with a valid token.\n",
+    (("WWW-Authenticate", "Bearer"),),
+)
 SHUTTING_DOWN = Refusal(503, "The daemon is shutting down.\n")
 
 
@@ -68,11 +78,20 @@ class OriginRules:
         return None
 
 
-class UpgradeRules:
-    """Judges requests to the WebSocket port."""
+def nobody_may_enter(bearer_token: str | None) -> bool:
+    """Judge as a daemon without tokens that is not open: every token is wrong."""
+    return False
 
-    def __init__(self, config: ServerConfig) -> None:
+
+class UpgradeRules:
+    """Judges requests to the WebSocket port.
+
+    `may_enter` judges a bearer token, or its absence, where a protocol has no other place for it.
+    """
+
+    def __init__(self, config: ServerConfig, may_enter: MayEnter = nobody_may_enter) -> None:
         self._origins = OriginRules(config)
+        self._may_enter = may_enter
 
     def judge(self, path: str, headers: Headers) -> Upgrade | Refusal:
         """Return what was agreed on, or why the request is refused. The query is never read."""
@@ -86,12 +105,16 @@ class UpgradeRules:
         if values_of(headers, "sec-websocket-version") != ["13"]:
             return WRONG_VERSION
         offered = _listed(headers, "sec-websocket-protocol")
-        if offered and EXAI_SUBPROTOCOL not in offered:
+        agreed = next((each for each in _SUBPROTOCOLS if each in offered), None)
+        if offered and agreed is None:
             return WRONG_SUBPROTOCOL
+        bearer_token = bearer_token_of(headers)
+        if agreed == MCP_SUBPROTOCOL and not self._may_enter(bearer_token):
+            return UNAUTHORIZED
         return Upgrade(
-            EXAI_SUBPROTOCOL if offered else None,
-            bearer_token_of(headers),
-            tuple(_listed(headers, "x-forwarded-for")),
+            agreed,
+            bearer_token,
+            forwarded_for_of(headers),
         )
 
 
@@ -102,6 +125,11 @@ def bearer_token_of(headers: Headers) -> str | None:
         return None
     scheme, _, token = given[0].partition(" ")
     return token.strip() or None if scheme.lower() == "bearer" else None
+
+
+def forwarded_for_of(headers: Headers) -> tuple[str, ...]:
+    """Return whom proxies say that they speak for, the nearest last."""
+    return tuple(_listed(headers, "x-forwarded-for"))
 
 
 def values_of(headers: Headers, name: str) -> list[str]:

@@ -18,6 +18,7 @@ from exai.core.channel import Channel
 from exai.core.config import ServerConfig
 from exai.protocols import close_codes
 from exai.transports.listening import Listener, listening_socket, take_over
+from exai.transports.upgrade_rules import MayEnter, UpgradeRules, nobody_may_enter
 from exai.transports.websocket_channel import LibraryConnection, WebSocketChannel
 
 ServeChannel = Callable[[Channel], Awaitable[None]]
@@ -35,7 +36,9 @@ class LibraryServer(Protocol):
 
 
 ServeConnection = Callable[[LibraryConnection], Awaitable[None]]
-Listen = Callable[[socket.socket, ServerConfig, ServeConnection], Awaitable[LibraryServer]]
+Listen = Callable[
+    [socket.socket, ServerConfig, UpgradeRules, ServeConnection], Awaitable[LibraryServer]
+]
 
 
 class WebSocketServer:
@@ -48,8 +51,10 @@ class WebSocketServer:
         config: ServerConfig,
         serve_channel: ServeChannel,
         tls: ssl.SSLContext | None = None,
+        may_enter: MayEnter = nobody_may_enter,
     ) -> None:
         self._config = config
+        self._rules = UpgradeRules(config, may_enter)
         self._tls = tls
         self._serve_channel = serve_channel
         self._serving: dict[WebSocketChannel, asyncio.Task[None]] = {}
@@ -67,7 +72,7 @@ class WebSocketServer:
         self.library = self._choose_library(address)
         listen = _listen_of(self.library, self._tls)
         self._listener = bound
-        self._server = await listen(bound, self._config, self._serve)
+        self._server = await listen(bound, self._config, self._rules, self._serve)
 
     def rehearse(self, inherited: int | None) -> None:
         """Do what `open` would, and undo it. Raises `OSError`, `ImportError`."""

@@ -155,11 +155,14 @@ class JsonRpcConnection(Requests, Receiver):
 
     async def run(self) -> str:
         """Take the server's messages until its end; return how it ended."""
-        async with self._server_requests:
-            self._end = await self._carrier.run(self)
-        if not self._carrier.requests_go_on:
-            for waiting in self._waiting.values():
-                waiting.fail(ServerLost(self._end, was_written=waiting.was_written))
+        try:
+            async with self._server_requests:
+                self._end = await self._carrier.run(self)
+        finally:
+            self._end = self._end or "was stopped"
+            if not self._carrier.requests_go_on:
+                for waiting in self._waiting.values():
+                    waiting.fail(ServerLost(self._end, was_written=waiting.was_written))
         return self._end
 
     async def request(

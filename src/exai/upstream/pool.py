@@ -12,12 +12,16 @@ from typing import Self
 from exai.core.clock import Clock
 from exai.core.config import LimitsConfig, UpstreamConfig
 from exai.core.events import EventSink
+from exai.core.identity import Principal
 from exai.core.tool import upstream_scope
 from exai.processes.process_guard import ProcessGuard
 from exai.upstream.handshake import Handshake
 from exai.upstream.http_client import HttpClient
+from exai.upstream.instance import Surroundings
+from exai.upstream.log_levels import LogLevels
+from exai.upstream.news import NobodyHears, ServerNews
 from exai.upstream.restart_policy import RestartPolicy
-from exai.upstream.server import OnTools, Surroundings, UpstreamServer, UpstreamStatistics
+from exai.upstream.server import OnTools, OwnInstance, UpstreamServer, UpstreamStatistics
 
 
 class UpstreamPool:
@@ -34,9 +38,11 @@ class UpstreamPool:
         events: EventSink,
         clock: Clock,
         on_tools: OnTools,
+        news: ServerNews | None = None,
         restart: RestartPolicy | None = None,
     ) -> None:
         self._http = HttpClient(version)
+        self.log_levels = LogLevels(self._note_log_levels)
         around = Surroundings(
             guard=guard,
             http=self._http,
@@ -46,6 +52,8 @@ class UpstreamPool:
             restart=restart or RestartPolicy(),
             events=events,
             clock=clock,
+            news=news or NobodyHears(),
+            log_levels=self.log_levels,
         )
         self.servers = {
             name: UpstreamServer(name, config, around, on_tools)
@@ -83,6 +91,16 @@ class UpstreamPool:
                 for server in self.servers.values():
                     await server.wait_first_start()
 
+    def end_session(self, session_id: str) -> None:
+        """Stop what works for this session alone, which has ended, and tell it nothing more."""
+        self.log_levels.end_session(session_id)
+        for server in self.servers.values():
+            server.end_session(session_id)
+
+    def _note_log_levels(self) -> None:
+        for server in self.servers.values():
+            server.note_log_levels()
+
     def scope_limits(self) -> dict[str, int]:
         """Return how many calls each server takes at once, by its scope."""
         return {
@@ -98,3 +116,7 @@ class UpstreamPool:
     def statistics(self) -> list[UpstreamStatistics]:
         """Return how each server fares."""
         return [server.statistics() for server in self.servers.values()]
+
+    def instances_of(self, principal: Principal) -> list[OwnInstance]:
+        """Return the instances that serve this principal alone, or one of its sessions."""
+        return [own for server in self.servers.values() for own in server.instances_of(principal)]

@@ -33,6 +33,7 @@ waiting: dict[Any, dict[str, Any]] = {}
 own_requests: dict[str, Any] = {}
 listings: list[dict[str, Any]] = []
 broken_after = 1_000_000
+counted = 0
 extra_tools: list[dict[str, Any]] = json.loads(Path(args.tools).read_text()) if args.tools else []
 
 
@@ -67,6 +68,16 @@ def list_tools(request_id: Any, params: dict[str, Any]) -> None:
 
 def do_echo(request_id: Any, arguments: dict[str, Any]) -> None:
     answer(request_id, arguments.get("text", ""))
+
+
+def do_count(request_id: Any, arguments: dict[str, Any]) -> None:
+    global counted
+    counted += 1
+    answer(request_id, str(counted))
+
+
+def do_pid(request_id: Any, arguments: dict[str, Any]) -> None:
+    answer(request_id, str(os.getpid()))
 
 
 def do_result(request_id: Any, arguments: dict[str, Any]) -> None:

@@ -1,0 +1,88 @@
+"""What a client is told unasked: lists that changed, resources that were updated.
+
+In the handshake era everybody is told of lists, and of the resources that were subscribed to.
+Since 2026-07-28 a client listens, by a request that says of what, and each notification names
+that request. Knows no I/O.
+"""
+
+from typing import Any, NamedTuple
+
+from exai.protocols.mcp_messages import INVALID_PARAMS, Id, McpError
+
+SUBSCRIPTION_KEY = "io.modelcontextprotocol/subscriptionId"
+ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
+TOOLS_CHANGED = "notifications/tools/list_changed"
+RESOURCE_UPDATED = "notifications/resources/updated"
+
+_MAX_URIS = 1000
+
+NEWS_OF_OP = {
+    "tools_changed": TOOLS_CHANGED,
+    "resources_changed": "notifications/resources/list_changed",
+    "prompts_changed": "notifications/prompts/list_changed",
+    "resource_updated": RESOURCE_UPDATED,
+}
+"""The notification for each news of `exai.v1`."""
+
+_FLAGS = {
+    TOOLS_CHANGED: "toolsListChanged",
+    "notifications/resources/list_changed": "resourcesListChanged",
+    "notifications/prompts/list_changed": "promptsListChanged",
+}
+
+
+class News(NamedTuple):
+    """One piece of news; `uri` says of which resource, where it is of one."""
+
+    method: str
+    uri: str | None = None
+
+    def params(self, subscription: Id | None = None) -> dict[str, Any]:
+        """Return the notification's params, for one subscription or for all who hear it."""
+        params: dict[str, Any] = {} if self.uri is None else {"uri": self.uri}
+        return params if subscription is None else {**params, **_named(subscription)}
+
+
+class Listening(NamedTuple):
+    """What one `subscriptions/listen` asked for, as far as it is honored."""
+
+    subscription: Id
+    methods: frozenset[str]
+    uris: frozenset[str]
+
+    def wants(self, news: News) -> bool:
+        """Tell whether this subscription is told."""
+        if news.method == RESOURCE_UPDATED:
+            return news.uri in self.uris
+        return news.method in self.methods
+
+    def acknowledgement(self) -> dict[str, Any]:
+        """Return the params of the notification that opens the stream."""
+        honored: dict[str, Any] = {
+            flag: True for method, flag in _FLAGS.items() if method in self.methods
+        }
+        if self.uris:
+            honored["resourceSubscriptions"] = sorted(self.uris)
+        return {"notifications": honored, **_named(self.subscription)}
+
+    def result(self) -> dict[str, Any]:
+        """Return the answer to the request, which ends the stream."""
+        return _named(self.subscription)
+
+
+def read_listen(id_: Id, params: dict[str, Any]) -> Listening:
+    """Read a `subscriptions/listen`. Raises `McpError`."""
+    wanted = params.get("notifications")
+    if not isinstance(wanted, dict):
+        raise McpError(INVALID_PARAMS, "subscriptions/listen needs notifications, an object")
+    uris = wanted.get("resourceSubscriptions") or []
+    if not (isinstance(uris, list) and all(isinstance(uri, str) for uri in uris)):
+        raise McpError(INVALID_PARAMS, "resourceSubscriptions is a list of URIs")
+    if len(uris) > _MAX_URIS:
+        raise McpError(INVALID_PARAMS, f"at most {_MAX_URIS:,} resources can be listened to")
+    methods = frozenset(method for method, flag in _FLAGS.items() if wanted.get(flag) is True)
+    return Listening(id_, methods, frozenset(uris))
+
+
+def _named(subscription: Id) -> dict[str, Any]:
+    return {"_meta": {SUBSCRIPTION_KEY: subscription}}

@@ -1,0 +1,184 @@
+"""MCP's way in: `/mcp` on the HTTP port, and the subprotocol `mcp` on the WebSocket's.
+
+Says who may come in, and imports the SDK when the first one does: that takes long and much
+memory, so it happens once, in a thread. What is said then is not known here.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from importlib import import_module
+from typing import Any
+
+from starlette.requests import HTTPConnection
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from exai.connections.outbox import Outbox
+from exai.connections.reception import Reception
+from exai.core.addresses import canonical_address, origin_of
+from exai.core.channel import Channel, ChannelClosed
+from exai.core.config import ServerConfig
+from exai.core.errors import QueueFull
+from exai.core.events import ConnectionRefused, EventSink
+from exai.core.identity import Principal
+from exai.protocols import close_codes
+from exai.protocols.close_codes import Close
+from exai.protocols.hello import Refused, ServerName
+from exai.tools.registry import ToolRegistry
+from exai.transports.json_responses import unauthorized
+from exai.transports.upgrade_rules import bearer_token_of, forwarded_for_of
+
+PATH = "/mcp"
+_LISTEN = "subscriptions/listen"
+
+
+class McpDoor:
+    """Serves MCP while `run` does."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        reception: Reception,
+        tools: ToolRegistry,
+        name: ServerName,
+        events: EventSink,
+    ) -> None:
+        self._config = config
+        self._reception = reception
+        self._tools = tools
+        self._name = name
+        self._events = events
+        self._loading = asyncio.Lock()
+        self._sdk: Any = None
+        self._tasks = asyncio.TaskGroup()
+        self._has_begun = asyncio.Event()
+        self._served: Counter[Any] = Counter()
+        """Open conversations, and under None how many HTTP requests are owed an answer."""
+        self._has_left = asyncio.Event()
+
+    @property
+    def route(self) -> Route:
+        """The route of streamable HTTP."""
+        return Route(PATH, _AsgiApp(self._serve_http))
+
+    def may_enter(self, token: str | None) -> bool:
+        """Tell whether a bearer token, or its absence, is somebody's."""
+        return self._reception.tokens.authenticate(token) is not None
+
+    async def run(self) -> None:
+        """Let clients be served, until cancelled."""
+        async with self._tasks:
+            self._has_begun.set()
+            await asyncio.Event().wait()
+
+    async def serve_channel(self, channel: Channel) -> None:
+        """Serve one channel until either side ends it; the channel is closed afterwards."""
+        try:
+            close = await self._serve_admitted(channel)
+        except Refused as refused:
+            close = refused.close
+            self._events.emit(ConnectionRefused(channel.remote_address, close.reason))
+        except ChannelClosed:
+            return
+        await channel.close(close.code, close.reason)
+
+    async def close_all(self, close: Close, patience_s: float) -> None:
+        """Close every connection once it has sent what it owes; wait so long for all answers."""
+        for each in self._served:
+            if each is not None:
+                each.finish(close)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                while self._served:
+                    self._has_left.clear()
+                    await self._has_left.wait()
+
+    async def _serve_admitted(self, channel: Channel) -> Close:
+        connections, sessions = self._reception.connections, self._reception.mcp_sessions
+        principal = self._reception.tokens.authenticate(channel.bearer_token)
+        if principal is None:
+            raise Refused(close_codes.UNAUTHORIZED)
+        with (
+            connections.admit(channel),
+            connections.admit_principal(principal, takes_over=False),
+        ):
+            channel.allow_large_messages()
+            sdk = await self._load()
+            try:
+                session = sessions.open_for_connection(principal, channel.remote_address)
+            except QueueFull:
+                raise Refused(close_codes.TRY_AGAIN_LATER) from None
+            outbox = Outbox(
+                sdk.frame_text,
+                max_bytes=self._config.outbox_bytes,
+                patience_s=self._config.slow_consumer_s,
+            )
+            conversation = sdk.conversation(channel, outbox, session)
+            with self._under_way(conversation), sessions.held(session):
+                slow_down = self._slow_down_of(principal, channel.remote_address)
+                close: Close = await conversation.run(slow_down)
+                return close
+
+    async def _serve_http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = HTTPConnection(scope)
+        headers = request.headers.items()
+        principal = self._reception.tokens.authenticate(bearer_token_of(headers))
+        if principal is None:
+            await unauthorized()(scope, receive, send)
+            return
+        address = self._address_of(request)
+        await self._slow_down_of(principal, address)()
+        sdk = await self._load()
+        is_owed = scope["method"] == "POST" and request.headers.get("mcp-method") != _LISTEN
+        with self._under_way(None) if is_owed else nullcontext():
+            await sdk.serve_http(principal, address, scope, receive, send)
+
+    @contextmanager
+    def _under_way(self, what: Any) -> Iterator[None]:
+        self._served[what] += 1
+        try:
+            yield
+        finally:
+            self._served[what] -= 1
+            self._served += Counter()  # without what has come to nothing
+            self._has_left.set()
+
+    def _address_of(self, request: HTTPConnection) -> str:
+        assert request.client is not None
+        peer, forwarded = request.client.host, forwarded_for_of(request.headers.items())
+        return origin_of(canonical_address(peer), forwarded, self._config.trusted_proxies)
+
+    def _slow_down_of(self, principal: Principal, address: str) -> Callable[[], Awaitable[None]]:
+        """Return what waits until one more message of somebody may come."""
+
+        async def slow_down() -> None:
+            wait_s = self._reception.rates.take(principal.name, address)
+            while wait_s:
+                await asyncio.sleep(wait_s)
+                wait_s = self._reception.rates.take(principal.name, address)
+
+        return slow_down
+
+    async def _load(self) -> Any:
+        """Return what knows the SDK, which is imported at the first use."""
+        await self._has_begun.wait()
+        async with self._loading:
+            if self._sdk is None:
+                module = await asyncio.to_thread(import_module, "exai.transports.mcp_sdk")
+                self._sdk = module.McpSdk(
+                    self._name, self._reception.mcp_sessions, self._tools, self._config
+                )
+                self._tasks.create_task(self._sdk.run())
+        return self._sdk
+
+
+class _AsgiApp:
+    """An ASGI application that is no function, so that Starlette hands it the whole request."""
+
+    def __init__(self, serve: ASGIApp) -> None:
+        self._serve = serve
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._serve(scope, receive, send)

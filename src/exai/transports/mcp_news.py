@@ -1,0 +1,65 @@
+"""Telling an MCP client what is new beside its calls: other tools, prompts and resources.
+
+Before 2026 a client hears all of it; since then it asks for what it wants to hear, by a request
+that lasts as long as it wants to (`subscriptions/listen`).
+"""
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+from exai.connections.mcp_session import McpSession
+from exai.core.replies import Reply, ToolsChanged
+from exai.protocols.mcp_news import TOOLS_CHANGED, Listening, News
+from exai.transports.mcp_telling import Notify
+
+_MAX_NEWS = 1000
+
+
+class NewsOfSession:
+    """Hears the news of a session while it is open; `tell` tells them, each once however often.
+
+    `listening` is what the client asked for; None: all there is.
+    """
+
+    def __init__(self, session: McpSession, listening: Listening | None, notify: Notify) -> None:
+        self._session = session
+        self._listening = listening
+        self._notify = notify
+        self._untold: dict[News, None] = {}
+        self._has_news = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        self._session.listeners.add(self._hear)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._session.listeners.discard(self._hear)
+
+    async def tell(self) -> None:
+        """Tell the news until cancelled."""
+        subscription = None if self._listening is None else self._listening.subscription
+        while True:
+            await self._has_news.wait()
+            self._has_news.clear()
+            while self._untold:
+                news = next(iter(self._untold))
+                del self._untold[news]
+                await self._notify(news.method, news.params(subscription))
+
+    def _hear(self, reply: Reply) -> None:
+        news = _news_of(reply)
+        if news is None or len(self._untold) >= _MAX_NEWS:
+            return
+        if self._listening is None or self._listening.wants(news):
+            self._untold[news] = None
+            self._has_news.set()
+
+
+def _news_of(reply: Reply) -> News | None:
+    return News(TOOLS_CHANGED) if isinstance(reply, ToolsChanged) else None

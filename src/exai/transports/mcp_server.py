@@ -1,0 +1,290 @@
+"""MCP as the daemon's clients speak it, over any transport: its methods are our calls.
+
+The official SDK (importing this module imports it, which takes long) knows the eras, their
+envelopes and shapes; here each method becomes a request to the router, and each answer what MCP
+says of it. Knows nothing of HTTP or WebSockets but what a request brings along.
+"""
+
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import Any, NamedTuple, cast
+
+import msgspec
+from mcp.server.caching import CacheHint
+from mcp.server.context import ServerRequestContext
+from mcp.server.lowlevel import NotificationOptions, Server
+from mcp.server.models import InitializationOptions
+from mcp.shared.exceptions import MCPError
+from mcp.shared.jsonrpc_dispatcher import cancelled_request_id_from_params
+from mcp_types import (
+    INVALID_PARAMS,
+    CallToolRequestParams,
+    CompleteRequestParams,
+    GetPromptRequestParams,
+    JSONRPCMessage,
+    JSONRPCNotification,
+    NotificationParams,
+    PaginatedRequestParams,
+    ReadResourceRequestParams,
+    RequestParams,
+    ServerNotification,
+    SetLevelRequestParams,
+    SubscribeRequestParams,
+    SubscriptionsListenRequestParams,
+    UnsubscribeRequestParams,
+)
+
+from exai.connections.mcp_session import McpCall, McpSession
+from exai.connections.mcp_sessions import McpSessions
+from exai.core.errors import ExaiError
+from exai.core.identity import Principal
+from exai.core.outcomes import Completed, Failed, Outcome
+from exai.core.requests import CallTool, RequestId
+from exai.core.tool import ToolSpec
+from exai.protocols import mcp_results
+from exai.protocols.hello import ServerName
+from exai.protocols.mcp_eras import (
+    IDEMPOTENCY_KEY,
+    MODERN_VERSIONS,
+    Era,
+    meta_for_the_server,
+    meta_of,
+)
+from exai.protocols.mcp_messages import McpError
+from exai.protocols.mcp_news import ACKNOWLEDGED, read_listen
+from exai.transports.mcp_client_side import client_side_of
+from exai.transports.mcp_news import NewsOfSession
+from exai.transports.mcp_raw import RawMessage
+from exai.transports.mcp_telling import Notify, Telling
+
+Context = ServerRequestContext[Any, Any]
+ToolOf = Callable[[Principal, str], ToolSpec | None]
+"""Returns the tool that somebody means by a name, and may use."""
+
+asking_principal: ContextVar[Principal] = ContextVar("asking_principal")
+"""Who makes the HTTP request that is being served."""
+
+CALLER = "exai.mcp_caller"
+"""Where an HTTP request carries its `McpCaller`, in its scope."""
+
+_CANCELLED = "notifications/cancelled"
+_RESOURCE_NOT_FOUND = -32002
+_LISTS_STAY_FRESH_MS = 5000
+_COMPLETE = {"resultType": "complete"}
+"""What a result of 2026 says where it does not say otherwise; the SDK leaves it out before."""
+
+_LISTS = ("tools/list", "prompts/list", "resources/list", "resources/templates/list")
+_RELAYED: Mapping[str, type[RequestParams]] = {
+    "resources/list": PaginatedRequestParams,
+    "resources/templates/list": PaginatedRequestParams,
+    "resources/read": ReadResourceRequestParams,
+    "resources/subscribe": SubscribeRequestParams,
+    "resources/unsubscribe": UnsubscribeRequestParams,
+    "prompts/list": PaginatedRequestParams,
+    "prompts/get": GetPromptRequestParams,
+    "completion/complete": CompleteRequestParams,
+}
+
+
+class McpCaller(NamedTuple):
+    """Who makes an HTTP request."""
+
+    principal: Principal
+    remote_address: str
+
+
+class McpServer:
+    """The methods of MCP. `sdk` has their handlers."""
+
+    def __init__(self, name: ServerName, sessions: McpSessions, tool_of: ToolOf) -> None:
+        self._sessions = sessions
+        self._tool_of = tool_of
+        self._under_way: dict[tuple[str, str], McpCall] = {}
+        hint = CacheHint(ttl_ms=_LISTS_STAY_FRESH_MS)
+        self.sdk: Server[Any] = Server(
+            name.name,
+            version=name.version,
+            cache_hints=dict.fromkeys(_LISTS, hint),  # type: ignore[arg-type]
+            get_tool_input_schema=self._schema_of,
+        )
+        add = self.sdk.add_request_handler
+        add("tools/list", PaginatedRequestParams, self._list_tools)
+        add("tools/call", CallToolRequestParams, self._call_tool)
+        add("logging/setLevel", SetLevelRequestParams, self._set_level)
+        add("subscriptions/listen", SubscriptionsListenRequestParams, self._listen)
+        for method, params in _RELAYED.items():
+            add(method, params, self._relay)
+        self.sdk.add_notification_handler(
+            "notifications/initialized", NotificationParams, self._initialized
+        )
+
+    @property
+    def greeting(self) -> InitializationOptions:
+        """What `initialize` is answered with."""
+        changed = NotificationOptions(
+            prompts_changed=True, resources_changed=True, tools_changed=True
+        )
+        return self.sdk.create_initialization_options(changed)
+
+    def note_cancellation(self, session: McpSession, message: JSONRPCMessage) -> None:
+        """Take a call back, if a message says so, before the SDK stops to wait for it.
+
+        To the SDK a caller that has gone and one that cancels are the same.
+        """
+        if isinstance(message, JSONRPCNotification) and message.method == _CANCELLED:
+            request_id = cancelled_request_id_from_params(message.params)
+            call = self._under_way.get((session.session_id, str(request_id)))
+            if call is not None:
+                call.take_back()
+
+    async def tell_news(self, session: McpSession, notify: Notify) -> None:
+        """Tell a client of before 2026 what is new, for as long as it is there; once is enough."""
+        if not session.listeners:
+            async with NewsOfSession(session, None, notify) as news:
+                await news.tell()
+
+    async def _list_tools(self, ctx: Context, params: PaginatedRequestParams) -> dict[str, Any]:
+        if params.cursor is not None:
+            raise MCPError(INVALID_PARAMS, "there is no such cursor: all is on one page")
+        tools = map(mcp_results.listing_of, self._session_of(ctx).list_tools())
+        return _COMPLETE | mcp_results.tools_result(tools, _era_of(ctx))
+
+    async def _call_tool(self, ctx: Context, params: CallToolRequestParams) -> dict[str, Any]:
+        raw = dict(ctx.params or {})
+        meta = meta_of(raw)
+        request = CallTool(
+            name=params.name,
+            arguments=raw.get("arguments") or {},
+            idempotency_key=_idempotency_key(ctx, meta),
+            traceparent=meta.get("traceparent"),
+            meta=meta_for_the_server(meta),
+            input={key: raw[key] for key in ("inputResponses", "requestState") if key in raw},
+        )
+        outcome = await self._outcome_of(ctx, request)
+        if isinstance(outcome, Completed):
+            if outcome.input_required is not None:
+                return mcp_results.input_required_result(outcome.input_required, _era_of(ctx))
+            return _COMPLETE | mcp_results.completed_result(
+                outcome.outputs, outcome.structured, outcome.result_meta
+            )
+        error = msgspec.to_builtins(outcome.error)
+        fault = mcp_results.tool_error(params.name, error)
+        if fault is not None:
+            raise _as_sdk_error(fault)
+        return _COMPLETE | mcp_results.failed_result(
+            error,
+            outcome.outputs,
+            outcome.structured,
+            has_output_schema=self._promises_structure(ctx, params.name),
+        )
+
+    async def _relay(self, ctx: Context, params: RequestParams) -> dict[str, Any]:
+        raw = dict(ctx.params or {})
+        arguments = {key: value for key, value in raw.items() if key != "_meta"}
+        request = CallTool(
+            name=ctx.method, arguments=arguments, meta=meta_for_the_server(meta_of(raw))
+        )
+        outcome = await self._outcome_of(ctx, request)
+        if isinstance(outcome, Completed):
+            return _COMPLETE | (outcome.structured or {})
+        fault = mcp_results.method_error(ctx.method, msgspec.to_builtins(outcome.error))
+        if fault.code == _RESOURCE_NOT_FOUND and _era_of(ctx) is Era.MODERN:
+            fault.code = INVALID_PARAMS
+        raise _as_sdk_error(fault)
+
+    async def _set_level(self, ctx: Context, params: SetLevelRequestParams) -> dict[str, Any]:
+        self._session_of(ctx).log_level = params.level
+        return await self._relay(ctx, params)
+
+    async def _listen(
+        self, ctx: Context, params: SubscriptionsListenRequestParams
+    ) -> dict[str, Any]:
+        assert ctx.request_id is not None
+        try:
+            listening = read_listen(ctx.request_id, dict(ctx.params or {}))
+        except McpError as fault:
+            raise _as_sdk_error(fault) from None
+        notify = _notifying(ctx, related=True)
+        with self._sessions.held(self._session_of(ctx)) as session:
+            async with NewsOfSession(session, listening, notify) as news:
+                await notify(ACKNOWLEDGED, listening.acknowledgement())
+                await news.tell()
+        return listening.result()
+
+    async def _initialized(self, ctx: Context, params: NotificationParams) -> None:
+        await self.tell_news(self._session_of(ctx), _notifying(ctx, related=False))
+
+    async def _outcome_of(self, ctx: Context, request: CallTool) -> Outcome:
+        """Make a call, and tell the client how it fares until its answer has come."""
+        try:
+            session = self._session_of(ctx)
+        except ExaiError as refused:
+            return Failed(refused.describe())
+        with self._sessions.held(session):
+            call = session.call(request, client_side_of(ctx))
+            named = session.session_id, str(ctx.request_id)
+            self._under_way[named] = call
+            meta, notify = meta_of(dict(ctx.params or {})), _notifying(ctx, related=True)
+            telling = Telling(meta, _era_of(ctx), session.log_level, notify)
+            try:
+                async for said in call.progress():
+                    await telling.tell(said)
+            except BaseException:
+                call.leave()
+                raise
+            finally:
+                if self._under_way.get(named) is call:
+                    del self._under_way[named]
+        assert call.answer is not None
+        return call.answer.outcome
+
+    def _schema_of(self, name: str) -> Mapping[str, Any] | None:
+        """Return a tool's input schema, by which the SDK judges headers that mirror arguments."""
+        tool = self._tool_of(asking_principal.get(), name)
+        return None if tool is None else tool.input_schema
+
+    def _promises_structure(self, ctx: Context, name: str) -> bool:
+        tool = self._tool_of(self._session_of(ctx).principal, name)
+        return tool is not None and tool.output_schema is not None
+
+    def _session_of(self, ctx: Context) -> McpSession:
+        """Return whose session a message belongs to. Raises `QueueFull`."""
+        if isinstance(ctx.lifespan_context, McpSession):
+            return ctx.lifespan_context
+        assert ctx.request is not None
+        caller: McpCaller = ctx.request.scope[CALLER]
+        client = ctx.session.client_params
+        name = "" if client is None else client.client_info.name
+        return self._sessions.shared(caller.principal, caller.remote_address, name)
+
+
+def _era_of(ctx: Context) -> Era:
+    return Era.MODERN if ctx.protocol_version in MODERN_VERSIONS else Era.HANDSHAKE
+
+
+def _notifying(ctx: Context, *, related: bool) -> Notify:
+    """Return what sends a notification, on the stream of a request or on that of its client."""
+
+    async def notify(method: str, params: dict[str, Any]) -> None:
+        message = cast(ServerNotification, RawMessage(method=method, params=params))
+        await ctx.session.send_notification(message, ctx.request_id if related else None)
+
+    return notify
+
+
+def _idempotency_key(ctx: Context, meta: dict[str, Any]) -> str | None:
+    """Return the key under which a request may be sent again, from its `_meta` or a header."""
+    key = meta.get(IDEMPOTENCY_KEY)
+    if key is None and ctx.request is not None:
+        key = ctx.request.headers.get("idempotency-key")
+    try:
+        return None if key is None else msgspec.convert(key, RequestId)
+    except msgspec.ValidationError:
+        raise MCPError(
+            INVALID_PARAMS,
+            f"{IDEMPOTENCY_KEY}: expected 1 to 128 printable ASCII characters, without space",
+        ) from None
+
+
+def _as_sdk_error(fault: McpError) -> MCPError:
+    return MCPError(fault.code, fault.message, fault.data)

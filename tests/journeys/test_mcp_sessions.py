@@ -1,0 +1,262 @@
+"""Sessions of MCP over HTTP, as clients of before 2026 have them, and who may have which."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import msgspec
+import pytest
+
+from exai.core.config import Config, LimitsConfig, PrincipalConfig, Secret, ServerConfig
+from exai.core.events import SessionEnded
+from exai.testing.running_daemon import TOKEN, RunningDaemon, daemon_config, running_daemon
+from exai.testing.scripted_tool import Gates, ScriptedTool
+from tests.journeys.mcp_doors import PATIENCE_S, mcp_url
+
+OTHER = "token-of-somebody-else-0123"
+TWO = {
+    "default": PrincipalConfig(token=Secret(TOKEN)),
+    "other": PrincipalConfig(token=Secret(OTHER)),
+}
+INITIALIZE: dict[str, Any] = {
+    "jsonrpc": "2.0",
+    "id": 0,
+    "method": "initialize",
+    "params": {
+        "protocolVersion": "2025-06-18",
+        "capabilities": {},
+        "clientInfo": {"name": "tester", "version": "1"},
+    },
+}
+LIST: dict[str, Any] = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+
+
+def call(gate: str, request_id: int = 2) -> dict[str, Any]:
+    params = {"name": "gate", "arguments": {"gate": gate}}
+    return {"jsonrpc": "2.0", "id": request_id, "method": "tools/call", "params": params}
+
+
+class Http:
+    """A client that speaks streamable HTTP by hand."""
+
+    def __init__(self, http: httpx2.AsyncClient, url: str, token: str | None) -> None:
+        self.http = http
+        self.url = url
+        self.headers = {"Accept": "application/json, text/event-stream"}
+        if token is not None:
+            self.headers["Authorization"] = f"Bearer {token}"
+
+    async def post(self, message: Any, **headers: str) -> httpx2.Response:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.http.post(self.url, json=message, headers=self.headers | named)
+
+    async def initialize(self) -> str:
+        answer = await self.post(INITIALIZE)
+        assert answer.status_code == 200, answer.text
+        session_id = answer.headers["mcp-session-id"]
+        self.headers |= {"Mcp-Session-Id": session_id, "MCP-Protocol-Version": "2025-06-18"}
+        done = await self.post({"jsonrpc": "2.0", "method": "notifications/initialized"})
+        assert done.status_code == 202
+        return str(session_id)
+
+    async def delete(self) -> httpx2.Response:
+        return await self.http.delete(self.url, headers=self.headers)
+
+
+@asynccontextmanager
+async def http_client(daemon: RunningDaemon, token: str | None = TOKEN) -> AsyncIterator[Http]:
+    async with httpx2.AsyncClient(timeout=PATIENCE_S) as http:
+        yield Http(http, mcp_url(daemon), token)
+
+
+def events_of(answer: httpx2.Response) -> list[Any]:
+    lines = answer.text.splitlines()
+    return [msgspec.json.decode(line[5:]) for line in lines if line[5:].strip().startswith("{")]
+
+
+@pytest.fixture
+def gates() -> Gates:
+    return Gates()
+
+
+@asynccontextmanager
+async def started(config: Config, gates: Gates) -> AsyncIterator[RunningDaemon]:
+    async with running_daemon(config, [ScriptedTool("gate", gates)]) as daemon:
+        yield daemon
+
+
+@pytest.mark.parametrize("token", [None, "wrong-token-0123456789"])
+async def test_without_a_token_nothing_is_said(
+    tmp_path: Path, gates: Gates, token: str | None
+) -> None:
+    async with started(daemon_config(tmp_path), gates) as daemon, http_client(daemon, token) as me:
+        for message in (INITIALIZE, LIST, "garbage"):
+            refused = await me.post(message)
+            assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+            assert refused.json() == {"error": "unauthorized"}
+
+
+async def test_a_session_goes_on_after_a_restart_as_if_there_was_none(
+    tmp_path: Path, gates: Gates
+) -> None:
+    config = daemon_config(tmp_path)
+    async with started(config, gates) as daemon, http_client(daemon) as me:
+        await me.initialize()
+        headers = me.headers
+    async with started(config, gates) as daemon, http_client(daemon) as me:
+        me.headers = headers
+        (listing,) = events_of(await me.post(LIST))
+        assert "gate" in {tool["name"] for tool in listing["result"]["tools"]}
+        gates.open("a")
+        (answer,) = events_of(await me.post(call("a")))
+        assert answer["result"]["content"][0]["text"] == "through a"
+
+
+async def test_a_session_is_there_for_its_principal_alone(tmp_path: Path, gates: Gates) -> None:
+    config = daemon_config(tmp_path, principals=TWO)
+    async with started(config, gates) as daemon, http_client(daemon) as me:
+        session_id = await me.initialize()
+        async with http_client(daemon, OTHER) as other:
+            stolen = await other.post(LIST, Mcp_Session_Id=session_id)
+            unknown = await other.post(LIST, Mcp_Session_Id="x" * 32)
+            assert (stolen.status_code, stolen.text) == (unknown.status_code, unknown.text)
+            assert stolen.status_code == 404
+            other.headers["Mcp-Session-Id"] = session_id
+            assert (await other.delete()).status_code == 404
+        assert (await me.post(LIST)).status_code == 200
+    async with started(config, gates) as daemon, http_client(daemon, OTHER) as other:
+        assert (await other.post(LIST, Mcp_Session_Id=session_id)).status_code == 404
+
+
+async def test_a_session_that_its_client_ended_is_gone_for_good(
+    tmp_path: Path, gates: Gates
+) -> None:
+    config = daemon_config(tmp_path)
+    async with started(config, gates) as daemon, http_client(daemon) as me:
+        await me.initialize()
+        assert (await me.delete()).status_code == 200
+        assert (await me.post(LIST)).status_code == 404
+        headers = me.headers
+    async with started(config, gates) as daemon, http_client(daemon) as me:
+        me.headers = headers
+        assert (await me.post(LIST)).status_code == 404
+
+
+async def test_a_session_that_nobody_uses_ends(tmp_path: Path, gates: Gates) -> None:
+    limits = LimitsConfig(mcp_session_idle_s=0.1, session_cleanup_interval_s=0.02)
+    config = daemon_config(tmp_path, limits=limits)
+    async with started(config, gates) as daemon, http_client(daemon) as me:
+        session_id = await me.initialize()
+        async with asyncio.TaskGroup() as tasks:
+            calling = tasks.create_task(me.post(call("a")))
+            await gates.until_inside("a")
+            await asyncio.sleep(0.3)  # three times as long as it would be idle
+            gates.open("a")
+            assert (await calling).status_code == 200
+        ended = await daemon.events.first_of(SessionEnded)
+        assert (ended.session_id, ended.reason) == (session_id, "expired")
+        assert (await me.post(LIST)).status_code == 404
+
+
+async def test_there_are_no_more_sessions_than_may_be(tmp_path: Path, gates: Gates) -> None:
+    config = daemon_config(tmp_path, limits=LimitsConfig(mcp_max_sessions=2))
+    async with started(config, gates) as daemon, http_client(daemon) as me:
+        one = await me.post(INITIALIZE)
+        two = await me.post(INITIALIZE)
+        refused = await me.post(INITIALIZE)
+        assert [each.status_code for each in (one, two, refused)] == [200, 200, 503]
+        assert "limits.mcp_max_sessions" in refused.json()["error"]["message"]
+        me.headers["Mcp-Session-Id"] = one.headers["mcp-session-id"]
+        assert (await me.delete()).status_code == 200
+        del me.headers["Mcp-Session-Id"]
+        assert (await me.post(INITIALIZE)).status_code == 200
+
+
+async def test_what_does_not_initialize_leaves_nothing_behind(tmp_path: Path, gates: Gates) -> None:
+    config = daemon_config(tmp_path, limits=LimitsConfig(mcp_max_sessions=2))
+    broken = INITIALIZE | {"params": {"protocolVersion": 7}}
+    async with started(config, gates) as daemon, http_client(daemon) as me:
+        for message in [LIST, "garbage", [], 5, None, broken, {"jsonrpc": "2.0"}] * 3:
+            answer = await me.post(message)
+            assert 200 <= answer.status_code < 500, answer.text
+        assert (await me.post(INITIALIZE)).status_code == 200
+        assert (await me.post(INITIALIZE)).status_code == 200
+
+
+async def test_an_answer_is_picked_up_where_the_connection_broke(
+    tmp_path: Path, gates: Gates
+) -> None:
+    async with started(daemon_config(tmp_path), gates) as daemon, http_client(daemon) as me:
+        initialize = INITIALIZE | {
+            "params": INITIALIZE["params"] | {"protocolVersion": "2025-11-25"}
+        }
+        opened = await me.post(initialize)
+        me.headers |= {
+            "Mcp-Session-Id": opened.headers["mcp-session-id"],
+            "MCP-Protocol-Version": "2025-11-25",
+        }
+        async with me.http.stream("POST", me.url, json=call("a"), headers=me.headers) as stream:
+            async for line in stream.aiter_lines():
+                if line.startswith("id:"):
+                    last_event_id = line[3:].strip()
+                    break
+            await gates.until_inside("a")
+        gates.open("a")
+        async with me.http.stream(
+            "GET", me.url, headers=me.headers | {"Last-Event-ID": last_event_id}
+        ) as stream:
+            async with asyncio.timeout(PATIENCE_S):
+                async for line in stream.aiter_lines():
+                    if line.startswith("data:") and line[5:].strip():
+                        answer = msgspec.json.decode(line[5:])
+                        break
+    assert answer["id"] == 2
+    assert answer["result"]["content"][0]["text"] == "through a"
+    assert gates.cancelled == []
+
+
+async def test_a_body_that_is_too_long_is_not_read(tmp_path: Path, gates: Gates) -> None:
+    config = daemon_config(tmp_path, server=ServerConfig(max_message_bytes=10_000))
+    async with started(config, gates) as daemon, http_client(daemon) as me:
+        answer = await me.post(INITIALIZE | {"padding": "x" * 20_000})
+        assert answer.status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("header", "value", "status"),
+    [("Host", "evil.example", 421), ("Origin", "https://evil.example", 403)],
+)
+async def test_a_rebound_name_or_a_foreign_page_is_refused(
+    tmp_path: Path, gates: Gates, header: str, value: str, status: int
+) -> None:
+    async with started(daemon_config(tmp_path), gates) as daemon, http_client(daemon) as me:
+        me.headers[header] = value
+        assert (await me.post(INITIALIZE)).status_code == status
+
+
+async def test_an_unknown_version_is_told_what_is_known(tmp_path: Path, gates: Gates) -> None:
+    async with started(daemon_config(tmp_path), gates) as daemon, http_client(daemon) as me:
+        meta = {
+            "io.modelcontextprotocol/protocolVersion": "2031-01-01",
+            "io.modelcontextprotocol/clientCapabilities": {},
+        }
+        message = LIST | {"params": {"_meta": meta}}
+        answer = await me.post(message, MCP_Protocol_Version="2031-01-01", Mcp_Method="tools/list")
+        assert answer.status_code == 400
+        assert answer.json()["error"]["code"] == -32022
+        assert answer.json()["error"]["data"]["supported"] == ["2026-07-28"]
+
+
+async def test_a_key_may_come_as_a_header(tmp_path: Path, gates: Gates) -> None:
+    gates.open("a")
+    async with started(daemon_config(tmp_path), gates) as daemon, http_client(daemon) as me:
+        await me.initialize()
+        for request_id in (7, 8):
+            (answer,) = events_of(await me.post(call("a", request_id), Idempotency_Key="key-1"))
+            assert answer["result"]["isError"] is False
+        assert gates.runs == ["a"]
+        wrong = events_of(await me.post(call("a"), Idempotency_Key="two words"))[0]
+        assert wrong["error"]["code"] == -32602
