@@ -13,7 +13,7 @@ import pytest
 from exai.core.errors import ErrorInfo, ResultTooLarge, ToolFailed, UpstreamFailed
 from exai.core.events import UpstreamDied, UpstreamSpoke
 from exai.core.outcomes import text_of
-from exai.upstream.server import ServerState
+from exai.upstream.instance import ServerState
 from tests.upstream.evil_http import TEXT, Answer, Asked, evil
 from tests.upstream.loop_time import loop_time
 from tests.upstream.running_server import Run, Running, running, until

@@ -12,8 +12,8 @@ from exai.core.config import UpstreamConfig
 from exai.core.errors import ResultTooLarge, UpstreamFailed
 from exai.core.events import UpstreamDied, UpstreamGaveUp, UpstreamStarted
 from exai.core.outcomes import text_of
+from exai.upstream.instance import ServerState
 from exai.upstream.restart_policy import RestartPolicy
-from exai.upstream.server import ServerState
 from tests.upstream.http_servers import SharedServers, serving
 from tests.upstream.loop_time import loop_time
 from tests.upstream.running_server import BOUND_S, Run, Running, running, until

@@ -10,7 +10,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from exai.upstream.handshake import Terms
-from exai.upstream.json_rpc import FAULTS, ErrorAnswer, JsonRpcConnection, ServerLost
+from exai.upstream.json_rpc import (
+    FAULTS,
+    ErrorAnswer,
+    JsonRpcConnection,
+    ServerLost,
+    StatusAnswer,
+)
 from exai.upstream.server_requests import METHOD_NOT_FOUND
 from exai.upstream.wishes import Wishes
 
@@ -184,6 +190,8 @@ class _Stream:
     @property
     def is_worth_repeating(self) -> bool:
         """Whether the same request may well succeed: it ended, or broke, and was not refused."""
+        if isinstance(self.fault, StatusAnswer):
+            return self.fault.retryable
         return not isinstance(self.fault, ErrorAnswer)
 
     def is_good_for(self, uris: frozenset[str], wishes: Wishes) -> bool:
