@@ -137,8 +137,6 @@ class ServerInstance:
         self._around = around
         self._log = ServerLog(around.clock)
         self._updates = Updates(self._tell_updated)
-        is_by_others = family.config.url is not None
-        self._restart = around.restart.for_others() if is_by_others else around.restart
         self._is_kept = is_kept
         self._lists = lists
         self._life: ServerLife | None = None
@@ -186,7 +184,7 @@ class ServerInstance:
 
     async def run(self) -> None:
         """Live one life after the other, whenever one is wanted, until cancelled."""
-        policy, short_lives = self._restart, 0
+        policy, short_lives = self._around.restart, 0
         while True:
             await self._wait_wanted()
             end, ready_s = await self._live()
@@ -473,7 +471,7 @@ class ServerInstance:
             self._family.on_unused(self)
 
     async def _back_off(self, end: str, ready_s: float, short_lives: int) -> None:
-        policy, gave_up = self._restart, self._restart.gives_up(short_lives)
+        policy, gave_up = self._around.restart, self._around.restart.gives_up(short_lives)
         delay_s = policy.delay_s(short_lives, random.random())
         self._retry_at = self._around.clock.monotonic_s() + delay_s
         self.last_end = end
