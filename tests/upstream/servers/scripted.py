@@ -80,6 +80,11 @@ def do_pid(request_id: Any, arguments: dict[str, Any]) -> None:
     answer(request_id, str(os.getpid()))
 
 
+def do_slowly(request_id: Any, arguments: dict[str, Any]) -> None:
+    time.sleep(arguments["seconds"])
+    answer(request_id, arguments["text"])
+
+
 def do_result(request_id: Any, arguments: dict[str, Any]) -> None:
     send(id=request_id, result=arguments)
 
