@@ -13,17 +13,13 @@ from exai.core.errors import QueueFull
 class Wishes:
     """The resources that sessions watch, and the log level that they want at `log_level`.
 
-    A resource that was watched before is missed nothing of silently: once it is watched again,
-    in a later life, `on_updated` is told, since nobody knows what happened meanwhile.
+    Once a resource that was watched before is watched again, in a later life, `on_missed` is
+    told: nobody knows what happened to it meanwhile.
     """
 
-    def __init__(
-        self,
-        log_level: Callable[[], str | None] = lambda: None,
-        on_updated: Callable[[str], object] = lambda uri: None,
-    ) -> None:
+    def __init__(self, log_level: Callable[[], str | None] = lambda: None) -> None:
         self.log_level = log_level
-        self._on_updated = on_updated
+        self.on_missed: Callable[[str], object] = lambda uri: None
         self._watchers: dict[str, dict[str, None]] = {}
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
         self._agreed: set[str] = set()
@@ -112,7 +108,7 @@ class Wishes:
                 told.set_result(None)
         if uri in self._missed:
             self._missed.discard(uri)
-            self._on_updated(uri)
+            self.on_missed(uri)
 
     def refuse(self, uri: str, fault: Exception) -> None:
         """Take note that the server does not tell of a resource."""
