@@ -193,7 +193,7 @@ class McpMethods(Methods):
 
     async def _read(self, method: str, params: Params, caller: "_Caller") -> Tool:
         uri = _read_as(params, _OfResource).uri
-        return _Relayed(method, self._pool.servers, await self._server_of(uri, caller), params)
+        return self._relayed(method, await self._server_of(uri, caller), params)
 
     async def _subscribe(self, method: str, params: Params, caller: "_Caller") -> Tool:
         uri = _read_as(params, _OfResource).uri
@@ -210,7 +210,7 @@ class McpMethods(Methods):
 
     async def _get_prompt(self, method: str, params: Params, caller: "_Caller") -> Tool:
         server, own = await self._prompt_of(_read_as(params, _OfPrompt).name, caller)
-        return _Relayed(method, self._pool.servers, server, {**params, "name": own})
+        return self._relayed(method, server, {**params, "name": own})
 
     async def _complete(self, method: str, params: Params, caller: "_Caller") -> Tool:
         match _read_as(params, _Completion).ref:
@@ -228,6 +228,9 @@ class McpMethods(Methods):
                 return _Relayed(
                     method, self._pool.servers, named or await self._server_of(uri, caller), params
                 )
+
+    def _relayed(self, method: str, server: UpstreamServer, params: Params) -> Tool:
+        return _Relayed(method, self._pool.servers, server, params)
 
     async def _set_level(self, method: str, params: Params, caller: "_Caller") -> Tool:
         level = _read_as(params, _Level).level
