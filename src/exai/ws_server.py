@@ -9,8 +9,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
-from starlette.routing import BaseRoute
-
 from exai.calls.call_path import CallPath
 from exai.calls.upstream_control import ReadConfig, UpstreamControl, unchanged
 from exai.connections.announcer import Announcer
@@ -43,12 +41,10 @@ from exai.tools.built_in import VersionTool
 from exai.tools.mcp_servers import McpServers
 from exai.tools.own_tools import own_tools
 from exai.tools.registry import ToolRegistry
+from exai.transports.daemon_routes import daemon_routes
 from exai.transports.doors import DaemonAddress, Doors
-from exai.transports.explain_route import explain_route
-from exai.transports.health_routes import health_routes
 from exai.transports.mcp_door import McpDoor
 from exai.transports.upgrade_rules import MCP_SUBPROTOCOL
-from exai.transports.upstream_routes import upstream_routes
 from exai.upstream.names import namespaces_of
 
 SERVER = ServerName("exai", version("exai"))
@@ -107,7 +103,13 @@ class Daemon:
         self._announcer.add(self._sessions)
         self._announcer.add(self._reception.mcp_sessions)
         self._observation = self._build_observation()
-        routes = self._build_routes(read_config)
+        routes = daemon_routes(
+            self._observation,
+            self._calls.explaining.explain,
+            UpstreamControl(self._servers, self._calls.admission, read_config, self._events),
+            self._server_logs.tail,
+            self._tokens.authenticate,
+        )
         self._mcp = McpDoor(config.server, self._reception, self.tools, SERVER, self._events)
         self._doors = Doors(
             config.server,
@@ -285,21 +287,6 @@ class Daemon:
             on_session_end=self._upstreams.end_session,
             sweeps=[lambda: self.stores.conversations.expire(self._clock.wall_s(), ttl_s)],
         )
-
-    def _build_routes(self, read_config: ReadConfig) -> list[BaseRoute]:
-        authenticate = self._tokens.authenticate
-        control = UpstreamControl(self._servers, self._calls.admission, read_config, self._events)
-        return [
-            *health_routes(
-                status=lambda: self._readiness.status,
-                blocked_by=self._readiness.blocked_by,
-                health=self._observation.health.report,
-                metrics=self._observation.metrics_page,
-                authenticate=authenticate,
-            ),
-            explain_route(self._calls.explaining.explain, authenticate),
-            *upstream_routes(control, self._server_logs.tail, authenticate),
-        ]
 
 
 def build_daemon(
