@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from exai.calls.call_path import CallPath
-from exai.calls.upstream_control import ReadConfig, UpstreamControl, unchanged
 from exai.connections.announcer import Announcer
 from exai.connections.reception import Reception
 from exai.core.channel import Channel
@@ -41,6 +40,7 @@ from exai.tools.built_in import VersionTool
 from exai.tools.mcp_servers import McpServers
 from exai.tools.own_tools import own_tools
 from exai.tools.registry import ToolRegistry
+from exai.tools.upstream_control import ReadConfig, UpstreamControl, unchanged
 from exai.transports.daemon_routes import daemon_routes
 from exai.transports.doors import DaemonAddress, Doors
 from exai.transports.mcp_door import McpDoor
@@ -106,7 +106,7 @@ class Daemon:
         routes = daemon_routes(
             self._observation,
             self._calls.explaining.explain,
-            UpstreamControl(self._servers, self._calls.admission, read_config, self._events),
+            UpstreamControl(self._servers, self._calls.relimit, read_config, self._events),
             self._server_logs.tail,
             self._tokens.authenticate,
         )

@@ -28,7 +28,7 @@ class _Tail(msgspec.Struct, frozen=True):
 
 
 class Servers(Protocol):
-    """What can be asked of the servers (`calls.upstream_control`)."""
+    """What can be asked of the servers (`tools.upstream_control`)."""
 
     def knows(self, name: str, principal: Principal) -> bool:
         """Tell whether there is such a server that a principal may know of."""
