@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
+from starlette.routing import BaseRoute
+
 from exai.calls.call_path import CallPath
 from exai.connections.announcer import Announcer
 from exai.connections.reception import Reception
-from exai.core.channel import Channel
 from exai.core.clock import Clock, SystemClock
 from exai.core.config import OPEN_ACCESS, Config
 from exai.core.events import (
@@ -44,7 +45,6 @@ from exai.tools.upstream_control import ReadConfig, UpstreamControl, unchanged
 from exai.transports.daemon_routes import daemon_routes
 from exai.transports.doors import DaemonAddress, Doors
 from exai.transports.mcp_door import McpDoor
-from exai.transports.upgrade_rules import MCP_SUBPROTOCOL
 from exai.upstream.names import namespaces_of
 
 SERVER = ServerName("exai", version("exai"))
@@ -94,30 +94,18 @@ class Daemon:
             SERVER,
             self._calls.router,
             stores.sessions,
+            announcer=self._announcer,
             durable=stores.calls.durable,
             tasks=self._tasks,
             clock=clock,
             events=self._events,
         )
         self._sessions, self._tokens = self._reception.sessions, self._reception.tokens
-        self._announcer.add(self._sessions)
-        self._announcer.add(self._reception.mcp_sessions)
         self._observation = self._build_observation()
-        routes = daemon_routes(
-            self._observation,
-            self._calls.explaining.explain,
-            UpstreamControl(self._servers, self._calls.relimit, read_config, self._events),
-            self._server_logs.tail,
-            self._tokens.authenticate,
-        )
         self._mcp = McpDoor(config.server, self._reception, self.tools, SERVER, self._events)
-        self._doors = Doors(
-            config.server,
-            self._serve,
-            [*routes, self._mcp.route],
-            self._mcp.may_enter,
-            self._events,
-        )
+        serve, may_enter = self._mcp.beside(self._reception.serve), self._mcp.may_enter
+        routes = [*self._build_routes(read_config), self._mcp.route]
+        self._doors = Doors(config.server, serve, routes, may_enter, self._events)
         self._lock = InstanceLock(config.state_dir)
 
     async def run(
@@ -149,8 +137,7 @@ class Daemon:
                 self._doors.websocket_open(inherited),
                 running(
                     *(part.run() for part in self._calls.background),
-                    self._sessions.run_cleanup(),
-                    self._reception.mcp_sessions.run_cleanup(),
+                    *(sessions.run_cleanup() for sessions in self._reception.all_sessions),
                     self._mcp.run(),
                     self._become_ready(),
                     self._doors.watch_certificate(),
@@ -168,10 +155,6 @@ class Daemon:
                 over.set()
         stop_s = self._clock.monotonic_s() - stopped_at
         self._events.emit(DaemonStopped(stop_s, interrupted_count))
-
-    async def _serve(self, channel: Channel) -> None:
-        speaks_mcp = channel.subprotocol == MCP_SUBPROTOCOL
-        await (self._mcp.serve_channel if speaks_mcp else self._reception.serve)(channel)
 
     @asynccontextmanager
     async def _recovered(self) -> AsyncIterator[None]:
@@ -235,14 +218,9 @@ class Daemon:
 
     def _offer_own_tools(self) -> None:
         version_tool = VersionTool(SERVER.name, SERVER.version, PROTOCOL)
-        tools = own_tools(
-            version_tool,
-            self._providers,
-            self.stores.conversations,
-            self._config.conversations,
-            self._clock,
-        )
-        self.tools.replace(SERVER.name, tools)
+        conversations, limits = self.stores.conversations, self._config.conversations
+        own = own_tools(version_tool, self._providers, conversations, limits, self._clock)
+        self.tools.replace(SERVER.name, own)
 
     def _build_providers(self) -> ProviderRegistry:
         return ProviderRegistry(
@@ -286,6 +264,17 @@ class Daemon:
             progress_interval_s=self._config.server.progress_interval_s,
             on_session_end=self._upstreams.end_session,
             sweeps=[lambda: self.stores.conversations.expire(self._clock.wall_s(), ttl_s)],
+        )
+
+    def _build_routes(self, read_config: ReadConfig) -> list[BaseRoute]:
+        servers = UpstreamControl(self._servers, self._calls.relimit, read_config, self._events)
+        return daemon_routes(
+            self._readiness,
+            self._observation,
+            explain=self._calls.explaining.explain,
+            servers=servers,
+            server_logs=self._server_logs.tail,
+            authenticate=self._tokens.authenticate,
         )
 
 

@@ -55,6 +55,12 @@ def test_settings_of_exai_stand_under_one_key(tmp_path: Path) -> None:
     assert server.tools == {"search": {"share": "all", "cache_ttl_s": 60.0, "idempotent": True}}
 
 
+def test_a_server_may_keep_the_names_of_its_tools(tmp_path: Path) -> None:
+    file = read(tmp_path, {"box": {"command": "box", "exai": {"prefix": ""}}})
+    assert file.problems == []
+    assert file.servers["box"].prefix == ""
+
+
 def test_variables_are_put_in_wherever_a_text_stands(tmp_path: Path) -> None:
     entry = {
         "command": "${SHELL:-sh}",

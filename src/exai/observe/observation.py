@@ -59,7 +59,6 @@ class Observation:
     ) -> None:
         config = observed.config
         self._metrics = metrics
-        self._readiness = observed.readiness
         self.health = HealthReport(
             clock,
             facts_of(config, observed.version),
@@ -73,18 +72,6 @@ class Observation:
             clock,
             events,
         )
-
-    def status(self) -> str:
-        """Return what the daemon says of itself."""
-        return self._readiness.status
-
-    def blocked_by(self) -> dict[str, str]:
-        """Return the parts that keep the daemon from being ready, each with its state."""
-        return self._readiness.blocked_by()
-
-    def report(self, principal: Principal) -> dict[str, Any]:
-        """Return the health report as a principal may see it."""
-        return self.health.report(principal)
 
     def whole_report(self) -> dict[str, Any]:
         """Return the health report as an operator sees it."""

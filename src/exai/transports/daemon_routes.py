@@ -1,4 +1,4 @@
-"""What the HTTP port serves beside MCP, assembled: how the daemon fares, its calls, its servers."""
+"""What the HTTP port says beside MCP, assembled: health, calls, MCP servers."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
@@ -13,38 +13,42 @@ from exai.transports.health_routes import health_routes
 from exai.transports.upstream_routes import Servers, upstream_routes
 
 
-class Observing(Protocol):
-    """Whoever knows how the daemon fares (`observe.observation`)."""
+class Ready(Protocol):
+    """How far the daemon is (`observe.readiness`)."""
 
-    def status(self) -> str:
-        """Return what the daemon says of itself."""
+    status: Any
 
     def blocked_by(self) -> dict[str, str]:
-        """Return what keeps it from taking traffic."""
+        """Name the parts that keep the daemon from taking traffic, with the state of each."""
 
-    def report(self, principal: Principal) -> dict[str, Any]:
-        """Return the health report as a principal may see it."""
+
+class Observing(Protocol):
+    """What watches the daemon (`observe.observation`)."""
+
+    health: Any
 
     async def metrics_page(self) -> bytes:
-        """Return the metrics as text."""
+        """Return the text of `/metrics`."""
 
 
 def daemon_routes(
-    observing: Observing,
+    readiness: Ready,
+    observation: Observing,
+    *,
     explain: Callable[[str, str], Awaitable[Explanation]],
     servers: Servers,
-    tail: Callable[[str, int, int], UpstreamLog],
+    server_logs: Callable[[str, int, int], UpstreamLog],
     authenticate: Callable[[str | None], Principal | None],
 ) -> list[BaseRoute]:
-    """Return every route for those whom `authenticate` knows, and those for everybody."""
+    """Return all routes but that of MCP; `authenticate` judges a bearer token, or its absence."""
     return [
         *health_routes(
-            status=observing.status,
-            blocked_by=observing.blocked_by,
-            health=observing.report,
-            metrics=observing.metrics_page,
+            status=lambda: str(readiness.status),
+            blocked_by=readiness.blocked_by,
+            health=observation.health.report,
+            metrics=observation.metrics_page,
             authenticate=authenticate,
         ),
         explain_route(explain, authenticate),
-        *upstream_routes(servers, tail, authenticate),
+        *upstream_routes(servers, server_logs, authenticate),
     ]
