@@ -12,10 +12,8 @@ from importlib.metadata import version
 from starlette.routing import BaseRoute
 
 from exai.calls.call_path import CallPath
-from exai.calls.upstream_control import ReadConfig, UpstreamControl, unchanged
 from exai.connections.announcer import Announcer
 from exai.connections.reception import Reception
-from exai.core.channel import Channel
 from exai.core.clock import Clock, SystemClock
 from exai.core.config import OPEN_ACCESS, Config
 from exai.core.events import (
@@ -43,12 +41,10 @@ from exai.tools.built_in import VersionTool
 from exai.tools.mcp_servers import McpServers
 from exai.tools.own_tools import own_tools
 from exai.tools.registry import ToolRegistry
+from exai.tools.upstream_control import ReadConfig, UpstreamControl, unchanged
+from exai.transports.daemon_routes import daemon_routes
 from exai.transports.doors import DaemonAddress, Doors
-from exai.transports.explain_route import explain_route
-from exai.transports.health_routes import health_routes
 from exai.transports.mcp_door import McpDoor
-from exai.transports.upgrade_rules import MCP_SUBPROTOCOL
-from exai.transports.upstream_routes import upstream_routes
 from exai.upstream.names import namespaces_of
 
 SERVER = ServerName("exai", version("exai"))
@@ -76,16 +72,17 @@ class Daemon:
         self._built_at = clock.monotonic_s()
         self._tasks = PatientTaskGroup()
         self._announcer = Announcer()
+        self.tools.on_change(self._announcer.tell_tools_changed)
         self._guard = ProcessGuard()
         self._servers = McpServers(
             config,
             self.tools,
+            self._announcer,
             version=SERVER.version,
             guard=self._guard,
             environment=environment,
             events=self._events,
             clock=clock,
-            announcing=self._announcer,
         )
         self._upstreams = self._servers.pool
         self._readiness = Readiness(self._upstreams.awaited_scopes)
@@ -97,24 +94,18 @@ class Daemon:
             SERVER,
             self._calls.router,
             stores.sessions,
+            announcer=self._announcer,
             durable=stores.calls.durable,
             tasks=self._tasks,
             clock=clock,
             events=self._events,
         )
         self._sessions, self._tokens = self._reception.sessions, self._reception.tokens
-        self._announcer.add(self._sessions)
-        self._announcer.add(self._reception.mcp_sessions)
         self._observation = self._build_observation()
-        routes = self._build_routes(read_config)
         self._mcp = McpDoor(config.server, self._reception, self.tools, SERVER, self._events)
-        self._doors = Doors(
-            config.server,
-            self._serve,
-            [*routes, self._mcp.route],
-            self._mcp.may_enter,
-            self._events,
-        )
+        serve, may_enter = self._mcp.beside(self._reception.serve), self._mcp.may_enter
+        routes = [*self._build_routes(read_config), self._mcp.route]
+        self._doors = Doors(config.server, serve, routes, may_enter, self._events)
         self._lock = InstanceLock(config.state_dir)
 
     async def run(
@@ -146,8 +137,7 @@ class Daemon:
                 self._doors.websocket_open(inherited),
                 running(
                     *(part.run() for part in self._calls.background),
-                    self._sessions.run_cleanup(),
-                    self._reception.mcp_sessions.run_cleanup(),
+                    *(sessions.run_cleanup() for sessions in self._reception.all_sessions),
                     self._mcp.run(),
                     self._become_ready(),
                     self._doors.watch_certificate(),
@@ -165,10 +155,6 @@ class Daemon:
                 over.set()
         stop_s = self._clock.monotonic_s() - stopped_at
         self._events.emit(DaemonStopped(stop_s, interrupted_count))
-
-    async def _serve(self, channel: Channel) -> None:
-        speaks_mcp = channel.subprotocol == MCP_SUBPROTOCOL
-        await (self._mcp.serve_channel if speaks_mcp else self._reception.serve)(channel)
 
     @asynccontextmanager
     async def _recovered(self) -> AsyncIterator[None]:
@@ -231,16 +217,10 @@ class Daemon:
         on_ready(address)
 
     def _offer_own_tools(self) -> None:
-        self.tools.on_change(self._announcer.tell_tools_changed)
         version_tool = VersionTool(SERVER.name, SERVER.version, PROTOCOL)
-        tools = own_tools(
-            version_tool,
-            self._providers,
-            self.stores.conversations,
-            self._config.conversations,
-            self._clock,
-        )
-        self.tools.replace(SERVER.name, tools)
+        conversations, limits = self.stores.conversations, self._config.conversations
+        own = own_tools(version_tool, self._providers, conversations, limits, self._clock)
+        self.tools.replace(SERVER.name, own)
 
     def _build_providers(self) -> ProviderRegistry:
         return ProviderRegistry(
@@ -287,19 +267,15 @@ class Daemon:
         )
 
     def _build_routes(self, read_config: ReadConfig) -> list[BaseRoute]:
-        authenticate = self._tokens.authenticate
-        control = UpstreamControl(self._servers, self._calls.admission, read_config, self._events)
-        return [
-            *health_routes(
-                status=lambda: self._readiness.status,
-                blocked_by=self._readiness.blocked_by,
-                health=self._observation.health.report,
-                metrics=self._observation.metrics_page,
-                authenticate=authenticate,
-            ),
-            explain_route(self._calls.explaining.explain, authenticate),
-            *upstream_routes(control, self._server_logs.tail, authenticate),
-        ]
+        servers = UpstreamControl(self._servers, self._calls.relimit, read_config, self._events)
+        return daemon_routes(
+            self._readiness,
+            self._observation,
+            explain=self._calls.explaining.explain,
+            servers=servers,
+            server_logs=self._server_logs.tail,
+            authenticate=self._tokens.authenticate,
+        )
 
 
 def build_daemon(

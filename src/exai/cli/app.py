@@ -136,6 +136,41 @@ def call(
     raise typer.Exit(run_call(order, CommandLine(config=config, state_dir=state_dir), url, as_))
 
 
+@app.command(
+    epilog="\b\nExamples:\n"
+    "  exai bridge\n"
+    "  exai bridge --autostart --mcp-config mcp.json\n"
+    "\n\b\nIn an IDE's mcp.json:\n"
+    '  {"mcpServers": {"exai": {"command": "exai", "args": ["bridge", "--autostart"]}}}'
+)
+def bridge(
+    autostart: Annotated[
+        bool,
+        typer.Option("--autostart", help="Start the daemon if none runs; it goes on after us."),
+    ] = False,
+    patience_s: Annotated[
+        float,
+        typer.Option("--patience", metavar="SECONDS", help="How long a call waits for a daemon."),
+    ] = 30.0,
+    url: Url = None,
+    as_: As = None,
+    config: ConfigFile = None,
+    mcp_config: McpConfig = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Be an MCP server on stdin and stdout, for a program that speaks nothing else.
+
+    An IDE starts it; the daemon does the work, and its restart is not noticed. It ends with its
+    input, and with the process that started it. What it has to say to people goes to stderr.
+    """
+    from exai.cli.bridge_command import BridgeOrder, run_bridge
+    from exai.cli.config_file import CommandLine
+
+    order = BridgeOrder(url=url, principal=as_, autostart=autostart, patience_s=patience_s)
+    command_line = CommandLine(config=config, mcp_config=mcp_config, state_dir=state_dir)
+    raise typer.Exit(run_bridge(order, command_line))
+
+
 @app.command(epilog="\b\nExamples:\n  exai tools\n  exai tools -o json | jq -r '.[].name'")
 def tools(
     output: Output = "text",

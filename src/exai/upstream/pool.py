@@ -163,10 +163,11 @@ class UpstreamPool:
         return UpstreamServer(name, config, self._around, self._on_tools, replaced)
 
     def _replace(self, name: str, config: UpstreamConfig, drain_s: float) -> UpstreamServer:
+        follower = self._server(name, config, self.servers[name])
         self._end(name, drain_s)
-        self.servers[name] = self._server(name, config, self.servers[name])
+        self.servers[name] = follower
         self._begin(name)
-        return self.servers[name]
+        return follower
 
     def _begin(self, name: str) -> None:
         """Let the server of this name run once all before it have ended."""
