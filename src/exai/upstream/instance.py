@@ -8,7 +8,7 @@ of what its tools are, nor of who may call them.
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -80,8 +80,9 @@ class Surroundings:
 class Family:
     """What all instances of one configured server share.
 
-    `on_tools` is told of the tools of one, before it is ready where it `lists` them, and at
-    each change; `on_unused` when the last of its users has left.
+    `on_tools` is told of the tools of one that `lists` them, before it is ready and at each
+    change, `on_changed` when another says that its own have changed; `on_unused` when the last
+    user of one has left.
     """
 
     def __init__(
@@ -90,12 +91,14 @@ class Family:
         config: UpstreamConfig,
         speech: Speech,
         on_tools: "OnInstanceTools",
+        on_changed: Callable[[], None],
         on_unused: "Callable[[ServerInstance], None]",
     ) -> None:
         self.name = name
         self.config = config
         self.speech = speech
         self.on_tools = on_tools
+        self.on_changed = on_changed
         self.on_unused = on_unused
         self.shown_url = None if config.url is None else shown_url(config.url)
         self.tool_count = 0
@@ -195,6 +198,13 @@ class ServerInstance:
             self._around.events.emit(
                 UpstreamStopped(upstream=self._family.name, pid=life.pid, reason=reason)
             )
+
+    def list_again(self) -> None:
+        """Say anew what there is, as it may be something else; starts for it, if it must."""
+        self._has_listed = False
+        self._wanted.set()
+        if self._life is not None:
+            self._life.suppose_changes()
 
     def end(self) -> None:
         """Wake whoever waits: it is not started again."""
@@ -394,10 +404,19 @@ class ServerInstance:
             await self._offer(tools)
         self._become_ready(life, started_at)
         while changed := await life.wait_changed():
-            await self._hearing.take_lists(life, [kind for kind in changed if kind is not TOOLS])
-            with suppress(*FAULTS):  # it keeps the tools it had
-                if TOOLS in changed:
-                    await self._offer(await life.list(TOOLS) or [])
+            if self._lists:
+                await self._list_again(life, changed)
+            else:
+                self._family.on_changed()
+
+    async def _list_again(self, life: ServerLife, changed: Sequence[Kind]) -> None:
+        await self._hearing.take_lists(life, [kind for kind in changed if kind is not TOOLS])
+        with suppress(*FAULTS):  # it keeps the tools it had
+            if TOOLS in changed:
+                await self._offer(await life.list(TOOLS) or [])
+        self._has_listed = True
+        if not self._user_count:
+            self._family.on_unused(self)
 
     async def _shake_hands(self, life: ServerLife) -> None:
         try:

@@ -7,6 +7,7 @@ whom an instance serves and how many there may be; knows nothing of what its too
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -95,6 +96,7 @@ class UpstreamServer:
             config,
             Speech(name, around.events, around.clock),
             self._take_tools,
+            self._list_again,
             self._note_unused,
         )
         self._tasks = PatientTaskGroup()
@@ -106,15 +108,7 @@ class UpstreamServer:
         self._by_instance: dict[ServerInstance, _Place] = {}
         is_like = replaced is not None and replaced.config.instance == config.instance
         self.wishes: dict[str, Wishes] = replaced.wishes if replaced and is_like else {}
-        asks = config.instance == "session"
-        self._first = ServerInstance(
-            self._family,
-            around,
-            ClientQuestions(None, EVERYTHING if asks else {}, config.start_timeout_s),
-            is_kept=config.instance == "shared",
-            lists=True,
-            wishes=self._wishes_of(_LISTING, around.log_levels.of_all),
-        )
+        self._first = self._new_lister()
 
     @property
     def had_first_start(self) -> bool:
@@ -259,6 +253,28 @@ class UpstreamServer:
     def _wishes_of(self, key: str, log_level: Callable[[], str | None]) -> Wishes:
         """Return what an instance is to tell; those of a server that was replaced are kept."""
         return self.wishes.setdefault(key, Wishes(log_level))
+
+    def _new_lister(self) -> ServerInstance:
+        """Return the instance that everybody shares, or that only says what there is."""
+        asks = self.config.instance == "session"
+        return ServerInstance(
+            self._family,
+            self._around,
+            ClientQuestions(None, EVERYTHING if asks else {}, self.config.start_timeout_s),
+            is_kept=self.config.instance == "shared",
+            lists=True,
+            wishes=self._wishes_of(_LISTING, self._around.log_levels.of_all),
+        )
+
+    def _list_again(self) -> None:
+        """Have it said anew what there is: what one of its own has is for its owner to see."""
+        place = self._places.get(_LISTING)
+        if place is not None:
+            place.instance.list_again()
+            return
+        with suppress(QueueFull):  # then it waits for one to end
+            self._make_room()
+        self._open(_Place(_LISTING, "", self._new_lister()))
 
     def _open(self, place: _Place) -> None:
         self._places[place.key] = self._by_instance[place.instance] = place
