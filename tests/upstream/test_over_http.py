@@ -26,6 +26,7 @@ KINDS = {
     "stateless": ("--legacy", "--stateless"),
     "stateless-json": ("--legacy", "--stateless", "--json"),
 }
+ERAS = {kind: "2026-07-28" if kind.startswith("2026") else "2025-11-25" for kind in KINDS}
 STREAMING = ("2026", "stateful", "stateless")
 TOLD = ("2026", "stateful")
 FEW = ("2026", "stateful", "stateless-json")
@@ -37,8 +38,7 @@ async def test_a_server_answers(kind: str, shared: SharedServers) -> None:
     served = await shared(*KINDS[kind])
     async with running(served.config()) as srv:
         statistics = srv.server.statistics()
-        era = "2026-07-28" if kind.startswith("2026") else "2025-11-25"
-        assert statistics.protocol_version == era
+        assert statistics.protocol_version == ERAS[kind]
         assert (statistics.pid, statistics.url) == (None, served.url)
         (started,) = srv.events.of(UpstreamStarted)
         assert (started.pid, started.url) == (None, served.url)
@@ -125,6 +125,7 @@ async def test_a_call_waits_for_a_server_that_is_being_started_anew(kind: str) -
         assert srv.server.statistics().state is not ServerState.READY
         await served.start()
         assert await call == "late"
+        assert srv.server.statistics().protocol_version == ERAS[kind]
         assert (await _counts(srv))["runs"] == 1
 
 

@@ -135,6 +135,8 @@ class ServerInstance:
         self.task: asyncio.Task[None] | None = None
         self._family = family
         self._around = around
+        is_started_here = family.config.url is None
+        self._restart = around.restart if is_started_here else around.restart.for_others()
         self._log = ServerLog(around.clock)
         self._updates = Updates(self._tell_updated)
         self._is_kept = is_kept
@@ -184,7 +186,7 @@ class ServerInstance:
 
     async def run(self) -> None:
         """Live one life after the other, whenever one is wanted, until cancelled."""
-        policy, short_lives = self._around.restart, 0
+        policy, short_lives = self._restart, 0
         while True:
             await self._wait_wanted()
             end, ready_s = await self._live()
@@ -445,8 +447,9 @@ class ServerInstance:
                 capabilities=self.questions.declared,
             )
         except HandshakeFailed:
-            # Some servers of before 2026 end at a request that they do not know.
-            self._discovers = not (self._discovers and life.is_over)
+            if self._family.config.url is None:
+                # Some servers of before 2026 end at a request that they do not know.
+                self._discovers = not (self._discovers and life.is_over)
             raise
 
     async def _offer(self, tools: list[dict[str, Any]]) -> None:
@@ -471,7 +474,7 @@ class ServerInstance:
             self._family.on_unused(self)
 
     async def _back_off(self, end: str, ready_s: float, short_lives: int) -> None:
-        policy, gave_up = self._around.restart, self._around.restart.gives_up(short_lives)
+        policy, gave_up = self._restart, self._restart.gives_up(short_lives)
         delay_s = policy.delay_s(short_lives, random.random())
         self._retry_at = self._around.clock.monotonic_s() + delay_s
         self.last_end = end
