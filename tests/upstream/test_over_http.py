@@ -12,6 +12,7 @@ from exai.core.config import UpstreamConfig
 from exai.core.errors import ResultTooLarge, UpstreamFailed
 from exai.core.events import UpstreamDied, UpstreamGaveUp, UpstreamStarted
 from exai.core.outcomes import text_of
+from exai.testing.scripted_client import ScriptedClient
 from exai.upstream.instance import ServerState
 from exai.upstream.restart_policy import RestartPolicy
 from tests.upstream.http_servers import SharedServers, serving
@@ -310,6 +311,27 @@ async def test_a_server_may_ask_before_it_answers(shared: SharedServers) -> None
         answered = await srv.call("ask_first", run)
         assert answered.input_required is None
         assert "me" in text_of(answered.outputs)
+
+
+@pytest.mark.parametrize("tool", ["elicit", "ask_first"])
+async def test_a_server_of_ones_own_asks_the_client(tool: str, shared: SharedServers) -> None:
+    answer = {"action": "accept", "content": {"name": "Ann"}}
+    client = ScriptedClient({"elicitation/create": answer})
+    served = await shared(*(("--legacy",) if tool == "elicit" else ()))
+    async with running(served.config(instance="session")) as srv:
+        assert "Ann" in await srv.say(tool, Run("s1", client))
+    assert [method for method, _ in client.asked] == ["elicitation/create"]
+
+
+@pytest.mark.parametrize("kind", STREAMING)
+async def test_what_a_server_logs_in_mid_call_is_heard(kind: str, shared: SharedServers) -> None:
+    served = await shared(*KINDS[kind])
+    run = Run()
+    run.meta = {"io.modelcontextprotocol/logLevel": "debug"}
+    async with running(served.config()) as srv:
+        await srv.call("log", run, text="a word")
+        await until(lambda: bool(run.logged))
+    assert run.logged[0]["data"] == "a word"
 
 
 @pytest.mark.slow
