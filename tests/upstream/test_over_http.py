@@ -12,6 +12,7 @@ from exai.core.config import UpstreamConfig
 from exai.core.errors import ResultTooLarge, UpstreamFailed
 from exai.core.events import UpstreamDied, UpstreamGaveUp, UpstreamStarted
 from exai.core.outcomes import text_of
+from exai.testing.scripted_client import ScriptedClient
 from exai.upstream.instance import ServerState
 from exai.upstream.restart_policy import RestartPolicy
 from tests.upstream.http_servers import SharedServers, serving
@@ -26,6 +27,7 @@ KINDS = {
     "stateless": ("--legacy", "--stateless"),
     "stateless-json": ("--legacy", "--stateless", "--json"),
 }
+ERAS = {kind: "2026-07-28" if kind.startswith("2026") else "2025-11-25" for kind in KINDS}
 STREAMING = ("2026", "stateful", "stateless")
 TOLD = ("2026", "stateful")
 FEW = ("2026", "stateful", "stateless-json")
@@ -37,8 +39,7 @@ async def test_a_server_answers(kind: str, shared: SharedServers) -> None:
     served = await shared(*KINDS[kind])
     async with running(served.config()) as srv:
         statistics = srv.server.statistics()
-        era = "2026-07-28" if kind.startswith("2026") else "2025-11-25"
-        assert statistics.protocol_version == era
+        assert statistics.protocol_version == ERAS[kind]
         assert (statistics.pid, statistics.url) == (None, served.url)
         (started,) = srv.events.of(UpstreamStarted)
         assert (started.pid, started.url) == (None, served.url)
@@ -125,6 +126,7 @@ async def test_a_call_waits_for_a_server_that_is_being_started_anew(kind: str) -
         assert srv.server.statistics().state is not ServerState.READY
         await served.start()
         assert await call == "late"
+        assert srv.server.statistics().protocol_version == ERAS[kind]
         assert (await _counts(srv))["runs"] == 1
 
 
@@ -309,6 +311,27 @@ async def test_a_server_may_ask_before_it_answers(shared: SharedServers) -> None
         answered = await srv.call("ask_first", run)
         assert answered.input_required is None
         assert "me" in text_of(answered.outputs)
+
+
+@pytest.mark.parametrize("tool", ["elicit", "ask_first"])
+async def test_a_server_of_ones_own_asks_the_client(tool: str, shared: SharedServers) -> None:
+    answer = {"action": "accept", "content": {"name": "Ann"}}
+    client = ScriptedClient({"elicitation/create": answer})
+    served = await shared(*(("--legacy",) if tool == "elicit" else ()))
+    async with running(served.config(instance="session")) as srv:
+        assert "Ann" in await srv.say(tool, Run("s1", client))
+    assert [method for method, _ in client.asked] == ["elicitation/create"]
+
+
+@pytest.mark.parametrize("kind", STREAMING)
+async def test_what_a_server_logs_in_mid_call_is_heard(kind: str, shared: SharedServers) -> None:
+    served = await shared(*KINDS[kind])
+    run = Run()
+    run.meta = {"io.modelcontextprotocol/logLevel": "debug"}
+    async with running(served.config()) as srv:
+        await srv.call("log", run, text="a word")
+        await until(lambda: bool(run.logged))
+    assert run.logged[0]["data"] == "a word"
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ from exai.upstream.hearing import Hearing
 from exai.upstream.http_client import HttpClient
 from exai.upstream.input_rounds import ask_in_rounds
 from exai.upstream.json_rpc import FAULTS
-from exai.upstream.listing import KINDS_BESIDE_TOOLS, TOOLS
+from exai.upstream.listing import KINDS_BESIDE_TOOLS, TOOLS, Kind
 from exai.upstream.log_levels import LogLevels
 from exai.upstream.news import NobodyHears, ServerNews
 from exai.upstream.restart_policy import RestartPolicy
@@ -136,6 +136,8 @@ class ServerInstance:
         self._family = family
         self._around = around
         self._hearing = Hearing(family.name, self.wishes, around.news, around.clock)
+        is_started_here = family.config.url is None
+        self._restart = around.restart if is_started_here else around.restart.for_others()
         self._is_kept = is_kept
         self._lists = lists
         self._life: ServerLife | None = None
@@ -183,7 +185,7 @@ class ServerInstance:
 
     async def run(self) -> None:
         """Live one life after the other, whenever one is wanted, until cancelled."""
-        policy, short_lives = self._around.restart, 0
+        policy, short_lives = self._restart, 0
         while True:
             await self._wait_wanted()
             end, ready_s = await self._live()
@@ -426,8 +428,9 @@ class ServerInstance:
                 capabilities=self.questions.declared,
             )
         except HandshakeFailed:
-            # Some servers of before 2026 end at a request that they do not know.
-            self._discovers = not (self._discovers and life.is_over)
+            if self._family.config.url is None:
+                # Some servers of before 2026 end at a request that they do not know.
+                self._discovers = not (self._discovers and life.is_over)
             raise
 
     async def _offer(self, tools: list[dict[str, Any]]) -> None:
@@ -452,7 +455,7 @@ class ServerInstance:
             self._family.on_unused(self)
 
     async def _back_off(self, end: str, ready_s: float, short_lives: int) -> None:
-        policy, gave_up = self._around.restart, self._around.restart.gives_up(short_lives)
+        policy, gave_up = self._restart, self._restart.gives_up(short_lives)
         delay_s = policy.delay_s(short_lives, random.random())
         self._retry_at = self._around.clock.monotonic_s() + delay_s
         self.last_end = end
