@@ -23,9 +23,10 @@ from exai.core.tool import (
     is_wider,
     upstream_scope,
 )
-from exai.tools.catalogs import MAX_URI_LENGTH, Catalogs
+from exai.tools.catalogs import Catalogs
 from exai.tools.present_server import Servers, ask_present_server
 from exai.tools.registry import Methods, ToolRegistry
+from exai.upstream.listing import MAX_URI_LENGTH
 from exai.upstream.pool import UpstreamPool
 from exai.upstream.server import UpstreamServer
 

@@ -11,7 +11,7 @@ from typing import Any
 from exai.core.clock import Clock
 from exai.core.errors import ToolFailed
 from exai.upstream.json_rpc import FAULTS, ErrorAnswer
-from exai.upstream.listing import Description, Kind
+from exai.upstream.listing import MAX_URI_LENGTH, Description, Kind
 from exai.upstream.news import ServerNews
 from exai.upstream.server_life import ServerLife
 from exai.upstream.server_log import ServerLog
@@ -66,7 +66,7 @@ class Hearing:
             case "notifications/message", _:
                 self.log.take(params)
             case "notifications/resources/updated", {"uri": str() as uri}:
-                if self.wishes.watchers_of(uri):
+                if len(uri) <= MAX_URI_LENGTH and self.wishes.watchers_of(uri):
                     self._updates.note(uri)
 
     def _tell_updated(self, uri: str) -> None:

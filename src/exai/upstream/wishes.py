@@ -5,9 +5,14 @@ nothing of how a server is asked for it (`listening`).
 """
 
 import asyncio
+import re
 from collections.abc import Callable
+from itertools import islice
 
 from exai.core.errors import QueueFull
+
+_BOUNDARY = re.compile(r"[/?#]")
+_MAX_BOUNDARIES = 100
 
 
 class Wishes:
@@ -34,9 +39,9 @@ class Wishes:
     def watchers_of(self, uri: str) -> set[str]:
         """Return the sessions that watch a resource, or one that it is a part of."""
         sessions = set(self._watchers.get(uri, ()))
-        for watched, watchers in self._watchers.items():
-            if uri.startswith(watched) and _is_part(uri, watched):
-                sessions.update(watchers)
+        for boundary in islice(_BOUNDARY.finditer(uri), _MAX_BOUNDARIES):
+            for whole in (uri[: boundary.start()], uri[: boundary.end()]):
+                sessions.update(self._watchers.get(whole, ()))
         return sessions
 
     async def watch(self, uri: str, session_id: str, *, max_count: int) -> None:
@@ -121,8 +126,3 @@ class Wishes:
         waiting.discard(told)
         if not waiting:
             self._waiting.pop(uri, None)
-
-
-def _is_part(uri: str, of: str) -> bool:
-    """Tell whether a URI that begins with another names a part of what that names."""
-    return of.endswith("/") or uri[len(of) : len(of) + 1] in ("/", "?", "#")
