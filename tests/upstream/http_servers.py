@@ -1,9 +1,9 @@
-"""MCP servers behind HTTP, for one test: real processes, and hand-written misdeeds."""
+"""The SDK's server behind HTTP as a process, for one test, or for those that leave it unharmed."""
 
 import asyncio
 import signal
+import subprocess
 import sys
-from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,7 +20,7 @@ class ServedOverHttp:
     def __init__(self, *options: str) -> None:
         self.port = 0
         self._options = options
-        self._process: Process | None = None
+        self._process: subprocess.Popen[str] | None = None
 
     @property
     def url(self) -> str:
@@ -29,24 +29,45 @@ class ServedOverHttp:
     def config(self, **settings: Any) -> UpstreamConfig:
         return UpstreamConfig(url=self.url, **settings)
 
-    async def start(self) -> None:
-        self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, str(OVER_HTTP), "--port", str(self.port), *self._options),
-            stdout=PIPE,
-        )
+    def start_now(self) -> None:
+        command = [sys.executable, str(OVER_HTTP), "--port", str(self.port), *self._options]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
-        self.port = int(await self._process.stdout.readline())
+        with self._process.stdout as stdout:
+            self.port = int(stdout.readline())
+
+    def stop_now(self, number: signal.Signals = signal.SIGKILL) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait()
+
+    async def start(self) -> None:
+        await asyncio.to_thread(self.start_now)
 
     async def stop(self, number: signal.Signals = signal.SIGKILL) -> None:
-        assert self._process is not None
-        if self._process.returncode is None:
-            self._process.send_signal(number)
-        await self._process.wait()
+        await asyncio.to_thread(self.stop_now, number)
+
+
+class SharedServers:
+    """Servers that are started once, by their options."""
+
+    def __init__(self) -> None:
+        self._servers: dict[tuple[str, ...], ServedOverHttp] = {}
+
+    async def __call__(self, *options: str) -> ServedOverHttp:
+        if options not in self._servers:
+            self._servers[options] = ServedOverHttp(*options)
+            await self._servers[options].start()
+        return self._servers[options]
+
+    def stop(self) -> None:
+        for served in self._servers.values():
+            served.stop_now()
 
 
 @asynccontextmanager
 async def serving(*options: str) -> AsyncIterator[ServedOverHttp]:
-    """Run the SDK's server; it listens."""
+    """Run a server of the test's own; it listens."""
     served = ServedOverHttp(*options)
     await served.start()
     try:

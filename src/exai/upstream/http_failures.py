@@ -12,7 +12,7 @@ import anyio
 import httpx2
 
 from exai.core.foreign_text import escaped
-from exai.upstream.json_rpc import StatusAnswer
+from exai.upstream.json_rpc import ServerLost, StatusAnswer
 
 UNREACHABLE = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError)
 """Raised before anything of a request has been sent."""
@@ -58,12 +58,14 @@ _WORDS_SHOWN = 200
 _MAX_RETRY_AFTER_S = 86_400.0
 
 
-def reason_unreachable(error: BaseException) -> str:
-    """Return why there is no connection."""
+def unreachable(error: BaseException) -> ServerLost:
+    """Return the fault of a server to which there is no connection."""
     if isinstance(error, httpx2.ConnectTimeout):
-        return "cannot be reached: it does not take the connection"
+        reason = "it does not take the connection"
+    else:
+        reason = _cause_of(error)
     where = " through the proxy" if isinstance(error, httpx2.ProxyError) else ""
-    return f"cannot be reached{where}: {_cause_of(error)}"
+    return ServerLost(f"cannot be reached{where}: {reason}", was_written=False, has_moved_on=True)
 
 
 def status_answer(status: int, words: str, retry_after: str | None) -> StatusAnswer:
