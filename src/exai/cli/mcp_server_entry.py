@@ -19,6 +19,7 @@ from exai.cli.config_keys import (
     did_you_mean,
     keys_of,
 )
+from exai.cli.masking import SECRET_NAME
 from exai.cli.mcp_foreign_settings import (
     APPROVAL_KEYS,
     HEEDED,
@@ -32,7 +33,6 @@ from exai.cli.mcp_foreign_settings import (
     timeout_s_of,
 )
 from exai.cli.mcp_references import ReferenceFault, expand, is_literal
-from exai.core.addresses import SECRET_NAME
 from exai.core.config import Seconds, Section, UpstreamConfig
 from exai.core.tool import Share
 from exai.upstream.names import NAMES, is_offerable
