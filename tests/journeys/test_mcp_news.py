@@ -312,3 +312,4 @@ async def test_what_an_evil_server_says_of_updates_is_harmless(old: RunningDaemo
         flood = [{"method": UPDATED, "params": {"uri": uri}} for uri in many]
         await teller.result("old__tell", messages=flood)
         await client.wire.hear_op("resource_updated", uri="file:///a/0")
+        assert 0 < (await frames_before_now(client)).count("resource_updated") < 3000
