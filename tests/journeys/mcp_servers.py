@@ -45,7 +45,7 @@ async def serving(
 ) -> AsyncIterator[RunningDaemon]:
     """Run a daemon whose servers are ready, for two principals."""
     principals = {
-        "default": PrincipalConfig(token=Secret(TOKEN)),
+        "default": PrincipalConfig(token=Secret(TOKEN), admin=True),
         "other": PrincipalConfig(token=Secret(OTHER), tools=tuple(other_sees.split())),
     }
     config = daemon_config(tmp_path, upstreams=upstreams, principals=principals, **sections)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from exai.core.events import OfferUnavailable, UpstreamUnlisted
+from exai.core.config import LimitsConfig
+from exai.core.events import OfferUnavailable, UpstreamStarted, UpstreamUnlisted
 from exai.testing.running_daemon import RunningDaemon, daemon_config, running_daemon
 from tests.journeys.mcp_servers import OTHER, archive, client_of, having, library, serving
 
@@ -208,3 +209,40 @@ async def test_equal_reads_of_one_principal_are_one_and_those_of_two_are_two(
             await each.wire.begin("resources/read", "x", arguments={"uri": "file:///a"})
         asked = json.loads(await client.result("slow__asked"))
         assert [method for method, _ in asked].count("resources/read") == 2
+
+
+async def test_while_the_daemon_starts_a_call_waits_for_who_may_have_what_it_names(
+    tmp_path: Path,
+) -> None:
+    config = daemon_config(tmp_path, upstreams={"one": library("one"), "old": archive()})
+    async with running_daemon(config) as daemon, client_of(daemon) as client:
+        await client.wire.say(
+            "call_tool", name="resources/read", request_id="r", arguments={"uri": "one://first"}
+        )
+        await client.wire.say(
+            "call_tool", name="prompts/get", request_id="p", arguments={"name": "one__greet"}
+        )
+        await client.wire.say(
+            "call_tool", name="resources/read", request_id="n", arguments={"uri": "no://body"}
+        )
+        assert not daemon.events.of(UpstreamStarted)
+        assert (await client.wire.result("r"))["structured"]["_meta"]["served"] == "one"
+        assert (await client.wire.result("p"))["ok"]
+        details = (await client.wire.result("n"))["error"]["details"]
+        assert details == {"jsonrpc_code": -32002, "jsonrpc_data": {"uri": "no://body"}}
+
+
+async def test_a_list_of_many_servers_that_is_too_long_for_one_result_is_refused(
+    tmp_path: Path,
+) -> None:
+    upstreams = {}
+    for name in ("a", "b"):
+        long = [{"uri": f"{name}:{n}", "description": "x" * 1000} for n in range(200)]
+        upstreams[name] = archive(*having(tmp_path / name, resources=long))
+    limits = LimitsConfig(max_result_bytes=300_000)
+    async with (
+        serving(tmp_path, upstreams, limits=limits) as daemon,
+        client_of(daemon) as client,
+    ):
+        assert (await client.ask("resources/list"))["error"]["code"] == "RESULT_TOO_LARGE"
+        assert await client.names("prompts/list") == ["a__sum_up", "b__sum_up"]

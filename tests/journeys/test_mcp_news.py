@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from exai.core.config import LimitsConfig
 from exai.core.events import SessionEnded, UpstreamStarted, UpstreamStopped
-from exai.testing.running_daemon import RunningDaemon
+from exai.testing.running_daemon import TOKEN, RunningDaemon
 from tests.journeys.mcp_servers import OTHER, Client, archive, client_of, library, serving
 
 pytestmark = pytest.mark.slow
@@ -102,6 +103,20 @@ async def test_after_a_restart_a_server_is_asked_again_and_what_was_missed_is_to
             ("logging/setLevel", {"level": "error"}),
             ("resources/subscribe", uri),
         ]
+
+
+async def test_who_watches_goes_on_to_when_the_operator_restarts_the_server(
+    old: RunningDaemon,
+) -> None:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with client_of(old) as client:
+        await client.result("resources/subscribe", uri="file:///a")
+        async with httpx2.AsyncClient(base_url=old.address.http_url, trust_env=False) as http:
+            answer = await http.post("/upstreams/old/restart", headers=headers, timeout=20)
+        assert answer.status_code == 200, answer.text
+        for _ in range(2):
+            await client.wire.hear_op("resource_updated", uri="file:///a")
+            await tell(client, UPDATED, uri="file:///a")
 
 
 async def test_of_many_updates_at_once_few_are_told_and_the_last(old: RunningDaemon) -> None:
@@ -312,3 +327,4 @@ async def test_what_an_evil_server_says_of_updates_is_harmless(old: RunningDaemo
         flood = [{"method": UPDATED, "params": {"uri": uri}} for uri in many]
         await teller.result("old__tell", messages=flood)
         await client.wire.hear_op("resource_updated", uri="file:///a/0")
+        assert 0 < (await frames_before_now(client)).count("resource_updated") < 3000

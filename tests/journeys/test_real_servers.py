@@ -141,3 +141,31 @@ async def test_a_principal_sees_only_the_servers_that_its_globs_name(tmp_path: P
     async with running_daemon(config) as daemon, open_wire(daemon.url, token=TOKEN) as wire:
         tools = await tools_of(wire, "time")
     assert all(name.startswith("time__") for name in tools)
+
+
+async def test_what_a_real_server_has_beside_tools_is_there(daemon: RunningDaemon) -> None:
+    async with open_wire(daemon.url, token=TOKEN) as wire:
+        await tools_of(wire, "everything")
+        listed = await wire.call("resources/list", "l")
+        uri = listed["structured"]["resources"][0]["uri"]
+        for n, wanted in enumerate((uri, "demo://resource/dynamic/text/1")):
+            read = await wire.call("resources/read", f"r{n}", arguments={"uri": wanted})
+            assert read["structured"]["contents"][0]["uri"] == wanted
+
+        prompt = {"name": "everything__args-prompt", "arguments": {"city": "Paris"}}
+        got = await wire.call("prompts/get", "p", arguments=prompt)
+        assert "Paris" in got["structured"]["messages"][0]["content"]["text"]
+        ref = {"type": "ref/prompt", "name": "everything__completable-prompt"}
+        asked = {"ref": ref, "argument": {"name": "department", "value": "E"}}
+        completed = await wire.call("completion/complete", "c", arguments=asked)
+        assert completed["structured"]["completion"]["values"] == ["Engineering"]
+
+        await wire.say(
+            "call_tool", name="resources/subscribe", request_id="s", arguments={"uri": uri}
+        )
+        line = (await wire.hear_op("progress", request_id="s"))["log"]
+        assert line["level"] == "info"
+        assert uri in line["data"]
+        assert (await wire.result("s"))["ok"]
+        await wire.call("everything__toggle-subscriber-updates", "t")
+        await wire.hear_op("resource_updated", uri=uri)
