@@ -164,3 +164,15 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def reason_of(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return why a tool call failed."""
+    assert answer["result"]["isError"] is True, answer
+    reason: dict[str, Any] = answer["result"]["_meta"]["exai/error"]
+    return reason
+
+
+def peak_bytes(bridge: BridgeProcess) -> int:
+    status = Path(f"/proc/{bridge.process.pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
