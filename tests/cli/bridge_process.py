@@ -6,8 +6,8 @@ import random
 import socket
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,16 @@ class BridgeProcess:
 
     async def call(self, name: str, id_: Any = 1, **arguments: Any) -> Message:
         return await self.ask("tools/call", id_, name=name, arguments=arguments)
+
+    @contextmanager
+    def unread(self) -> Iterator[None]:
+        """Read nothing of what it says while the context is open."""
+        transport: Any = self.process.stdout._transport  # type: ignore[union-attr]  # noqa: SLF001
+        transport.pause_reading()
+        try:
+            yield
+        finally:
+            transport.resume_reading()
 
     def close_stdin(self) -> None:
         assert self.process.stdin is not None

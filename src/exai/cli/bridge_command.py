@@ -115,7 +115,7 @@ class _Bridge:
                 self._tools.run(self._session),
                 self._subscriptions.run(),
                 self._server.run(),
-                self._read(Stdin(stdin, lambda: _end(ended, ExitCode.OK)), out, ended),
+                self._read(Stdin(stdin, out.hold_nobody_back), out, ended),
                 _watch(parent, out, ended),
             ):
                 tasks.create_task(life)

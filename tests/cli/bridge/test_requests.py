@@ -18,6 +18,11 @@ from tests.client.scripted_daemon import Frame, Peer, ScriptedDaemon
 from tests.processes.process_tree import until
 
 
+async def agree(peer: Peer, call: Frame) -> None:
+    await peer.ack(call)
+    await peer.answer(call, "", structured={})
+
+
 async def test_a_call_is_answered_with_what_the_tool_says(bridge: BridgeProcess) -> None:
     answer = await bridge.call("echo", text="hi")
     assert answer["result"] == {
@@ -91,7 +96,7 @@ async def test_progress_numbers_grow_and_logs_are_heard_from_the_level_that_was_
         await peer.progress(call, progress=2, total=2)
         await peer.answer(call, "done")
 
-    daemon.tools["work"] = work
+    daemon.tools |= {"work": work, "logging/setLevel": agree}
     assert (await bridge.ask("logging/setLevel", "l", level="warning"))["result"] == {}
     await bridge.send("tools/call", 1, name="work", _meta={"progressToken": "t"})
     heard = [await bridge.hear() for _ in range(5)]
@@ -107,7 +112,8 @@ async def test_progress_numbers_grow_and_logs_are_heard_from_the_level_that_was_
     assert [params.get("message") for params in told] == ["waits", "half", None]
     assert told[0]["progress"] < told[1]["progress"] < told[2]["progress"]
     assert {params["progressToken"] for params in told} == {"t"}
-    assert (await daemon.heard_op("call_tool"))["name"] in ("work", "logging/setLevel")
+    set_level = next(f for f in daemon.heard if f.get("name") == "logging/setLevel")
+    assert set_level["arguments"] == {"level": "warning"}
 
 
 async def test_a_modern_request_hears_the_logs_that_it_asked_for(
@@ -283,10 +289,6 @@ async def test_news_become_notifications(bridge: BridgeProcess, daemon: Scripted
         await peer.say("tools_changed")
         await peer.answer(call, "told")
 
-    async def agree(peer: Peer, call: Frame) -> None:
-        await peer.ack(call)
-        await peer.answer(call, "", structured={})
-
     daemon.tools |= {"tell": tell, "resources/subscribe": agree}
     await bridge.ask("tools/list")
     assert (await bridge.ask("resources/subscribe", uri="a:b"))["result"] == {}
@@ -307,10 +309,6 @@ async def test_a_modern_client_hears_what_it_listens_to(
         await peer.say("prompts_changed")
         await peer.say("resource_updated", uri="a:b")
         await peer.answer(call, "told")
-
-    async def agree(peer: Peer, call: Frame) -> None:
-        await peer.ack(call)
-        await peer.answer(call, "", structured={})
 
     daemon.tools |= {"tell": tell, "resources/subscribe": agree, "resources/unsubscribe": agree}
     async with bridging(shell) as bridge:
