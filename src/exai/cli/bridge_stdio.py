@@ -25,20 +25,13 @@ def claim_stdio() -> tuple[int, int]:
 
     From now on whoever reads stdin finds its end, and what is printed goes to stderr.
     """
-    try:
-        ours = os.dup(0), os.dup(1)
-    except OSError:  # started without one of them
-        null = os.open(os.devnull, os.O_RDWR)
-        return null, null
     null = os.open(os.devnull, os.O_RDWR)
+    while null <= 2:  # started without one of the three
+        null = os.open(os.devnull, os.O_RDWR)
+    ours = os.dup(0), os.dup(1)
     os.dup2(null, 0)
-    try:
-        os.dup2(2, 1)
-    except OSError:
-        os.dup2(null, 1)
+    os.dup2(2, 1)
     os.close(null)
-    for fd in ours:
-        os.set_inheritable(fd, False)
     return ours
 
 
