@@ -225,3 +225,13 @@ def cpu_s(bridge: BridgeProcess) -> float:
     """Return how long a bridge has worked so far."""
     fields = Path(f"/proc/{bridge.process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def test_it_needs_none_of_what_is_heavy(shell: Shell) -> None:
+    heavy = ("mcp", "mcp_types", "pydantic", "anyio", "httpx2", "starlette", "structlog")
+    code = f"import sys, exai.cli.bridge_command; print([m for m in {heavy} if m in sys.modules])"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stdout=PIPE, env=shell.environ
+    )
+    out, _ = await process.communicate()
+    assert out == b"[]\n"
