@@ -6,8 +6,8 @@ import random
 import socket
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,16 @@ class BridgeProcess:
     async def call(self, name: str, id_: Any = 1, **arguments: Any) -> Message:
         return await self.ask("tools/call", id_, name=name, arguments=arguments)
 
+    @contextmanager
+    def unread(self) -> Iterator[None]:
+        """Read nothing of what it says while the context is open."""
+        transport: Any = self.process.stdout._transport  # type: ignore[union-attr]  # noqa: SLF001
+        transport.pause_reading()
+        try:
+            yield
+        finally:
+            transport.resume_reading()
+
     def close_stdin(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
@@ -164,3 +174,15 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def reason_of(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return why a tool call failed."""
+    assert answer["result"]["isError"] is True, answer
+    reason: dict[str, Any] = answer["result"]["_meta"]["exai/error"]
+    return reason
+
+
+def peak_bytes(bridge: BridgeProcess) -> int:
+    status = Path(f"/proc/{bridge.process.pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024

@@ -20,6 +20,7 @@ from exai.testing.running_daemon import TOKEN, RunningDaemon, daemon_config, run
 from exai.testing.scripted_tool import Gates, Script, ScriptedTool
 from tests.cli.bridge_process import sdk_client
 from tests.cli.exai_process import PATIENCE_S, Shell
+from tests.journeys.mcp_servers import archive, library, serving
 
 pytestmark = pytest.mark.slow
 
@@ -186,3 +187,43 @@ async def hear_of_tools(client: Client, told: asyncio.Event, change: Callable[[]
         async with client.listen(tools_list_changed=True) as events:
             change()
             await anext(aiter(events))
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_resources_and_prompts_of_servers_pass(tmp_path: Path, mode: str) -> None:
+    shell = Shell(tmp_path)
+    shell.environ["EXAI_WS_TOKEN"] = TOKEN
+    async with (
+        serving(tmp_path / "state", {"one": library("one"), "old": archive()}) as daemon,
+        sdk_client(shell, "--url", daemon.url, mode=mode) as client,
+    ):
+        uris = [resource.uri for resource in (await client.list_resources()).resources]
+        assert uris == ["one://first", "one://second", "file:///a"]
+        templates = (await client.list_resource_templates()).resource_templates
+        assert [template.uri_template for template in templates] == ["one://page/{number}"]
+        read = await client.read_resource("one://second")
+        assert '"read": "second"' in str(read.contents)
+        prompts = [prompt.name for prompt in (await client.list_prompts()).prompts]
+        assert prompts == ["one__greet", "old__sum_up"]
+        with pytest.raises(MCPError) as missing:
+            await client.read_resource("one://third")
+        assert missing.value.code == (-32602 if mode == "auto" else -32002)
+        with pytest.raises(MCPError) as unknown:
+            await client.get_prompt("nothing")
+        assert unknown.value.code == -32602
+
+
+async def test_an_update_reaches_who_subscribed(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    shell.environ["EXAI_WS_TOKEN"] = TOKEN
+    async with (
+        serving(tmp_path / "state", {"one": library("one")}) as daemon,
+        sdk_client(shell, "--url", daemon.url) as client,
+        client.listen(resource_subscriptions=["one://first"]) as events,
+    ):
+        while "one://first" not in str(await client.call_tool("one__listeners", {})):
+            continue  # the daemon asks the server beside our request
+        await client.call_tool("one__touch", {"uri": "one://first"})
+        async with asyncio.timeout(PATIENCE_S):
+            event = await anext(aiter(events))
+        assert str(event).count("one://first") == 1

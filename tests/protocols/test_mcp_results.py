@@ -111,9 +111,12 @@ def test_a_state_that_a_client_brings_back_wrong_is_its_own_fault_not_a_models()
 def test_another_method_fails_with_an_error_of_the_protocol(
     error: dict[str, Any], code: int
 ) -> None:
-    assert method_error("resources/read", error).code == code
+    fault = method_error("resources/read", error, Era.HANDSHAKE)
+    assert fault.code == code
     if error is FULL:
-        assert method_error("resources/read", error).data == {ERROR_KEY: FULL}
+        assert fault.data == {ERROR_KEY: FULL}
+    if code == -32002:
+        assert method_error("resources/read", error, Era.MODERN).code == INVALID_PARAMS
 
 
 def test_only_the_modern_era_can_be_asked_for_more() -> None:

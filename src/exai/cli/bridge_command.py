@@ -55,6 +55,9 @@ def run_bridge(order: BridgeOrder, command_line: CommandLine) -> ExitCode:
     if order.autostart and order.url is not None:
         warn("--autostart starts the daemon of this machine: leave out --url")
         return ExitCode.USAGE
+    if not order.patience_s >= 0:
+        warn("--patience: expected a number of seconds")
+        return ExitCode.USAGE
     try:
         loaded = load_config(command_line, for_client=True)
         find_door(loaded, order.url, order.principal).tls_context()
@@ -115,7 +118,7 @@ class _Bridge:
                 self._tools.run(self._session),
                 self._subscriptions.run(),
                 self._server.run(),
-                self._read(Stdin(stdin, lambda: _end(ended, ExitCode.OK)), out, ended),
+                self._read(Stdin(stdin, out.hold_nobody_back), out, ended),
                 _watch(parent, out, ended),
             ):
                 tasks.create_task(life)

@@ -185,7 +185,8 @@ class BridgeServer:
                 )
                 self._write_result(request, result)
             else:
-                error = method_error(request.method, failure.error)
+                assert self._era is not None
+                error = method_error(request.method, failure.error, self._era)
                 self._wire.write(encode_error(request.id, error))
 
     def _check_capacity(self) -> None:
@@ -247,21 +248,15 @@ class BridgeServer:
 
     async def _call_method(self, request: McpRequest) -> Result:
         """Have a request that is no tool call answered by the tool that bears its name."""
-        meta = meta_of(request.params)
+        assert self._era is not None
         call = BridgedCall(
             name=request.method,
-            arguments={
-                key: value
-                for key, value in request.params.items()
-                if key != "_meta" and key not in _INPUT_FIELDS
-            },
-            meta=meta_for_the_server(meta),
-            input=_input_of(request.params),
+            arguments={key: value for key, value in request.params.items() if key != "_meta"},
+            meta=meta_for_the_server(meta_of(request.params)),
         )
         result = await self._session.call(call, self._listener(request))
         if not result.ok:
-            raise method_error(request.method, _error_of(result))
-        assert self._era is not None
+            raise method_error(request.method, _error_of(result), self._era)
         if result.input_required is not None:
             if self._era is Era.HANDSHAKE:
                 raise McpError(INVALID_REQUEST, CANNOT_BE_ASKED)

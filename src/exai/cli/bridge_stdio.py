@@ -25,20 +25,13 @@ def claim_stdio() -> tuple[int, int]:
 
     From now on whoever reads stdin finds its end, and what is printed goes to stderr.
     """
-    try:
-        ours = os.dup(0), os.dup(1)
-    except OSError:  # started without one of them
-        null = os.open(os.devnull, os.O_RDWR)
-        return null, null
     null = os.open(os.devnull, os.O_RDWR)
+    while null <= 2:  # started without one of the three
+        null = os.open(os.devnull, os.O_RDWR)
+    ours = os.dup(0), os.dup(1)
     os.dup2(null, 0)
-    try:
-        os.dup2(2, 1)
-    except OSError:
-        os.dup2(null, 1)
+    os.dup2(2, 1)
     os.close(null)
-    for fd in ours:
-        os.set_inheritable(fd, False)
     return ours
 
 
@@ -55,12 +48,12 @@ def warn(text: str) -> None:
 class Stdin:
     """Reads ahead a little, and no more before that is taken.
 
-    `on_hung_up` is called where nobody can write any more while what came before is not taken.
+    `on_end` is called when it has ended, also where what came before is not taken yet.
     """
 
-    def __init__(self, fd: int, on_hung_up: Callable[[], object]) -> None:
+    def __init__(self, fd: int, on_end: Callable[[], object]) -> None:
         self._fd = fd
-        self._on_hung_up = on_hung_up
+        self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._read: asyncio.Queue[bytes] = asyncio.Queue()
         self._room = threading.Semaphore(_CHUNKS_AHEAD)
@@ -78,11 +71,11 @@ class Stdin:
             while chunk:
                 chunk = self._next_chunk()
                 self._loop.call_soon_threadsafe(self._read.put_nowait, chunk)
+            self._loop.call_soon_threadsafe(self._on_end)
 
     def _next_chunk(self) -> bytes:
         while not self._room.acquire(timeout=_A_LOOK_S):
             if _is_hung_up(self._fd):
-                self._loop.call_soon_threadsafe(self._on_hung_up)
                 return b""
         try:
             return os.read(self._fd, _CHUNK_BYTES)
@@ -100,6 +93,7 @@ class Stdout:
         self._lines: deque[bytes] = deque()
         self._size_bytes = 0
         self._is_broken = False
+        self._holds_back = True
         self._changed = threading.Condition()
         self._has_room = asyncio.Event()
         self._has_room.set()
@@ -114,7 +108,7 @@ class Stdout:
                 return
             self._lines.append(message)
             self._size_bytes += len(message) + 1
-            if self._size_bytes > _FULL_BYTES:
+            if self._holds_back and self._size_bytes > _FULL_BYTES:
                 self._has_room.clear()
             self._is_empty.clear()
             self._changed.notify()
@@ -130,6 +124,11 @@ class Stdout:
     async def wait_room(self) -> None:
         """Wait until the other side has read enough."""
         await self._has_room.wait()
+
+    def hold_nobody_back(self) -> None:
+        """Let whoever waits for room go on, for good: there will be little more."""
+        self._holds_back = False
+        self._has_room.set()
 
     async def flush(self, within_s: float) -> None:
         """Wait until everything is written, but not for long."""

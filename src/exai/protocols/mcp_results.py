@@ -15,6 +15,7 @@ from exai.protocols.mcp_messages import (
     INVALID_PARAMS,
     METHOD_NOT_FOUND,
     MISSING_CLIENT_CAPABILITY,
+    RESOURCE_NOT_FOUND,
     URL_ELICITATION_REQUIRED,
     McpError,
 )
@@ -99,10 +100,12 @@ def tool_error(name: str, error: dict[str, Any], *, is_continued: bool = False) 
     return said if said is not None and said.code in of_programs else None
 
 
-def method_error(method: str, error: dict[str, Any]) -> McpError:
+def method_error(method: str, error: dict[str, Any], era: Era) -> McpError:
     """Return the error of a request that is no tool call: MCP knows no failed results for it."""
     said = _said_by_the_server(error)
     if said is not None:
+        if said.code == RESOURCE_NOT_FOUND and era is Era.MODERN:
+            said.code = INVALID_PARAMS  # the code of its own was retired
         return said
     message = str(error.get("message") or "the request failed")
     match error.get("code"):

@@ -69,7 +69,6 @@ CALLER = "exai.mcp_caller"
 """Where an HTTP request carries its `McpCaller`, in its scope."""
 
 _CANCELLED = "notifications/cancelled"
-_RESOURCE_NOT_FOUND = -32002
 _LISTS_STAY_FRESH_MS = 5000
 _CONTENTS_ARE_STALE_AT_ONCE = CacheHint(ttl_ms=0)
 """What a resource's server may say otherwise, since 2026."""
@@ -205,10 +204,8 @@ class McpServer:
             if _era_of(ctx) is Era.MODERN:
                 return mcp_results.input_required_result(outcome.input_required, Era.MODERN)
             raise MCPError(INTERNAL_ERROR, mcp_results.CANNOT_BE_ASKED)
-        fault = mcp_results.method_error(ctx.method, msgspec.to_builtins(outcome.error))
-        if fault.code == _RESOURCE_NOT_FOUND and _era_of(ctx) is Era.MODERN:
-            fault.code = INVALID_PARAMS
-        raise _as_sdk_error(fault)
+        error = msgspec.to_builtins(outcome.error)
+        raise _as_sdk_error(mcp_results.method_error(ctx.method, error, _era_of(ctx)))
 
     async def _set_level(self, ctx: Context, params: SetLevelRequestParams) -> dict[str, Any]:
         self._session_of(ctx).log_level = params.level

@@ -1,61 +1,26 @@
-"""`exai bridge`, a process of its own, before a scripted daemon: what an IDE sees of it."""
+"""What `exai bridge` makes of each request, before a scripted daemon."""
 
 import asyncio
-import json
-import signal
-import sys
-from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from exai.cli.exit_codes import ExitCode
 from exai.protocols.mcp_messages import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND
-from tests.cli.bridge_process import ENVELOPE, BridgeProcess, bridging, fix_ports, is_alive
-from tests.cli.exai_process import PATIENCE_S, Shell
-from tests.client.scripted_daemon import TOKEN, Frame, Peer, ScriptedDaemon, scripted_daemon
+from tests.cli.bridge_process import (
+    ENVELOPE,
+    BridgeProcess,
+    bridging,
+    peak_bytes,
+    reason_of,
+)
+from tests.cli.exai_process import Shell
+from tests.client.scripted_daemon import Frame, Peer, ScriptedDaemon
 from tests.processes.process_tree import until
 
-ERROR = "exai/error"
 
-
-@pytest.fixture
-async def daemon() -> AsyncIterator[ScriptedDaemon]:
-    async with scripted_daemon() as daemon:
-        yield daemon
-
-
-@pytest.fixture
-def shell(daemon: ScriptedDaemon, home: Path) -> Shell:
-    shell = Shell(home)
-    shell.environ |= {"EXAI_WS_TOKEN": TOKEN, "EXAI_WS_PORT": daemon.url[:-1].rpartition(":")[2]}
-    return shell
-
-
-@pytest.fixture
-async def bridge(shell: Shell) -> AsyncIterator[BridgeProcess]:
-    """Return a bridge whose client has shaken hands."""
-    async with bridging(shell) as bridge:
-        await bridge.shake_hands()
-        yield bridge
-
-
-def reason_of(answer: dict[str, Any]) -> dict[str, Any]:
-    """Return why a tool call failed."""
-    assert answer["result"]["isError"] is True, answer
-    reason: dict[str, Any] = answer["result"]["_meta"][ERROR]
-    return reason
-
-
-async def has_listed(shell: Shell, daemon: ScriptedDaemon) -> None:
-    """Have a bridge know the daemon's tools."""
-    async with bridging(shell) as bridge:
-        await bridge.shake_hands()
-        await bridge.ask("tools/list")
-        bridge.close_stdin()
-        await bridge.end()
+async def agree(peer: Peer, call: Frame) -> None:
+    await peer.ack(call)
+    await peer.answer(call, "", structured={})
 
 
 async def test_a_call_is_answered_with_what_the_tool_says(bridge: BridgeProcess) -> None:
@@ -131,7 +96,7 @@ async def test_progress_numbers_grow_and_logs_are_heard_from_the_level_that_was_
         await peer.progress(call, progress=2, total=2)
         await peer.answer(call, "done")
 
-    daemon.tools["work"] = work
+    daemon.tools |= {"work": work, "logging/setLevel": agree}
     assert (await bridge.ask("logging/setLevel", "l", level="warning"))["result"] == {}
     await bridge.send("tools/call", 1, name="work", _meta={"progressToken": "t"})
     heard = [await bridge.hear() for _ in range(5)]
@@ -147,7 +112,8 @@ async def test_progress_numbers_grow_and_logs_are_heard_from_the_level_that_was_
     assert [params.get("message") for params in told] == ["waits", "half", None]
     assert told[0]["progress"] < told[1]["progress"] < told[2]["progress"]
     assert {params["progressToken"] for params in told} == {"t"}
-    assert (await daemon.heard_op("call_tool"))["name"] in ("work", "logging/setLevel")
+    set_level = next(f for f in daemon.heard if f.get("name") == "logging/setLevel")
+    assert set_level["arguments"] == {"level": "warning"}
 
 
 async def test_a_modern_request_hears_the_logs_that_it_asked_for(
@@ -323,10 +289,6 @@ async def test_news_become_notifications(bridge: BridgeProcess, daemon: Scripted
         await peer.say("tools_changed")
         await peer.answer(call, "told")
 
-    async def agree(peer: Peer, call: Frame) -> None:
-        await peer.ack(call)
-        await peer.answer(call, "", structured={})
-
     daemon.tools |= {"tell": tell, "resources/subscribe": agree}
     await bridge.ask("tools/list")
     assert (await bridge.ask("resources/subscribe", uri="a:b"))["result"] == {}
@@ -347,10 +309,6 @@ async def test_a_modern_client_hears_what_it_listens_to(
         await peer.say("prompts_changed")
         await peer.say("resource_updated", uri="a:b")
         await peer.answer(call, "told")
-
-    async def agree(peer: Peer, call: Frame) -> None:
-        await peer.ack(call)
-        await peer.answer(call, "", structured={})
 
     daemon.tools |= {"tell": tell, "resources/subscribe": agree, "resources/unsubscribe": agree}
     async with bridging(shell) as bridge:
@@ -410,205 +368,3 @@ async def test_a_line_that_never_ends_is_dropped_and_its_request_refused(
     assert refusal["error"]["code"] == INVALID_REQUEST
     assert peak_bytes(bridge) < 250_000_000
     assert (await bridge.ask("ping", 9))["result"] == {}
-
-
-def peak_bytes(bridge: BridgeProcess) -> int:
-    status = Path(f"/proc/{bridge.process.pid}/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
-
-
-async def test_it_ends_with_its_input_and_what_runs_is_taken_back(
-    bridge: BridgeProcess, daemon: ScriptedDaemon
-) -> None:
-    await bridge.send("tools/call", 1, name="hang")
-    await daemon.heard_op("call_tool")
-    bridge.close_stdin()
-    end = await bridge.end()
-    assert (end.status, end.out) == (ExitCode.OK, "")
-    await daemon.heard_op("bye")
-
-
-async def test_what_stands_before_the_end_of_the_input_is_answered(shell: Shell) -> None:
-    async with bridging(shell) as bridge:
-        await bridge.write(
-            b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n{"jsonrpc":"2.0","id":2,"method":"ping"}'
-        )
-        bridge.close_stdin()
-        end = await bridge.end()
-    assert [json.loads(line)["id"] for line in end.out.splitlines()] == [1, 2]
-
-
-async def test_it_ends_with_the_process_that_started_it_though_its_input_stays_open(
-    shell: Shell, daemon: ScriptedDaemon
-) -> None:
-    script = 'exec 3<&0; "$0" -m exai bridge <&3 & echo $!; read forever'
-    ide = await asyncio.create_subprocess_exec(
-        *("/bin/sh", "-c", script, sys.executable),
-        stdin=PIPE,
-        stdout=PIPE,
-        stderr=PIPE,
-        env=shell.environ,
-        cwd=shell.home,
-    )
-    assert ide.stdout is not None
-    pid = int(await ide.stdout.readline())
-    await daemon.heard_op("list_tools")
-    ide.kill()
-    await until(lambda: not is_alive(pid))
-    await daemon.heard_op("bye")
-    await ide.communicate()
-
-
-async def test_a_wrong_token_is_told_at_once(shell: Shell, daemon: ScriptedDaemon) -> None:
-    shell.environ["EXAI_WS_TOKEN"] = "another-token-of-some-length"
-    async with bridging(shell) as bridge:
-        assert "result" in await bridge.shake_hands()
-        async with asyncio.timeout(5):
-            end = await bridge.end()
-    assert end.status == ExitCode.UNAUTHORIZED
-    assert end.err == f"exai: the daemon at {daemon.url} refused the token (EXAI_WS_TOKEN)\n"
-
-
-async def test_without_a_daemon_it_answers_what_it_knows_and_waits_for_one(
-    shell: Shell, daemon: ScriptedDaemon
-) -> None:
-    await has_listed(shell, daemon)
-    known = [*daemon.tools]
-    daemon.token = None  # it lets nobody in
-    fix_ports(shell)
-    async with bridging(shell, "--patience", "0.5") as bridge:
-        await bridge.shake_hands()
-        reason = reason_of(await bridge.call("echo"))
-        assert (reason["code"], reason["retryable"]) == ("SERVICE_UNAVAILABLE", True)
-        assert "nobody answers at" in reason["message"]
-        await bridge.send("tools/list", 2)
-        assert (await bridge.ask("ping", 3))["result"] == {}
-        bridge.close_stdin()
-        assert (await bridge.end()).status == ExitCode.OK
-    assert known
-
-
-async def test_the_last_known_list_is_told_at_once_and_its_change_afterwards(
-    shell: Shell, daemon: ScriptedDaemon
-) -> None:
-    await has_listed(shell, daemon)
-    go_on = asyncio.Event()
-
-    async def greet_late(peer: Peer, hello: Frame) -> None:
-        await go_on.wait()
-        await peer.say("hello_ack", ok=True, protocol="exai.v1", session_id="s2")
-
-    daemon.ops["hello"] = greet_late
-    daemon.tools.pop("hang")
-    async with bridging(shell) as bridge:
-        await bridge.shake_hands()
-        first = (await bridge.ask("tools/list"))["result"]["tools"]
-        assert [tool["name"] for tool in first] == ["echo", "hang"]
-        go_on.set()
-        await bridge.hear_of("notifications/tools/list_changed")
-        second = (await bridge.ask("tools/list", 2))["result"]["tools"]
-        assert [tool["name"] for tool in second] == ["echo"]
-
-
-async def test_the_list_of_one_identity_is_not_shown_to_another(
-    shell: Shell, daemon: ScriptedDaemon
-) -> None:
-    await has_listed(shell, daemon)
-    files = list((shell.home / ".local/state/exai/bridge").iterdir())
-    assert [oct(path.stat().st_mode & 0o777) for path in files] == ["0o600"]
-    assert TOKEN not in files[0].name + files[0].read_text()
-    shell.environ["EXAI_WS_TOKEN"] = daemon.token = "another-token-of-some-length"
-    daemon.ops["hello"] = lambda peer, hello: asyncio.sleep(0)
-    async with bridging(shell) as bridge:
-        await bridge.shake_hands()
-        await bridge.send("tools/list", 1)
-        assert (await bridge.ask("ping", 2))["result"] == {}
-        bridge.close_stdin()
-        assert '"id":1' not in (await bridge.end()).out
-
-
-async def test_a_client_that_does_not_read_is_not_written_to_without_end(
-    bridge: BridgeProcess, daemon: ScriptedDaemon
-) -> None:
-    said = asyncio.Event()
-
-    async def shout(peer: Peer, call: Frame) -> None:
-        await peer.ack(call)
-        for number in range(3000):
-            await peer.progress(call, progress=number, message="x" * 10_000)
-        said.set()
-        await peer.answer(call, "done")
-
-    daemon.tools["shout"] = shout
-    await bridge.ask("tools/list", "l")
-    transport: Any = bridge.process.stdout._transport  # type: ignore[union-attr]  # noqa: SLF001
-    transport.pause_reading()
-    await bridge.send("tools/call", 1, name="shout", _meta={"progressToken": 1})
-    async with asyncio.timeout(PATIENCE_S):
-        await said.wait()
-    assert peak_bytes(bridge) < 80_000_000
-    transport.resume_reading()
-    assert (await bridge.answer_to(1))["result"]["content"][0]["text"] == "done"
-
-
-async def test_it_ends_though_nobody_reads_and_its_input_is_closed_meanwhile(
-    bridge: BridgeProcess, daemon: ScriptedDaemon
-) -> None:
-    async def fill(peer: Peer, call: Frame) -> None:
-        await peer.ack(call)
-        await peer.answer(call, "x" * 6_000_000, meta={"call_id": "c"})
-
-    daemon.tools["fill"] = fill
-    transport: Any = bridge.process.stdout._transport  # type: ignore[union-attr]  # noqa: SLF001
-    transport.pause_reading()
-    await bridge.send("tools/call", 1, name="fill")
-    await daemon.heard_op("ack")
-    for number in range(50):
-        await bridge.send("ping", number + 2)
-    bridge.close_stdin()
-    async with asyncio.timeout(PATIENCE_S):
-        await daemon.heard_op("bye")
-    transport.resume_reading()
-    assert (await bridge.end()).status == ExitCode.OK
-
-
-async def test_it_ends_when_nobody_can_read_any_more(
-    bridge: BridgeProcess, daemon: ScriptedDaemon
-) -> None:
-    await daemon.heard_op("list_tools")
-    transport: Any = bridge.process.stdout._transport  # type: ignore[union-attr]  # noqa: SLF001
-    transport.close()
-    async with asyncio.timeout(PATIENCE_S):
-        assert await bridge.process.wait() == ExitCode.OK
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_ends_it(bridge: BridgeProcess, number: signal.Signals) -> None:
-    bridge.process.send_signal(number)
-    assert (await bridge.end()).status == 128 + number
-
-
-async def test_a_file_may_be_its_input(shell: Shell) -> None:
-    (shell.home / "in").write_bytes(b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n')
-    with (shell.home / "in").open() as file:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "exai", "bridge"),
-            stdin=file,
-            stdout=PIPE,
-            stderr=PIPE,
-            env=shell.environ,
-            cwd=shell.home,
-        )
-    out, _ = await process.communicate()
-    assert json.loads(out)["id"] == 1
-
-
-async def test_it_is_there_soon_and_stays_small(shell: Shell, daemon: ScriptedDaemon) -> None:
-    loop = asyncio.get_running_loop()
-    begun_at = loop.time()
-    async with bridging(shell) as bridge:
-        await bridge.shake_hands()
-        took_s = loop.time() - begun_at
-        await bridge.call("echo", text="x")
-        assert took_s < 2.0  # 0.13 s where nothing else runs
-        assert peak_bytes(bridge) < 50_000_000
