@@ -158,6 +158,22 @@ async def test_a_call_that_is_cancelled_asks_no_more(options: list[str]) -> None
         assert await srv.say("count", Run(client=client)) == "1"
 
 
+async def test_a_server_that_goes_on_asking_for_a_call_that_was_cancelled_is_not_heard() -> None:
+    client = ScriptedClient()
+    async with running(scripted(instance="session")) as srv:
+        async with asyncio.TaskGroup() as tasks:
+            call = tasks.create_task(srv.call("wait", Run(client=client)))
+            await until(lambda: srv.server.statistics().running_count == 1)
+            for number in range(20):
+                await srv.call("tell", Run(), id=f"q{number}", method="roots/list")
+            await client.wait_asked(16)
+            assert not client.given_up
+            call.cancel()
+        await client.wait_given_up(16)
+        assert len(client.asked) == 16
+        assert await srv.say("count") == "1"
+
+
 async def test_a_question_has_the_time_of_its_call() -> None:
     client = ScriptedClient()
     async with running(scripted(instance="session")) as srv:

@@ -227,9 +227,9 @@ class UpstreamServer:
         """Return whoever is to do this work; the caller uses it in this turn of the loop."""
         if self._is_over:
             raise UpstreamFailed(f"{self.name} was stopped", retryable=True)
-        key = self._key_of(run)
         if self.config.instance == "shared":
             return self._first
+        key = self._key_of(run)
         place = self._places.get(key)
         if place is None:
             self._make_room()
