@@ -529,3 +529,36 @@ class Admission(RuleBasedStateMachine):
 
 TestAdmissionAsAStateMachine = Admission.TestCase
 TestAdmissionAsAStateMachine.settings = settings(max_examples=60, stateful_step_count=50)
+
+
+def test_limits_change_while_work_runs_and_waits() -> None:
+    admission = controller()
+    running, waiting = (reserve(admission, o, session=o, scope="provider:kimi") for o in "ab")
+    assert (is_granted(running), is_granted(waiting)) == (True, False)
+    admission.relimit({"provider:kimi": FixedLimit(2), "upstream:new": FixedLimit(1)})
+    assert is_granted(waiting)
+    assert is_granted(reserve(admission, "c", session="c", scope="upstream:new"))
+    admission.relimit({"provider:kimi": FixedLimit(1)})
+    late = reserve(admission, "d", session="d", scope="provider:kimi")
+    admission.give_up(running)
+    assert not is_granted(late)
+    admission.give_up(waiting)
+    assert is_granted(late)
+
+
+def test_a_retired_scope_is_forgotten_when_nothing_is_left_in_it() -> None:
+    admission = controller()
+    running, waiting = (reserve(admission, o, session="s", scope="provider:kimi") for o in "ab")
+    admission.relimit({}, retired=["provider:kimi"])
+    admission.relimit({})
+    assert "provider:kimi" in admission.statistics().waiting_count
+    admission.give_up(running)
+    assert is_granted(waiting)
+    admission.give_up(waiting)
+    late = reserve(admission, "c", session="s", scope="provider:kimi")  # it was on its way
+    assert "provider:kimi" in admission.statistics().waiting_count
+    admission.give_up(late)
+    assert "provider:kimi" not in admission.statistics().waiting_count
+    admission.relimit({})
+    admission.relimit({"provider:kimi": FixedLimit(1)})
+    assert is_granted(reserve(admission, "d", session="s", scope="provider:kimi"))

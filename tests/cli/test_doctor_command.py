@@ -297,7 +297,7 @@ async def test_a_ledger_that_is_well_says_how_large_it_is(shell: Shell, state_di
     assert "none yet" in first.of("ledger")
     for report in (used, left):
         assert report.verdict_of("ledger") == "ok"
-        assert re.match(r"sound, version 1 of its tables, \d+ KiB", report.of("ledger"))
+        assert re.match(r"sound, version 2 of its tables, \d+ KiB", report.of("ledger"))
     assert "in memory" in in_memory.of("ledger")
 
 

@@ -2,13 +2,19 @@
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from exai.cli.config_keys import UPSTREAM_KEYS
 from exai.cli.mcp_config import McpConfigFile
+from exai.cli.mcp_foreign_settings import HEEDED
 from exai.core.config import UpstreamConfig
 
+SECRET = "7" * 40
 ENVIRON = {"KEY": "sesame", "EMPTY": ""}
 
 
@@ -119,6 +125,9 @@ def test_a_disabled_server_needs_no_variables(tmp_path: Path) -> None:
         ({"box": {"url": "http://x", "headers": {"A": "1\r\nB: 2"}}}, "A: a header holds no line"),
         ({"box": {"url": "http://x", "headers": ["A"]}}, "box.headers: expected a table of texts"),
         ({"box": {"command": "x", "timeout": "5s"}}, "box.timeout: expected a number"),
+        ({"box": {"command": "x", "timeout": float("inf")}}, "at most a year"),
+        ({"box": {"command": "x", "timeout": float("nan")}}, "at most a year"),
+        ({"box": {"command": "x", "disabled": "${KEY}"}}, "true or false, got '${KEY}'"),
         ({"box": {"command": "x", "timeout": 0}}, "box.timeout: expected a number, more than 0"),
         ({"box": {"command": "x", "includeTools": "a"}}, "box.includeTools: expected a list"),
         ({"box": {"command": "x", "exai": {"prefix": "a.b"}}}, "box.exai.prefix: expected at most"),
@@ -357,3 +366,33 @@ def test_a_disabled_server_may_be_one_that_cannot_be_reached(tmp_path: Path) -> 
     entry = {"type": "sse", "url": "http://${NOPE}/sse", "disabled": True}
     file = read(tmp_path, {"box": entry})
     assert (file.problems, file.servers["box"].disabled) == ([], True)
+
+
+TEXTS = st.one_of(
+    st.text(max_size=6),
+    st.sampled_from(
+        ["${KEY}", "${NO:-a}", "${input:a}", "${", "http://a/", "http://[", "sse", "\0"]
+    ),
+)
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-5, 10**6), st.floats(), TEXTS),
+    lambda below: st.one_of(st.lists(below, max_size=3), st.dictionaries(TEXTS, below, max_size=3)),
+    max_leaves=5,
+)
+OWN = st.dictionaries(st.sampled_from(sorted(UPSTREAM_KEYS)), VALUES, max_size=4)
+ENTRIES = st.dictionaries(
+    st.sampled_from([*sorted(HEEDED), "command", "args", "env", "cwd", "headers", "exai"]),
+    st.one_of(VALUES, OWN),
+    max_size=6,
+)
+
+
+@given(st.one_of(VALUES, ENTRIES))
+@settings(max_examples=150, deadline=None)
+def test_whatever_an_entry_holds_it_is_read_or_refused_and_shows_no_variable(entry: Any) -> None:
+    with TemporaryDirectory() as directory:
+        path = Path(directory) / "mcp.json"
+        path.write_text(json.dumps({"mcpServers": {"box": entry}}))
+        file = McpConfigFile(path, {"KEY": SECRET})
+    assert len(file.servers) == (0 if file.problems else 1)
+    assert SECRET not in "\n".join(file.problems + file.warnings)

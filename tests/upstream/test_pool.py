@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from exai.core.config import UpstreamConfig
-from exai.core.errors import ToolFailed
+from exai.core.errors import ToolFailed, UpstreamFailed
 from exai.core.outcomes import text_of
 from exai.upstream.instance import ServerState
+from exai.upstream.server import UpstreamServer
 from tests.processes.process_tree import descendants_of
 from tests.upstream.running_server import Run, is_alive, running, scripted, until
 
@@ -112,3 +113,36 @@ async def test_kill_9_of_the_daemon_leaves_no_real_server_behind() -> None:
     daemon.kill()
     await until(lambda: not any(is_alive(pid) for pid in below))
     await daemon.wait()
+
+
+async def test_nobody_waits_for_a_server_that_was_replaced_before_it_ran() -> None:
+    async with running(scripted("--stubborn")) as srv:
+        first = srv.server
+        never_run = srv.pool.restart("srv")
+        async with asyncio.TaskGroup() as group:
+            waiting = group.create_task(_failure_of(never_run))
+            await asyncio.sleep(0)
+            last = srv.pool.restart("srv")
+        assert waiting.result() == ("srv was stopped", True)
+        assert srv.server is last is not first
+        assert await srv.say("echo", text="hi") == "hi"
+        assert srv.pool.statistics_of("srv").start_count == 2
+
+
+async def test_calls_under_way_at_a_restart_are_told_that_they_may_have_run() -> None:
+    async with running(scripted()) as srv, asyncio.TaskGroup() as group:
+        run = Run()
+        waiting = group.create_task(_failure_of(srv.server, "wait", run))
+        await until(lambda: srv.pool.statistics_of("srv").running_count == 1)
+        await srv.say("what_waits")  # so the server has it
+        srv.pool.restart("srv")
+        said, is_retryable = await waiting
+        assert (said.startswith("srv "), is_retryable) == (True, False)
+
+
+async def _failure_of(
+    server: UpstreamServer, tool: str = "echo", run: Run | None = None
+) -> tuple[str, bool]:
+    with pytest.raises(UpstreamFailed) as failed:
+        await server.call(tool, {}, run or Run())
+    return str(failed.value), failed.value.describe().retryable

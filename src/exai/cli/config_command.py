@@ -8,12 +8,11 @@ from typing import Any
 from exai.cli.config_faults import refuse_config, show_warnings
 from exai.cli.config_file import CommandLine, ConfigProblems, LoadedConfig, load_config
 from exai.cli.exit_codes import ExitCode
+from exai.cli.masking import MASK, masked_address, without_password
 from exai.cli.state_token import token_path
 from exai.cli.terminal import write, write_json
-from exai.core.addresses import shown_url, without_password
 from exai.core.config import Secret, Section, UpstreamConfig
 
-_MASK = "***"
 _SECRET_FLAG = re.compile(r"-.*(key|token|secret|password)", re.IGNORECASE)
 
 
@@ -66,9 +65,9 @@ def _server_values(
     for key in server.__struct_fields__:
         value = written.get(key, getattr(server, key))
         if key in ("env", "headers"):
-            value = dict.fromkeys(value, _MASK)
+            value = dict.fromkeys(value, MASK)
         elif key == "url" and value is not None:
-            value = shown_url(value)
+            value = masked_address(value)
         elif key == "args":
             value = list(_masked_arguments(value))
         yield f"upstreams.{name}.{key}", _masked(value)
@@ -80,14 +79,14 @@ def _masked_arguments(arguments: Iterable[str]) -> Iterator[str]:
     for argument in arguments:
         flag, separator, _ = argument.partition("=")
         is_secret = bool(_SECRET_FLAG.match(flag))
-        yield _MASK if hide_next else f"{flag}={_MASK}" if is_secret and separator else argument
+        yield MASK if hide_next else f"{flag}={MASK}" if is_secret and separator else argument
         hide_next = is_secret and not separator
 
 
 def _masked(value: Any) -> Any:
     match value:
         case Secret():
-            return _MASK
+            return MASK
         case str():
             return without_password(value)
         case None | bool() | int() | float() | dict() | tuple() | list():

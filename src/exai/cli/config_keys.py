@@ -188,7 +188,7 @@ def _value_in_words(raw: Any, key: Key) -> str:
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
-_MAY_HOLD_SECRETS = {"command", "args", "env", "url", "headers"}
+_MAY_HOLD_SECRETS = {"command", "args", "env", "cwd", "url", "headers"}
 _TYPES_IN_WORDS = {
     str: "a text",
     bool: "true or false",

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from glob import escape
 from typing import Any
 
+from exai.core.config import MAX_SECONDS
+
 KINDS = {
     "stdio": "stdio",
     "http": "http",
@@ -39,9 +41,12 @@ def timeout_s_of(entry: dict[str, Any]) -> float | None:
     timeout = entry.get("timeout")
     if timeout is None:
         return None
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
-        raise Misread("timeout: expected a number, more than 0")
-    return float(timeout if timeout < _MILLISECONDS_FROM else timeout / 1000)
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise Misread("timeout: expected a number")
+    timeout_s = timeout if timeout < _MILLISECONDS_FROM else timeout / 1000
+    if not 0 < timeout_s <= MAX_SECONDS:
+        raise Misread("timeout: expected a number, more than 0 and at most a year")
+    return float(timeout_s)
 
 
 def how_timeout_was_read(entry: dict[str, Any], timeout_s: float) -> str:

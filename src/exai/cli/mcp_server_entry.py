@@ -4,7 +4,7 @@ Knows the keys of an entry, those of EXAI under `exai` included; does not know t
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -19,6 +19,7 @@ from exai.cli.config_keys import (
     did_you_mean,
     keys_of,
 )
+from exai.cli.masking import SECRET_NAME
 from exai.cli.mcp_foreign_settings import (
     APPROVAL_KEYS,
     HEEDED,
@@ -32,13 +33,13 @@ from exai.cli.mcp_foreign_settings import (
     timeout_s_of,
 )
 from exai.cli.mcp_references import ReferenceFault, expand, is_literal
-from exai.core.addresses import SECRET_NAME
 from exai.core.config import Seconds, Section, UpstreamConfig
 from exai.core.tool import Share
 from exai.upstream.names import NAMES, is_offerable
 
 _STDIO_KEYS, _HTTP_KEYS = ("command", "args", "env", "cwd"), ("url", "headers")
-_COMMON_KEYS = (*_STDIO_KEYS, *_HTTP_KEYS, "disabled")
+_WITH_REFERENCES = (*_STDIO_KEYS, *_HTTP_KEYS)
+_COMMON_KEYS = (*_WITH_REFERENCES, "disabled")
 _OWN_KEYS = tuple(name for name in UPSTREAM_KEYS if name not in _COMMON_KEYS)
 _KNOWN = {*_COMMON_KEYS, *HEEDED, "exai"}
 
@@ -78,13 +79,13 @@ class ServerEntry:
         self.problems: list[str] = []
         self.warnings: list[str] = []
         self._name = name
-        self._entry = entry
+        self._entry = _without_nulls(entry)
         self._path = path
         self._is_open_to_others = is_open_to_others
         self._environ = None if entry.get("disabled") is True else environ
-        own = entry.get("exai", {})
+        own = self._entry.get("exai", {})
         if isinstance(own, dict):
-            self._read(own)
+            self._read(_without_nulls(own))
         else:
             self._problem("exai: expected an object")
 
@@ -193,7 +194,7 @@ class ServerEntry:
 
     def _own(self, own: dict[str, Any]) -> dict[str, Any]:
         filled = {key: value for key, value in own.items() if (key, value) != ("prefix", "")}
-        values = self._typed("exai.", filled, _OWN_KEYS, lambda value: value)
+        values = self._typed("exai.", filled, _OWN_KEYS)
         if "tools" in values:
             values["tools"] = self._policies(values["tools"])
         if filled.keys() < own.keys():
@@ -212,7 +213,6 @@ class ServerEntry:
         where: str,
         entry: dict[str, Any],
         names: Iterable[str],
-        read: Callable[[Any], Any] | None = None,
         keys: Mapping[str, Key] = UPSTREAM_KEYS,
     ) -> dict[str, Any]:
         """Return the typed values of those of `names` that stand in `entry`."""
@@ -221,7 +221,9 @@ class ServerEntry:
             if name not in entry:
                 continue
             try:
-                raw = read(entry[name]) if read else expand(entry[name], self._environ)
+                raw = entry[name]
+                if name in _WITH_REFERENCES:
+                    raw = expand(raw, self._environ)
                 values[name] = convert(
                     raw, keys[name], is_text=False, directory=self._path.parent, reveal=str
                 )
@@ -234,7 +236,7 @@ class ServerEntry:
         for tool, policy in tools.items():
             where = f"exai.tools.{tool}."
             self._check_names(where, policy, _POLICY_KEYS)
-            policies[tool] = self._typed(where, policy, _POLICY_KEYS, lambda v: v, _POLICY_KEYS)
+            policies[tool] = self._typed(where, policy, _POLICY_KEYS, _POLICY_KEYS)
         self._check_new_names(policies)
         return policies
 
@@ -275,6 +277,11 @@ class ServerEntry:
             f"others can read the secret in this file: chmod 600 {self._path}, "
             "or refer to it by ${NAME}"
         )
+
+
+def _without_nulls(table: dict[str, Any]) -> dict[str, Any]:
+    """Return a table without what some programs write for what is not set."""
+    return {key: value for key, value in table.items() if value is not None}
 
 
 def _holds_secret(url: str) -> bool:

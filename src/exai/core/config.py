@@ -13,9 +13,10 @@ Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 """0 lets the system choose."""
 Count = Annotated[int, msgspec.Meta(ge=0)]
 PositiveCount = Annotated[int, msgspec.Meta(ge=1)]
-Seconds = Annotated[float, msgspec.Meta(ge=0, le=31_536_000)]
+MAX_SECONDS = 31_536_000
 """At most a year: timers of the event loop know no infinity."""
-PositiveSeconds = Annotated[float, msgspec.Meta(gt=0, le=31_536_000)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=MAX_SECONDS)]
+PositiveSeconds = Annotated[float, msgspec.Meta(gt=0, le=MAX_SECONDS)]
 
 
 class Secret:

@@ -47,7 +47,7 @@ class UpstreamLogs(EventSink):
             case UpstreamGaveUp(upstream=name, reason=reason, retry_s=retry_s):
                 self._keep(name, f"[{reason}; given up, tried again in {retry_s:.0f} s]")
             case UpstreamStopped(upstream=name, pid=pid, reason=reason):
-                self._keep(name, f"[stopped: pid {pid}: {reason}]")
+                self._keep(name, f"[stopped{f': pid {pid}' if pid else ''}: {reason}]")
             case _:
                 pass
 

@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 
-from exai.core.addresses import shown_url
 from exai.core.config import Config
 from exai.core.errors import ServiceUnavailable
 from exai.core.events import EventSink, UpstreamRestartAsked, UpstreamsReloaded
@@ -16,6 +15,7 @@ from exai.core.identity import Principal
 from exai.core.tool import upstream_scope
 from exai.core.upstream_reports import ConfigRead, ReloadReport, UpstreamReport, UpstreamReports
 from exai.tools.mcp_servers import McpServers
+from exai.upstream.shown_url import shown_url
 
 ReadConfig = Callable[[], ConfigRead]
 Relimit = Callable[[Mapping[str, int], Iterable[str]], None]

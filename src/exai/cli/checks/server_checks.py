@@ -12,7 +12,7 @@ from exai.cli.checks.evidence import Evidence
 from exai.cli.checks.finding import Finding, ok, problem, warning
 from exai.cli.config_file import process_environment
 from exai.cli.health_picture import Upstream, state_in_words
-from exai.core.addresses import shown_url
+from exai.cli.masking import masked_address
 from exai.core.config import UpstreamConfig
 from exai.processes.environment import child_environment
 
@@ -60,7 +60,7 @@ def _by_state(check: str, server: Upstream) -> Finding:
 def _written(evidence: Evidence, name: str) -> str:
     """Return its command or address as it stands in the file: `${VAR}` shows nobody's secret."""
     written = evidence.loaded.written_servers[name]
-    return str(written["command"]) if "command" in written else shown_url(str(written["url"]))
+    return str(written["command"]) if "command" in written else masked_address(str(written["url"]))
 
 
 def _fault_in(server: UpstreamConfig, written: str) -> str | None:
