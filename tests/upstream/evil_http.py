@@ -6,6 +6,7 @@ It shakes hands and lists one tool (`evil`) as a server of 2025 with a session d
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -67,7 +68,8 @@ TEXT = {"content": [{"type": "text", "text": "fine"}]}
 class EvilServer:
     """What it was asked, in order, and its answers by method."""
 
-    def __init__(self) -> None:
+    def __init__(self, scheme: str) -> None:
+        self._scheme = scheme
         self.asked: list[Asked] = []
         self.answers: dict[str, Answer] = {}
         self.session_count = 0
@@ -75,7 +77,7 @@ class EvilServer:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/mcp"
+        return f"{self._scheme}://127.0.0.1:{self.port}/mcp"
 
     def config(self, **settings: Any) -> UpstreamConfig:
         return UpstreamConfig(url=self.url, **settings)
@@ -123,9 +125,9 @@ class EvilServer:
 
 
 @asynccontextmanager
-async def evil() -> AsyncIterator[EvilServer]:
-    server = EvilServer()
-    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+async def evil(tls: ssl.SSLContext | None = None) -> AsyncIterator[EvilServer]:
+    server = EvilServer("http" if tls is None else "https")
+    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls)
     server.port = listening.sockets[0].getsockname()[1]
     async with listening:
         yield server

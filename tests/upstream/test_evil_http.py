@@ -4,12 +4,15 @@ import asyncio
 import gzip
 import json
 import os
+import ssl
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
+from exai.core.config import UpstreamConfig
 from exai.core.errors import ErrorInfo, ResultTooLarge, ToolFailed, UpstreamFailed
 from exai.core.events import UpstreamDied, UpstreamSpoke
 from exai.core.outcomes import text_of
@@ -372,6 +375,20 @@ async def test_what_a_server_quotes_of_our_secrets_is_not_shown() -> None:
             assert "secret" not in shown
 
 
+async def test_a_certificate_that_nobody_vouches_for_is_refused() -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(tls)
+    async with evil(tls) as server, running(server.config()) as srv:
+        assert "cannot be reached: unable to get local issuer" in (await failure_of(srv)).message
+
+
+async def test_a_server_without_tls_is_not_asked_for_it_for_ever() -> None:
+    async with evil() as server:
+        url = server.url.replace("http:", "https:")
+        async with running(UpstreamConfig(url=url)) as srv:
+            assert "cannot be reached: " in (await failure_of(srv)).message
+
+
 async def test_cookies_are_not_kept() -> None:
     async with evil() as server, running(server.config()) as srv:
 
@@ -490,6 +507,40 @@ async def test_a_server_that_asks_for_ever_and_takes_no_answer_is_given_up() -> 
         assert "does not take what it is sent" in srv.events.of(UpstreamDied)[0].reason
         call.cancel()
         await asyncio.wait([call])
+
+
+@pytest.mark.parametrize("is_modern", [True, False])
+async def test_a_tool_that_names_a_header_wrongly_is_left_out(is_modern: bool) -> None:
+    """As MCP of 2026 demands of every client."""
+
+    async def discover(asked: Asked) -> None:
+        await asked.result(
+            {
+                "supportedVersions": ["2026-07-28"],
+                "capabilities": {"tools": {}},
+                "resultType": "complete",
+                "ttlMs": 0,
+                "cacheScope": "public",
+            }
+        )
+
+    async def list_tools(asked: Asked) -> None:
+        named = {"type": "object", "properties": {"x": {"type": "string", "x-mcp-header": "a b"}}}
+        tools = [
+            {"name": "misnamed", "inputSchema": named},
+            {"name": "evil", "inputSchema": {"type": "object"}},
+        ]
+        await asked.result({"tools": tools})
+
+    async with evil() as server:
+        if is_modern:
+            server.answers["server/discover"] = discover
+        server.answers["tools/list"] = list_tools
+        async with running(server.config()) as srv:
+            assert srv.listings["srv"] == [["evil"] if is_modern else ["misnamed", "evil"]]
+            said = [spoken.line for spoken in srv.events.of(UpstreamSpoke)]
+            assert any("misnamed is left out" in line for line in said) is is_modern
+            assert await srv.say("evil") == "fine"
 
 
 async def test_nothing_of_an_unreadable_answer_is_shown() -> None:

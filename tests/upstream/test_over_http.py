@@ -19,6 +19,8 @@ from tests.upstream.http_servers import SharedServers, serving
 from tests.upstream.loop_time import loop_time
 from tests.upstream.running_server import BOUND_S, Run, Running, running, until
 
+pytestmark = pytest.mark.slow
+
 KINDS = {
     "2026": (),
     "2026-json": ("--json",),
@@ -80,7 +82,6 @@ async def test_cancelling_reaches_the_server(kind: str, shared: SharedServers) -
         assert srv.server.statistics().running_count == 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", TOLD)
 async def test_new_tools_are_listed_when_the_server_says_so(kind: str) -> None:
     async with serving(*KINDS[kind]) as served, running(served.config()) as srv:
@@ -100,7 +101,6 @@ async def test_a_stream_that_the_server_closes_is_resumed(shared: SharedServers)
     assert [message for message, _, _ in run.reports] == ["before", "after"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", FEW)
 async def test_a_server_that_was_started_anew_is_found_again(kind: str) -> None:
     async with serving(*KINDS[kind]) as served, running(served.config(), restart=PATIENT) as srv:
@@ -112,7 +112,6 @@ async def test_a_server_that_was_started_anew_is_found_again(kind: str) -> None:
         assert srv.server.statistics().state is ServerState.READY
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", TOLD)
 async def test_a_call_waits_for_a_server_that_is_being_started_anew(kind: str) -> None:
     async with (
@@ -130,7 +129,6 @@ async def test_a_call_waits_for_a_server_that_is_being_started_anew(kind: str) -
         assert (await _counts(srv))["runs"] == 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", FEW)
 async def test_a_death_in_mid_call_fails_the_call_and_nothing_is_done_twice(kind: str) -> None:
     async with serving(*KINDS[kind]) as served, running(served.config(), restart=PATIENT) as srv:
@@ -146,14 +144,12 @@ async def test_a_death_in_mid_call_fails_the_call_and_nothing_is_done_twice(kind
         assert (await _counts(srv))["runs"] == 1
 
 
-@pytest.mark.slow
 async def test_an_idempotent_call_may_be_tried_again_after_a_death() -> None:
     async with serving() as served, running(served.config(), restart=PATIENT) as srv:
         failure = await _failure_of(srv.server.call("end", {"status": 1}, Run(), idempotent=True))
         assert failure.describe().retryable
 
 
-@pytest.mark.slow
 async def test_a_call_that_waits_for_the_next_start_has_not_begun() -> None:
     async with serving() as served, running(served.config(), restart=PATIENT) as srv:
         await served.stop()
@@ -165,7 +161,6 @@ async def test_a_call_that_waits_for_the_next_start_has_not_begun() -> None:
             call.cancel()
 
 
-@pytest.mark.slow
 async def test_a_server_that_stays_away_is_given_up_and_found_again_later() -> None:
     restart = RestartPolicy(first_delay_s=0.01, max_delay_s=0.01, give_up_after=3, rare_delay_s=0.5)
     async with serving() as served, running(served.config(), restart=restart) as srv:
@@ -179,7 +174,6 @@ async def test_a_server_that_stays_away_is_given_up_and_found_again_later() -> N
         assert await srv.say("echo", text="back") == "back"
 
 
-@pytest.mark.slow
 async def test_a_server_that_was_never_there_is_said_to_be_unreachable_at_once() -> None:
     async with serving() as served:
         await served.stop()
@@ -189,7 +183,6 @@ async def test_a_server_that_was_never_there_is_said_to_be_unreachable_at_once()
             assert failure.describe().retryable
 
 
-@pytest.mark.slow
 async def test_calls_under_way_go_on_when_the_server_takes_no_new_ones() -> None:
     """As when a server is told to end and finishes what it has begun."""
     async with (
@@ -210,7 +203,6 @@ async def test_calls_under_way_go_on_when_the_server_takes_no_new_ones() -> None
         await stopping
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", TOLD)
 async def test_headers_are_sent_and_never_shown(kind: str) -> None:
     token = "secret-token-of-mine"
@@ -334,7 +326,6 @@ async def test_what_a_server_logs_in_mid_call_is_heard(kind: str, shared: Shared
     assert run.logged[0]["data"] == "a word"
 
 
-@pytest.mark.slow
 async def test_the_session_is_ended_with_the_daemon() -> None:
     async with serving("--legacy") as served:
         async with running(served.config()):
@@ -343,7 +334,6 @@ async def test_the_session_is_ended_with_the_daemon() -> None:
             assert (await _counts(srv))["deleted"] == 1
 
 
-@pytest.mark.slow
 async def test_calls_fail_when_the_pool_is_closed() -> None:
     for kind in TOLD:
         async with serving(*KINDS[kind]) as served, asyncio.TaskGroup() as tasks:

@@ -90,8 +90,10 @@ class Carrier(ABC):
         """Send a short answer; a server that takes none of them is given up."""
 
     @abstractmethod
-    async def know_tools(self, tools: Sequence[dict[str, Any]]) -> None:
-        """Take note of how the server describes its tools."""
+    async def know_tools(self, tools: Sequence[dict[str, Any]]) -> dict[str, str]:
+        """Take note of how the server describes its tools; return those that cannot be called
+        this way, and why.
+        """
 
     @abstractmethod
     async def stop(self) -> None:

@@ -125,10 +125,11 @@ class HttpCarrier(Carrier):
         """Send a short answer; a server that takes none of them is given up."""
         self._begin_note(answer, self._headers.of_answer(), is_greeting=False)
 
-    async def know_tools(self, tools: Sequence[dict[str, Any]]) -> None:
+    async def know_tools(self, tools: Sequence[dict[str, Any]]) -> dict[str, str]:
         """Take note of the arguments that are sent as headers, too."""
-        if self._headers.is_modern:
-            await asyncio.to_thread(self._headers.know_tools, tools)
+        if not self._headers.is_modern:
+            return {}
+        return await asyncio.to_thread(self._headers.know_tools, tools)
 
     async def stop(self) -> None:
         """End what is under way, and the session, unless the way has ended before."""

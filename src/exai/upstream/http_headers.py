@@ -95,10 +95,20 @@ class HttpHeaders:
         session_id = response_headers.get(MCP_SESSION_ID, "")
         self.session_id = session_id if _SESSION_ID.fullmatch(session_id) else None
 
-    def know_tools(self, tools: Sequence[dict[str, Any]]) -> None:
-        """Take note of the arguments that are also sent as headers; takes long."""
-        maps = {tool.get("name"): _header_map_of(tool.get("inputSchema")) for tool in tools}
-        self._param_headers = {str(name): found for name, found in maps.items() if found}
+    def know_tools(self, tools: Sequence[dict[str, Any]]) -> dict[str, str]:
+        """Take note of the arguments that are also sent as headers; takes long.
+
+        Return the tools that name a header wrongly, which must not be called, and why.
+        """
+        unusable, param_headers = {}, {}
+        for tool in tools:
+            name, schema = str(tool.get("name")), tool.get("inputSchema")
+            if (fault := find_invalid_x_mcp_header(schema)) is not None:
+                unusable[name] = fault
+            elif header_map := x_mcp_header_map(schema):
+                param_headers[name] = dict(header_map)
+        self._param_headers = param_headers
+        return unusable
 
     def without_secrets(self, text: str) -> str:
         """Return a server's words without what it may quote of our headers and its URL."""
@@ -120,11 +130,6 @@ class HttpHeaders:
 def _version_in(message: Message) -> str | None:
     version = message.params.get("_meta", {}).get(PROTOCOL_VERSION_META_KEY)
     return version if isinstance(version, str) else None
-
-
-def _header_map_of(schema: Any) -> dict[tuple[str, ...], str]:
-    """Return which arguments are headers; none of a schema that marks them wrongly."""
-    return {} if find_invalid_x_mcp_header(schema) else dict(x_mcp_header_map(schema))
 
 
 def _secrets_in(values: Iterable[str]) -> set[str]:

@@ -61,6 +61,7 @@ class ServerLife:
         self.ready_at: float | None = None
         self.terms = Terms()
         self._name = name
+        self._speech = speech
         self._carrier = carrier
         self._connection = JsonRpcConnection(
             carrier,
@@ -117,9 +118,12 @@ class ServerLife:
         if kind is not TOOLS and not self.terms.offers(kind.capability):
             return None
         listed = await list_all(self._connection, self.terms, kind)
-        if kind is TOOLS:
-            await self._carrier.know_tools(listed)
-        return listed
+        if kind is not TOOLS:
+            return listed
+        unusable = await self._carrier.know_tools(listed)
+        for name, fault in unusable.items():
+            self._speech.say(f"[its tool {name} is left out: {fault}]".encode())
+        return [tool for tool in listed if tool.get("name") not in unusable]
 
     async def wait_changed(self) -> tuple[Kind, ...]:
         """Wait until lists are others, and for a while for more of it; none where it ended."""

@@ -80,8 +80,9 @@ class ServerProcess(Carrier):
         if self._process.stdin.transport.get_write_buffer_size() > _MAX_UNREAD_BYTES:
             self._break_off("does not read its input")
 
-    async def know_tools(self, tools: Sequence[dict[str, Any]]) -> None:
-        """Nothing of them changes what is written."""
+    async def know_tools(self, tools: Sequence[dict[str, Any]]) -> dict[str, str]:
+        """Find that all can be called: nothing of them changes what is written."""
+        return {}
 
     async def stop(self) -> None:
         """Close stdin, then SIGTERM, then SIGKILL; bounded."""
