@@ -8,17 +8,14 @@ of what its tools are, nor of who may call them.
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from exai.core.clock import Clock
-from exai.core.config import LimitsConfig, UpstreamConfig
+from exai.core.config import UpstreamConfig
 from exai.core.errors import UpstreamFailed
 from exai.core.events import (
-    EventSink,
     UpstreamDied,
     UpstreamGaveUp,
     UpstreamStarted,
@@ -26,24 +23,18 @@ from exai.core.events import (
 )
 from exai.core.outcomes import Completed
 from exai.core.tool import ToolRun
-from exai.processes.environment import child_environment
-from exai.processes.process_guard import ProcessGuard
 from exai.upstream.call_failures import CALL_FAULTS, can_move_on, upstream_failed
-from exai.upstream.carrier import Carrier, CarrierUnusable
+from exai.upstream.carrier import CarrierUnusable
 from exai.upstream.client_questions import ClientQuestions
-from exai.upstream.handshake import Handshake, HandshakeFailed, Terms
+from exai.upstream.handshake import HandshakeFailed, Terms
 from exai.upstream.hearing import Hearing
-from exai.upstream.http_client import HttpClient
 from exai.upstream.input_rounds import ask_in_rounds
 from exai.upstream.json_rpc import FAULTS
 from exai.upstream.listing import KINDS_BESIDE_TOOLS, TOOLS, Kind
-from exai.upstream.log_levels import LogLevels
-from exai.upstream.news import NobodyHears, ServerNews
-from exai.upstream.restart_policy import RestartPolicy
 from exai.upstream.server_life import ServerLife
-from exai.upstream.server_process import ServerProcess
 from exai.upstream.shown_url import shown_url
 from exai.upstream.speech import Speech
+from exai.upstream.surroundings import Surroundings
 from exai.upstream.tool_result import read_result, read_tool_result
 from exai.upstream.wishes import Wishes
 
@@ -59,22 +50,6 @@ class ServerState(StrEnum):
     BACKING_OFF = "backing_off"
     GAVE_UP = "gave_up"
     STOPPED = "stopped"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Surroundings:
-    """What all servers of one daemon share."""
-
-    guard: ProcessGuard
-    http: HttpClient
-    handshake: Handshake
-    base_environment: Mapping[str, str]
-    limits: LimitsConfig
-    restart: RestartPolicy
-    events: EventSink
-    clock: Clock
-    news: ServerNews = field(default_factory=NobodyHears)
-    log_levels: LogLevels = field(default_factory=LogLevels)
 
 
 class Family:
@@ -372,27 +347,13 @@ class ServerInstance:
         family, max_result_bytes = self._family, self._around.limits.max_result_bytes
         return ServerLife(
             family.name,
-            await self._open_carrier(max_result_bytes),
+            await self._around.open_carrier(family.config, family.speech),
             family.speech,
             max_result_bytes,
             wishes=self.wishes,
             on_notification=self._hearing.take_notification,
             on_request=self.questions.answer,
         )
-
-    async def _open_carrier(self, max_result_bytes: int) -> Carrier:
-        config = self._family.config
-        if config.url is not None:
-            http = self._around.http
-            return await http.open_carrier(config.url, config.headers, max_result_bytes)
-        assert config.command is not None
-        process = await self._around.guard.spawn(
-            config.command,
-            config.args,
-            env=child_environment(self._around.base_environment, config.env),
-            cwd=config.cwd,
-        )
-        return ServerProcess(process, self._family.speech, max_result_bytes)
 
     async def _serve(self, life: ServerLife, started_at: float) -> None:
         tools = None

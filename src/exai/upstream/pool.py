@@ -21,11 +21,11 @@ from exai.core.tool import upstream_scope
 from exai.processes.process_guard import ProcessGuard
 from exai.upstream.handshake import Handshake
 from exai.upstream.http_client import HttpClient
-from exai.upstream.instance import Surroundings
 from exai.upstream.log_levels import LogLevels
 from exai.upstream.news import NobodyHears, ServerNews
 from exai.upstream.restart_policy import RestartPolicy
 from exai.upstream.server import OnTools, OwnInstance, UpstreamServer, UpstreamStatistics
+from exai.upstream.surroundings import Surroundings
 
 _IN_PLACE = {
     "prefix",

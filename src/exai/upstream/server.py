@@ -20,8 +20,9 @@ from exai.core.lifecycle import PatientTaskGroup
 from exai.core.outcomes import Completed
 from exai.core.tool import ToolRun, upstream_scope
 from exai.upstream.client_questions import EVERYTHING, ClientQuestions, declared_by
-from exai.upstream.instance import Family, ServerInstance, ServerState, Surroundings
+from exai.upstream.instance import Family, ServerInstance, ServerState
 from exai.upstream.speech import Speech
+from exai.upstream.surroundings import Surroundings
 from exai.upstream.wishes import Wishes
 
 
