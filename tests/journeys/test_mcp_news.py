@@ -191,6 +191,17 @@ async def test_a_server_of_2026_is_listened_to_for_the_union(new: RunningDaemon)
         await second.wire.hear_op("resource_updated", uri="new://second")
 
 
+async def test_a_server_of_2026_that_hangs_up_is_listened_to_again(new: RunningDaemon) -> None:
+    async with client_of(new) as client, client_of(new) as second:
+        await client.result("resources/subscribe", uri="new://first")
+        await client.result("new__hang_up")
+        await client.wire.hear_op("resource_updated", uri="new://first")
+        await client.result("new__hang_up")
+        await second.result("resources/subscribe", uri="new://second")  # it does not wait
+        await client.result("new__touch", uri="new://second")
+        await second.wire.hear_op("resource_updated", uri="new://second")
+
+
 async def test_a_line_of_the_log_reaches_the_call_that_it_belongs_to(old: RunningDaemon) -> None:
     entry = {"level": "warning", "logger": "x", "data": {"a": [1]}, "_meta": {"k": 1}}
     async with client_of(old) as client, client_of(old) as same, client_of(old, OTHER) as other:

@@ -7,6 +7,7 @@ knows nothing of who wishes.
 
 import asyncio
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from exai.upstream.handshake import Terms
@@ -130,12 +131,15 @@ class Listening:
             before.task.cancel()
 
     async def _wait_out(self, stream: "_Stream") -> None:
-        """Let some time pass after a stream that has ended, unless the server refused it."""
+        """Let time pass after a stream that has ended, unless somebody waits, or it was refused."""
         if stream.is_worth_repeating:
             self._stream = None
             if stream.age_s > _LONGEST_PAUSE_S:
                 self._pause_s = _FIRST_PAUSE_S
-            await asyncio.sleep(self._pause_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._pause_s):
+                    while not self._wishes.has_waiting:
+                        await self._wishes.wait_changed()
             self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
             self._wishes.begin_anew()
             self._on_gap()

@@ -99,6 +99,11 @@ class Wishes:
         self._agreed.clear()
         self.touch()
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether anybody waits for the server's word."""
+        return bool(self._waiting)
+
     def is_waited_for(self, uri: str) -> bool:
         """Tell whether somebody waits for the server's word on a resource."""
         return bool(self._waiting.get(uri))

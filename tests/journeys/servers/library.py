@@ -3,8 +3,8 @@
     python library.py SCHEME
 
 Its tools change what it has, and tell whoever listens: `add_book NAME`, `add_prompt NAME`,
-`touch URI`. `log LEVEL TEXT` writes to the client's log, `exit` ends the process, `listeners` says
-which resources are listened for.
+`touch URI`. `log LEVEL TEXT` writes to the client's log, `exit` ends the process, `hang_up`
+the streams of those who listen; `listeners` says which resources are listened for.
 """
 
 import asyncio
@@ -92,7 +92,7 @@ async def list_tools(
     ctx: Context, params: types.PaginatedRequestParams | None
 ) -> types.ListToolsResult:
     schema = {"type": "object"}
-    names = ["add_book", "add_prompt", "touch", "log", "exit", "listeners"]
+    names = ["add_book", "add_prompt", "touch", "log", "exit", "listeners", "hang_up"]
     return types.ListToolsResult(
         tools=[types.Tool(name=name, input_schema=schema) for name in names]
     )
@@ -113,6 +113,8 @@ async def call_tool(ctx: Context, params: types.CallToolRequestParams) -> types.
             await ctx.session.send_log_message(arguments["level"], arguments["text"], "library")
         case "exit":
             os._exit(3)
+        case "hang_up":
+            listen.close()
         case "listeners":
             text = json.dumps(heard[-1])
     return types.CallToolResult(content=[types.TextContent(text=text)])
