@@ -44,11 +44,13 @@ class Offering:
     def __init__(self) -> None:
         self.registry = ToolRegistry()
         self.events = Recorder()
-        self.tools = UpstreamTools(self.registry, self.events)
+        self.servers: dict[str, UpstreamServer] = {}
+        self.tools = UpstreamTools(self.registry, self.servers, self.events)
 
     async def offer(self, *listing: dict[str, Any], **settings: Any) -> None:
         config = UpstreamConfig(command="unused", **settings)
         server = UpstreamServer("srv", config, surroundings(self.events), self.tools.offer)
+        self.servers["srv"] = server
         await self.tools.offer(server, listing)
 
     def spec(self, name: str) -> ToolSpec:
@@ -241,6 +243,7 @@ async def test_a_tool_runs_on_its_server_once_its_arguments_are_checked() -> Non
     ]
     offering = Offering()
     async with running(scripted()) as srv:
+        offering.servers.update(srv.pool.servers)
         await offering.tools.offer(srv.server, listing)
         echo = offering.tool("echo")
         assert text_of((await echo.run({"text": "hi"}, Run())).outputs) == "hi"
@@ -259,11 +262,13 @@ class Servers:
         self.configs = {name: UpstreamConfig(command="x", **each) for name, each in configs.items()}
         self.registry = ToolRegistry(namespaces_of(self.configs))
         self.events = Recorder()
-        self.tools = UpstreamTools(self.registry, self.events)
+        self.servers: dict[str, UpstreamServer] = {}
+        self.tools = UpstreamTools(self.registry, self.servers, self.events)
 
     async def offer(self, server: str, *names: str) -> None:
         around = surroundings(self.events)
         offering = UpstreamServer(server, self.configs[server], around, self.tools.offer)
+        self.servers[server] = offering
         await self.tools.offer(offering, [listed(name) for name in names])
 
     @property

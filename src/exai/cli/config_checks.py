@@ -42,10 +42,6 @@ def warnings_of(config: Config) -> Iterator[str]:
             names = ", ".join(config.principals)
             yield f"auth.mode = none: nobody is asked for the token of {names}"
 
-    for name, principal in config.principals.items():
-        if principal.admin:
-            yield f"principals.{name}.admin has no effect in this version"
-
 
 def is_http_url(text: str) -> bool:
     """Tell whether this is the address of something that is reached by HTTP."""

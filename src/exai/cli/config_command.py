@@ -8,14 +8,13 @@ from typing import Any
 from exai.cli.config_faults import refuse_config, show_warnings
 from exai.cli.config_file import CommandLine, ConfigProblems, LoadedConfig, load_config
 from exai.cli.exit_codes import ExitCode
-from exai.cli.mcp_server_entry import SECRET_NAME
 from exai.cli.state_token import token_path
 from exai.cli.terminal import write, write_json
+from exai.core.addresses import shown_url, without_password
 from exai.core.config import Secret, Section, UpstreamConfig
 
 _MASK = "***"
 _SECRET_FLAG = re.compile(r"-.*(key|token|secret|password)", re.IGNORECASE)
-PASSWORD_IN_URL = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
 def run_config(command_line: CommandLine, *, as_json: bool) -> ExitCode:
@@ -90,16 +89,8 @@ def _masked(value: Any) -> Any:
         case Secret():
             return _MASK
         case str():
-            return PASSWORD_IN_URL.sub(_MASK, value)
+            return without_password(value)
         case None | bool() | int() | float() | dict() | tuple() | list():
             return value
         case _:
             return str(value)
-
-
-def shown_url(url: str) -> str:
-    """Return an address without what may be a secret in it."""
-    address, mark, query = PASSWORD_IN_URL.sub(_MASK, url).partition("?")
-    pairs = (pair.partition("=") for pair in query.split("&"))
-    shown = [f"{n}={_MASK}" if v and SECRET_NAME.search(n) else f"{n}{eq}{v}" for n, eq, v in pairs]
-    return address + mark + "&".join(shown)

@@ -32,6 +32,7 @@ from exai.cli.mcp_foreign_settings import (
     timeout_s_of,
 )
 from exai.cli.mcp_references import ReferenceFault, expand, is_literal
+from exai.core.addresses import SECRET_NAME
 from exai.core.config import Seconds, Section, UpstreamConfig
 from exai.core.tool import Share
 from exai.upstream.names import NAMES, is_offerable
@@ -44,8 +45,6 @@ _KNOWN = {*_COMMON_KEYS, *HEEDED, "exai"}
 _PREFIX = re.compile(r"[A-Za-z0-9_-]{0,40}\Z")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*\Z")
-SECRET_NAME = re.compile(r"key|token|secret|passw|auth|cookie|credential|signature", re.IGNORECASE)
-"""What a header, a flag or a part of an address is called that holds a secret."""
 
 
 class ToolPolicy(Section, frozen=True, kw_only=True):

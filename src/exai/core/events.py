@@ -235,6 +235,23 @@ class UpstreamSpoke(Event, frozen=True):
     line: str
 
 
+class UpstreamRestartAsked(Event, frozen=True):
+    """Somebody has an MCP server ended and started again."""
+
+    upstream: str
+    principal: str
+
+
+class UpstreamsReloaded(Event, frozen=True):
+    """Somebody had the configuration of MCP servers read again; how many it changed."""
+
+    principal: str
+    added: int
+    removed: int
+    restarted: int
+    adjusted: int
+
+
 class ToolUnavailable(Event, frozen=True):
     """A tool of an MCP server cannot be offered."""
 

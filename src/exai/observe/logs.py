@@ -51,6 +51,8 @@ FACTS: Mapping[type[Event], Fact] = {
     events.UpstreamGaveUp: Fact("upstream.gave_up", logging.ERROR),
     events.UpstreamStopped: Fact("upstream.stopped", logging.INFO),
     events.UpstreamSpoke: Fact("upstream.spoke", logging.INFO),
+    events.UpstreamRestartAsked: Fact("upstream.restart_asked", logging.INFO),
+    events.UpstreamsReloaded: Fact("upstream.reloaded", logging.INFO),
     events.ToolUnavailable: Fact("upstream.tool_unavailable", logging.WARNING),
     events.OfferUnavailable: Fact("upstream.offer_unavailable", logging.WARNING),
     events.UpstreamUnlisted: Fact("upstream.unlisted", logging.WARNING),

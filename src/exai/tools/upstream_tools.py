@@ -6,6 +6,7 @@ operator says over them; knows nothing of processes or of the wire.
 
 import asyncio
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 import msgspec
 
 from exai.core.config import UpstreamConfig, is_glob
+from exai.core.errors import UpstreamFailed
 from exai.core.events import EventSink, ToolUnavailable
 from exai.core.identity import Principal
 from exai.core.outcomes import Completed
@@ -30,7 +32,7 @@ from exai.tools.argument_schema import ArgumentSchema, SchemaUnusable
 from exai.tools.descriptions import DescriptionUnusable, encode_within_bounds
 from exai.tools.registry import ToolRegistry
 from exai.upstream.listing import MAX_LISTED
-from exai.upstream.names import Namespace, namespace_of
+from exai.upstream.names import Namespace, namespace_of, namespaces_of
 from exai.upstream.server import UpstreamServer
 
 _MAX_NAME_LENGTH = 128
@@ -56,10 +58,14 @@ class UpstreamTool(Tool):
     """One tool of an MCP server."""
 
     def __init__(
-        self, server: UpstreamServer, name: str, spec: ToolSpec, schema: ArgumentSchema
+        self,
+        servers: Mapping[str, UpstreamServer],
+        name: str,
+        spec: ToolSpec,
+        schema: ArgumentSchema,
     ) -> None:
         self.spec = spec
-        self._server = server
+        self._servers = servers
         self._name = name
         self._schema = schema
 
@@ -69,39 +75,82 @@ class UpstreamTool(Tool):
 
     async def demand_of(self, arguments: dict[str, Any], principal: Principal) -> Demand:
         """Ask for a permit of the server: it gets only so many calls at once."""
-        return Demand(upstream_scope(self._server.name))
+        return Demand(upstream_scope(self.spec.provider))
 
     async def run(self, arguments: dict[str, Any], run: ToolRun) -> Completed:
-        """Let the server do it."""
+        """Let the server do it; if it is replaced before it could begin, the one that follows."""
         idempotent = self.spec.policy.idempotent
-        return await self._server.call(self._name, arguments, run, idempotent=idempotent)
+        while True:
+            server = self._server()
+            try:
+                return await server.call(self._name, arguments, run, idempotent=idempotent)
+            except UpstreamFailed:
+                if run.may_have_begun or self._server() is server:
+                    raise
+
+    def _server(self) -> UpstreamServer:
+        server = self._servers.get(self.spec.provider)
+        if server is None:
+            raise UpstreamFailed(f"{self.spec.provider} was removed", retryable=True)
+        return server
 
 
 class _Offer:
     """A server's tools as they are offered, and those that cannot be, all by their own names."""
 
-    def __init__(self, config: UpstreamConfig) -> None:
+    def __init__(self, config: UpstreamConfig, listing: Sequence[Description]) -> None:
         self.config = config
+        self.listing = listing
         self.tools: dict[str, tuple[Description, UpstreamTool]] = {}
         self.unavailable: dict[str, str] = {}
 
 
 class UpstreamTools:
-    """Keeps the registry true to what each server lists."""
+    """Keeps the registry true to what each of the `servers` lists, whichever these are now."""
 
-    def __init__(self, registry: ToolRegistry, events: EventSink) -> None:
+    def __init__(
+        self, registry: ToolRegistry, servers: Mapping[str, UpstreamServer], events: EventSink
+    ) -> None:
         self._registry = registry
+        self._servers = servers
         self._events = events
+        self._preparing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._offers: dict[str, _Offer] = {}
         self._told: dict[str, dict[str, str]] = {}
 
     async def offer(self, server: UpstreamServer, listing: Sequence[Description]) -> None:
         """Let `listing` be the server's tools from now on; schemas are compiled in a thread."""
+        async with self._preparing[server.name]:
+            await self._offer(server, listing)
+
+    async def offer_anew(self, name: str) -> None:
+        """Offer what a server has listed as its configuration says now."""
+        async with self._preparing[name]:
+            if name in self._offers:
+                await self._offer(self._servers[name], self._offers[name].listing)
+
+    def expect(self, configs: Mapping[str, UpstreamConfig]) -> None:
+        """Let these be the servers that offer tools, in this order; those of others are gone."""
+        names = namespaces_of(configs)
+        for gone in self._offers.keys() - names.keys():
+            del self._offers[gone]
+        self._registry.expect(names)
+        self._tell_unavailable()
+
+    async def _offer(self, server: UpstreamServer, listing: Sequence[Description]) -> None:
         before = self._offers.get(server.name)
-        offer = await asyncio.to_thread(_prepare, server, listing, before)
+        offer = await asyncio.to_thread(_prepare, self._servers, server, listing, before)
+        if self._servers.get(server.name) is not server:
+            return  # it was replaced or removed meanwhile
         self._offers[server.name] = offer
         self._registry.replace(server.name, [tool for _, tool in offer.tools.values()])
         self._tell_unavailable()
+
+    def offered_by(self, server: str) -> list[str]:
+        """Return the names under which a server's tools are offered."""
+        tools = self._offers[server].tools.values() if server in self._offers else ()
+        names = (tool.spec.name for _, tool in tools)
+        return sorted(name for name in names if self._registry.holder_of(name) == server)
 
     def unavailable(self) -> dict[str, dict[str, str]]:
         """Return, per server, the tools that cannot be offered and why."""
@@ -126,10 +175,13 @@ class UpstreamTools:
 
 
 def _prepare(
-    server: UpstreamServer, listing: Sequence[Description], before: _Offer | None
+    servers: Mapping[str, UpstreamServer],
+    server: UpstreamServer,
+    listing: Sequence[Description],
+    before: _Offer | None,
 ) -> _Offer:
-    config, names = server.config, namespace_of(server.name, server.config)
-    offer = _Offer(config)
+    config = server.config
+    names, offer = namespace_of(server.name, config), _Offer(config, listing)
     kept = before.tools if before and before.config == config else {}
     wanted = [(own, each) for each in listing if _is_wanted(own := _own_name(each), config)]
     assigned = names.assign([own for own, _ in wanted])
@@ -138,7 +190,8 @@ def _prepare(
         try:
             _check_place(own, offer, assigned, names)
             if tool is None or known != description:
-                tool = _tool_of(server, config, assigned[own], description)
+                spec, schema = _read(server, config, assigned[own], description)
+                tool = UpstreamTool(servers, own, spec, schema)
         except (DescriptionUnusable, SchemaUnusable, msgspec.ValidationError) as error:
             offer.unavailable[own] = str(error)
         else:
@@ -174,10 +227,10 @@ def _check_place(own: str, offer: _Offer, assigned: Mapping[str, str], names: Na
         raise SchemaUnusable(f"another tool of its server is {names.name_of(own)}")
 
 
-def _tool_of(
+def _read(
     server: UpstreamServer, config: UpstreamConfig, name: str, description: Description
-) -> UpstreamTool:
-    """Return the tool; raises as is caught where it is asked for."""
+) -> tuple[ToolSpec, ArgumentSchema]:
+    """Return what a description says; raises as is caught where it is asked for."""
     encoded = encode_within_bounds(description)
     listed = msgspec.convert(description, _Listed)
     digest = hashlib.sha256(server.server_version.encode() + b"\0" + encoded)
@@ -195,7 +248,7 @@ def _tool_of(
         policy=_policy_of(listed, config),
         timeout_s=config.timeout_s,
     )
-    return UpstreamTool(server, listed.name, spec, ArgumentSchema(listed.input_schema))
+    return spec, ArgumentSchema(listed.input_schema)
 
 
 def _policy_of(listed: _Listed, config: UpstreamConfig) -> SharingPolicy:

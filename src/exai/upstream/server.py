@@ -91,6 +91,7 @@ class UpstreamServer:
         self._tasks = PatientTaskGroup()
         self._slots = asyncio.Semaphore(config.max_instances)
         self._is_over = False
+        self._rests = asyncio.Event()
         self._gone_start_count = 0
         self._places: dict[str, _Place] = {}
         self._by_instance: dict[ServerInstance, _Place] = {}
@@ -117,6 +118,26 @@ class UpstreamServer:
                 await asyncio.get_running_loop().create_future()
             finally:
                 self._is_over = True
+
+    def granted_watches(self) -> dict[str, dict[str, None]]:
+        """Return which sessions watch which resources of what they share."""
+        return self._first.wishes.granted if self.config.instance == "shared" else {}
+
+    def inherit_watches(self, granted: dict[str, dict[str, None]]) -> None:
+        """Tell these sessions what those were told that this one takes the place of."""
+        if self.config.instance == "shared":
+            self._first.wishes.inherit(granted)
+
+    def end(self) -> None:
+        """Let nobody wait for it any more, also where it never came to run."""
+        self._is_over = True
+        self._first.end()
+
+    async def wait_idle(self) -> None:
+        """Wait until it has no call to work on."""
+        while any(place.instance.running_count for place in self._places.values()):
+            self._rests.clear()
+            await self._rests.wait()
 
     async def wait_first_start(self) -> None:
         """Wait until the first start has succeeded or failed."""
@@ -263,6 +284,7 @@ class UpstreamServer:
             place.timer.cancel()
 
     def _note_unused(self, instance: ServerInstance) -> None:
+        self._rests.set()
         place = self._by_instance.get(instance)
         if place is None or self.config.instance == "shared":
             return

@@ -35,6 +35,18 @@ class Wishes:
         """The resources that somebody watches."""
         return frozenset(self._watchers)
 
+    @property
+    def granted(self) -> dict[str, dict[str, None]]:
+        """Who watches what, of what the server has agreed to tell of, now or in an earlier life."""
+        granted = self._agreed | self._missed
+        return {uri: dict(each) for uri, each in self._watchers.items() if uri in granted}
+
+    def inherit(self, granted: dict[str, dict[str, None]]) -> None:
+        """Take over who watches what from an instance that ends, as if from an earlier life."""
+        self._watchers.update(granted)
+        self._missed |= granted.keys()
+        self.touch()
+
     def watchers_of(self, uri: str) -> set[str]:
         """Return the sessions that watch a resource, or one that it is a part of."""
         sessions = set(self._watchers.get(uri, ()))

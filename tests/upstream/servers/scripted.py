@@ -70,6 +70,11 @@ def do_echo(request_id: Any, arguments: dict[str, Any]) -> None:
     answer(request_id, arguments.get("text", ""))
 
 
+def do_slowly(request_id: Any, arguments: dict[str, Any]) -> None:
+    time.sleep(arguments["seconds"])
+    answer(request_id, arguments["text"])
+
+
 def do_count(request_id: Any, arguments: dict[str, Any]) -> None:
     global counted
     counted += 1

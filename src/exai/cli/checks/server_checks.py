@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 from exai.cli.checks.evidence import Evidence
 from exai.cli.checks.finding import Finding, ok, problem, warning
-from exai.cli.config_command import shown_url
 from exai.cli.config_file import process_environment
 from exai.cli.health_picture import Upstream, state_in_words
+from exai.core.addresses import shown_url
 from exai.core.config import UpstreamConfig
 from exai.processes.environment import child_environment
 
