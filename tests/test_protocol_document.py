@@ -11,7 +11,7 @@ from exai.core.errors import ErrorCode, ExaiError
 from exai.core.replies import CallAcked, CallMeta
 from exai.protocols import close_codes
 from exai.protocols.close_codes import Close
-from exai.protocols.exai_v1 import OPS, encode
+from exai.protocols.exai_v1 import OPS, SENT_OPS, encode
 from exai.protocols.hello import HelloAck, Limits
 
 PAGE = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text()
@@ -50,6 +50,11 @@ def test_every_error_code_that_is_sent_is_seen_by_a_journey(code: str) -> None:
 
 @pytest.mark.parametrize("op", OPS)
 def test_every_op_that_is_read_stands_on_the_page(op: str) -> None:
+    assert f'"op":"{op}"' in PAGE.replace('"op": "', '"op":"')
+
+
+@pytest.mark.parametrize("op", sorted(SENT_OPS))
+def test_every_op_that_is_sent_stands_on_the_page(op: str) -> None:
     assert f'"op":"{op}"' in PAGE.replace('"op": "', '"op":"')
 
 

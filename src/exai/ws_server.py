@@ -12,7 +12,6 @@ from importlib.metadata import version
 from starlette.routing import BaseRoute
 
 from exai.calls.call_path import CallPath
-from exai.calls.upstream_control import ReadConfig, UpstreamControl, unchanged
 from exai.connections.announcer import Announcer
 from exai.connections.reception import Reception
 from exai.core.clock import Clock, SystemClock
@@ -42,6 +41,7 @@ from exai.tools.built_in import VersionTool
 from exai.tools.mcp_servers import McpServers
 from exai.tools.own_tools import own_tools
 from exai.tools.registry import ToolRegistry
+from exai.tools.upstream_control import ReadConfig, UpstreamControl, unchanged
 from exai.transports.daemon_routes import daemon_routes
 from exai.transports.doors import DaemonAddress, Doors
 from exai.transports.mcp_door import McpDoor
@@ -267,7 +267,7 @@ class Daemon:
         )
 
     def _build_routes(self, read_config: ReadConfig) -> list[BaseRoute]:
-        servers = UpstreamControl(self._servers, self._calls.admission, read_config, self._events)
+        servers = UpstreamControl(self._servers, self._calls.relimit, read_config, self._events)
         return daemon_routes(
             self._readiness,
             self._observation,

@@ -116,6 +116,17 @@ def test_open_access_is_refused_where_others_reach(host: str) -> None:
             },
             "mcpServers.box.exai.tools.f: with share = none nobody is served a result again",
         ),
+        (
+            {
+                "upstreams": {
+                    "box": UpstreamConfig(
+                        command="x", instance="session", tools={"f": {"share": "principal"}}
+                    )
+                }
+            },
+            "mcpServers.box.exai.tools.f: with instance = session results are shared at most with "
+            "share = session",
+        ),
     ],
 )
 def test_values_that_contradict_each_other_are_told(sections: dict[str, Any], problem: str) -> None:

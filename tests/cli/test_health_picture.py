@@ -56,3 +56,8 @@ def test_a_server_that_is_down_says_why_and_until_when() -> None:
     down = Upstream("box", "backing_off", last_end="exited with status 3", retry_in_s=0.2)
     assert state_in_words(down) == "backing off: exited with status 3; again in 1 s"
     assert state_in_words(Upstream("box", "ready")) == "ready"
+
+
+def test_of_a_server_that_many_have_for_themselves_is_said_how_many_run() -> None:
+    own = Upstream("box", "ready", instance="session", instance_count=3)
+    assert state_in_words(own) == "ready, 3 running, one for each session"

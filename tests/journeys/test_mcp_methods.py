@@ -145,7 +145,7 @@ async def test_what_one_may_not_see_is_as_if_it_were_not_there(daemon: RunningDa
 async def test_a_server_that_does_not_say_what_it_has_keeps_its_tools(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("exai.upstream.instance._LISTING_PATIENCE_S", 0.1)
+    monkeypatch.setattr("exai.upstream.hearing._LISTING_PATIENCE_S", 0.1)
     evil = archive("--mute", "resources/list", "--fail", "prompts/list")
     async with serving(tmp_path, {"evil": evil}) as daemon, client_of(daemon) as client:
         assert await client.result("evil__tell", messages=[]) == "done"

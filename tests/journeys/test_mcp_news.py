@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from exai.core.config import LimitsConfig
-from exai.core.events import SessionEnded, UpstreamStarted
+from exai.core.events import SessionEnded, UpstreamStarted, UpstreamStopped
 from exai.testing.running_daemon import RunningDaemon
 from tests.journeys.mcp_servers import OTHER, Client, archive, client_of, library, serving
 
@@ -42,13 +42,18 @@ async def asked(client: Client, *methods: str) -> list[tuple[str, Any]]:
     return [(method, params) for method, params in all_ if method in methods]
 
 
-async def is_quiet(client: Client, op: str) -> bool:
-    """Tell whether nothing of this kind has come before the answer to what is asked now."""
-    frames = []
-    await client.wire.say("health", request_id="quiet")
+async def frames_before_now(client: Client) -> list[str]:
+    """Return what has come before the answer to what is asked now."""
+    frames: list[str] = []
+    await client.wire.say("health")
     while (frame := await client.wire.hear())["op"] != "health_res":
         frames.append(frame["op"])
-    return op not in frames
+    return frames
+
+
+async def is_quiet(client: Client, op: str) -> bool:
+    """Tell whether nothing of this kind has come before the answer to what is asked now."""
+    return op not in await frames_before_now(client)
 
 
 async def test_updates_reach_only_those_who_watch(old: RunningDaemon) -> None:
@@ -99,16 +104,14 @@ async def test_after_a_restart_a_server_is_asked_again_and_what_was_missed_is_to
         ]
 
 
-async def test_of_many_updates_at_once_only_the_first_and_one_more_are_told(
-    old: RunningDaemon,
-) -> None:
+async def test_of_many_updates_at_once_few_are_told_and_the_last(old: RunningDaemon) -> None:
     async with client_of(old) as client, client_of(old) as teller:
         await client.result("resources/subscribe", uri="file:///a")
         flood = [{"method": UPDATED, "params": {"uri": "file:///a"}}] * 5000
         await teller.result("old__tell", messages=flood)
         for _ in range(2):
             await client.wire.hear_op("resource_updated")
-        assert await is_quiet(client, "resource_updated")
+        assert (await frames_before_now(client)).count("resource_updated") < 100
 
 
 async def test_a_session_watches_only_so_many_resources(tmp_path: Path) -> None:
@@ -255,3 +258,57 @@ async def test_each_principals_own_instance_tells_only_that_principal(tmp_path: 
         await client.wire.hear_op("resource_updated")
         await other.result("old__asked")
         assert await is_quiet(other, "resource_updated")
+
+
+async def test_a_subscription_that_a_server_never_answers_ends_with_its_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exai.upstream.listening._PATIENCE_S", 0.2)
+    silent = archive("--mute", "resources/subscribe")
+    async with serving(tmp_path, {"old": silent}) as daemon, client_of(daemon) as client:
+        await client.wire.begin("resources/subscribe", "s", arguments={"uri": "file:///a"})
+        await client.wire.say("cancel_tool", request_id="s")
+        assert (await client.wire.result("s"))["error"]["code"] == "CANCELLED"
+        code, _ = await client.refusal("resources/subscribe", uri="file:///b")
+        assert code == -32601
+        await tell(client, UPDATED, uri="file:///a")
+        assert await is_quiet(client, "resource_updated")
+        assert await client.result("resources/read", uri="file:///a")
+
+
+async def test_a_session_that_ends_while_it_subscribes_leaves_nothing(
+    tmp_path: Path,
+) -> None:
+    silent = archive("--mute", "resources/subscribe", instance="principal", idle_stop_s=0.2)
+    async with serving(tmp_path, {"old": silent}) as daemon:
+        async with client_of(daemon) as client:
+            await client.wire.begin("resources/subscribe", "s", arguments={"uri": "file:///a"})
+            await daemon.events.wait_for(UpstreamStarted, 2)
+        await daemon.events.wait_for(UpstreamStopped, 2)
+
+
+async def test_an_instance_that_is_watched_is_not_idle(tmp_path: Path) -> None:
+    apart = archive(instance="principal", idle_stop_s=0.2)
+    async with serving(tmp_path, {"old": apart}) as daemon, client_of(daemon) as client:
+        await client.result("resources/subscribe", uri="file:///a")
+        await daemon.events.wait_for(UpstreamStopped, 1)  # it had only listed what there is
+        own = daemon.events.of(UpstreamStarted)[1]
+        await client.result("resources/unsubscribe", uri="file:///a")
+        await daemon.events.wait_for(UpstreamStopped, 2)
+        assert daemon.events.of(UpstreamStopped)[1].pid == own.pid
+
+
+async def test_what_an_evil_server_says_of_updates_is_harmless(old: RunningDaemon) -> None:
+    async with client_of(old) as client, client_of(old) as teller:
+        await client.result("resources/subscribe", uri="file:///a")
+        odd: list[Any] = [{}, {"uri": 7}, {"uri": None}, {"uri": "file:///a/" + "x" * 9000}, []]
+        odd += [{"uri": "file:///ab"}, {"uri": "/" * 8000}, {"uri": ""}]
+        messages = [{"method": UPDATED, "params": params} for params in odd]
+        agreed = {"notifications": {"resourceSubscriptions": [7, "file:///a"]}}
+        messages += [{"method": "notifications/subscriptions/acknowledged", "params": agreed}]
+        await teller.result("old__tell", messages=messages)
+        assert await is_quiet(client, "resource_updated")
+        many = [f"file:///a/{number}" for number in range(3000)]
+        flood = [{"method": UPDATED, "params": {"uri": uri}} for uri in many]
+        await teller.result("old__tell", messages=flood)
+        await client.wire.hear_op("resource_updated", uri="file:///a/0")

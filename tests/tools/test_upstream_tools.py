@@ -1,7 +1,7 @@
 """A server's listing becomes tools of ours, untouched; what is too much is left out, with why."""
 
 import asyncio
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -104,6 +104,17 @@ async def test_annotations_decide_where_they_are_trusted_and_the_operator_over_t
     assert trusted.spec("t").policy == SharingPolicy("principal", 0.0, True, True)
     assert distrusted.spec("t").policy == SharingPolicy()
     assert overruled.spec("t").policy == SharingPolicy("all", 60.0, True, True)
+
+
+@pytest.mark.parametrize(
+    ("instance", "share"), [("shared", "all"), ("principal", "principal"), ("session", "session")]
+)
+async def test_results_are_shared_at_most_among_those_whom_an_instance_serves(
+    instance: Literal["shared", "principal", "session"], share: str
+) -> None:
+    offering = Offering()
+    await offering.offer(listed("t"), instance=instance, tools={"t": {"share": "all"}})
+    assert offering.spec("t").policy.share == share
 
 
 @pytest.mark.parametrize(

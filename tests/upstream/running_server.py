@@ -23,10 +23,10 @@ from exai.processes.process_guard import ProcessGuard
 from exai.upstream import server_life, server_process
 from exai.upstream.handshake import Handshake
 from exai.upstream.http_client import HttpClient
-from exai.upstream.instance import Surroundings
 from exai.upstream.pool import UpstreamPool
 from exai.upstream.restart_policy import RestartPolicy
 from exai.upstream.server import UpstreamServer
+from exai.upstream.surroundings import Surroundings
 
 BOUND_S = 20.0
 """No wait in a test is longer."""

@@ -10,8 +10,10 @@ import pytest
 from exai.core.client_side import AskFailed
 from exai.core.config import UpstreamConfig
 from exai.core.errors import ToolFailed, UpstreamFailed
+from exai.core.events import UpstreamStopped
 from exai.core.outcomes import text_of
 from exai.testing.scripted_client import ScriptedClient
+from tests.upstream.http_servers import serving
 from tests.upstream.running_server import Run, Running, personal, running, scripted, until
 
 TESTS = Path(__file__).parent.parent
@@ -74,8 +76,10 @@ async def test_a_server_of_2026_is_told_and_called_again(
 async def test_a_server_is_told_what_the_client_of_its_first_call_declared(
     options: list[str],
 ) -> None:
-    declared = {"sampling": {"tools": {}}, "roots": {"listChanged": True}}
-    client = ScriptedClient(capabilities={**declared, "experimental": {"x": {}}})
+    """It is not promised to be told of changed roots."""
+    declared: dict[str, Any] = {"sampling": {"tools": {}}, "roots": {}}
+    others: dict[str, Any] = {"roots": {"listChanged": True}, "experimental": {"x": {}}}
+    client = ScriptedClient(capabilities=declared | others)
     async with running(personal(*options)) as srv:
         assert json.loads(await srv.say("capabilities", Run("s1", client))) == declared
         assert json.loads(await srv.say("capabilities", Run("s2"))) == {}
@@ -152,6 +156,22 @@ async def test_a_call_that_is_cancelled_asks_no_more(options: list[str]) -> None
             call.cancel()
         await client.wait_given_up()
         assert await srv.say("count", Run(client=client)) == "1"
+
+
+async def test_a_server_that_goes_on_asking_for_a_call_that_was_cancelled_is_not_heard() -> None:
+    client = ScriptedClient()
+    async with running(scripted(instance="session")) as srv:
+        async with asyncio.TaskGroup() as tasks:
+            call = tasks.create_task(srv.call("wait", Run(client=client)))
+            await until(lambda: srv.server.statistics().running_count == 1)
+            for number in range(20):
+                await srv.call("tell", Run(), id=f"q{number}", method="roots/list")
+            await client.wait_asked(16)
+            assert not client.given_up
+            call.cancel()
+        await client.wait_given_up(16)
+        assert len(client.asked) == 16
+        assert await srv.say("count") == "1"
 
 
 async def test_a_question_has_the_time_of_its_call() -> None:
@@ -254,6 +274,32 @@ async def test_a_real_server_shows_what_only_some_clients_can_do_and_does_it() -
         assert "Ann" in said
         said = await srv.say("get-roots-list", run)
         assert "file:///home" in said
+
+
+@pytest.mark.slow
+async def test_a_server_over_http_asks_on_the_session_of_its_own() -> None:
+    client = ScriptedClient(ANSWERS)
+    async with serving("--legacy") as served:
+        own = served.config(instance="session", idle_stop_s=0)
+        async with running(own) as srv:
+            said = await srv.say("elicit", Run("s1", client))
+            assert "Ann" in said
+            await srv.call("elicit", Run("s2", client))
+            assert srv.server.statistics().instance_count == 3
+            srv.server.end_session("s1")
+            await srv.events.wait_for(UpstreamStopped)
+            await until(lambda: srv.server.statistics().instance_count == 2)
+        assert [method for method, _ in client.asked] == ["elicitation/create"] * 2
+
+
+@pytest.mark.slow
+async def test_a_server_of_2026_over_http_is_called_again() -> None:
+    client = ScriptedClient(ANSWERS)
+    async with (
+        serving() as served,
+        running(served.config(instance="session")) as srv,
+    ):
+        assert "Ann" in await srv.say("ask_first", Run("s1", client))
 
 
 async def _failure_of(srv: Running, run: Run, **arguments: Any) -> Exception | None:

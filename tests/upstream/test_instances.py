@@ -1,10 +1,12 @@
 """Who shares a process of a server, how many there are, and when each of them ends."""
 
 import asyncio
+import json
 import os
 import random
 import signal
 from collections.abc import Awaitable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -207,11 +209,24 @@ async def test_where_all_instances_are_in_use_a_call_is_refused() -> None:
         busy[1].cancel()
 
 
-async def test_the_tools_of_any_instance_become_the_servers() -> None:
+async def test_a_change_in_any_instance_has_the_tools_listed_anew(tmp_path: Path) -> None:
+    listed = tmp_path / "tools.json"
+    listed.write_text("[]")
+    config = scripted("--tools", str(listed), instance="session", idle_stop_s=0.1, max_instances=1)
+    async with running(config) as srv:
+        await srv.events.wait_for(UpstreamStopped, 1)
+        listed.write_text(json.dumps([{"name": "fresh", "inputSchema": {"type": "object"}}]))
+        await srv.call("tell", method="notifications/tools/list_changed")
+        await until(lambda: "fresh" in srv.listings["srv"][-1])
+        await until(lambda: srv.server.statistics().instance_count == 0)
+        assert await srv.say("count") == "1"
+
+
+async def test_what_an_instance_has_for_its_owner_is_not_shown_to_others() -> None:
     async with running(scripted(instance="session")) as srv:
         await srv.call("add_tool", tool={"name": "grown", "inputSchema": {"type": "object"}})
-        await until(lambda: "grown" in srv.listings["srv"][-1])
-        assert srv.server.statistics().tool_count == len(srv.listings["srv"][-1])
+        await until(lambda: len(srv.listings["srv"]) > 1)
+        assert "grown" not in srv.listings["srv"][-1]
 
 
 async def test_a_principal_sees_its_own_instances() -> None:

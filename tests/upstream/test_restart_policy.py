@@ -25,3 +25,9 @@ def test_a_life_that_was_ready_for_long_enough_counts_for_the_server() -> None:
     assert POLICY.is_short(0.0)
     assert POLICY.is_short(29.9)
     assert not POLICY.is_short(30.0)
+
+
+def test_a_server_that_others_start_is_looked_for_more_often() -> None:
+    policy = RestartPolicy(jitter=0.0).for_others()
+    assert policy.delay_s(policy.give_up_after, 0.5) == policy.rare_look_s
+    assert policy.delay_s(1, 0.5) == RestartPolicy(jitter=0.0).delay_s(1, 0.5)

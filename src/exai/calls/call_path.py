@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -97,6 +97,11 @@ class CallPath:
             Heartbeat(in_flight, self.sharing, clock, progress_interval_s),
             Retention([ledger.settle_late, ledger.expire, *sweeps], defects, limits.result_ttl_s),
         )
+
+    def relimit(self, scope_limits: Mapping[str, int], retired: Iterable[str]) -> None:
+        """Let other limits hold in these scopes; nobody comes to the `retired` again."""
+        limits = {scope: FixedLimit(count) for scope, count in scope_limits.items()}
+        self.admission.relimit(limits, retired)
 
 
 def _orphaned_permits(

@@ -13,7 +13,6 @@ from typing import NamedTuple, NoReturn
 
 import msgspec
 
-from exai.calls.upstream_control import ReadConfig
 from exai.cli import serve_signals
 from exai.cli.address_file import leave_address, leave_refusal, remove_address
 from exai.cli.config_faults import refuse_config, show_warnings
@@ -47,6 +46,7 @@ from exai.observe.systemd_notifier import SYSTEMD_VARIABLES, SystemdNotifier
 from exai.processes.succession import Inheritance
 from exai.stores.instance_lock import AlreadyRunning
 from exai.stores.sqlite_file import DatabaseUnusable
+from exai.tools.upstream_control import ReadConfig
 from exai.transports.doors import DaemonAddress
 from exai.transports.server_certificate import CertificateUnusable
 from exai.ws_server import build_daemon

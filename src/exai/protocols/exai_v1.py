@@ -216,6 +216,9 @@ class _GoingAway(_Frame, frozen=True, tag="going_away"):
     reconnect_after_s: float
 
 
+SENT_OPS = frozenset(str(frame.__struct_config__.tag) for frame in _Frame.__subclasses__())
+
+
 def encode(reply: Reply) -> bytes:
     """Write one reply as a frame."""
     return _encode(_FRAMES[type(reply)](reply))

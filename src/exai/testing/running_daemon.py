@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from exai.calls.upstream_control import ReadConfig
 from exai.core.config import Config, LocalModelConfig, PrincipalConfig, Secret, ServerConfig
 from exai.core.events import Event, EventSink
 from exai.core.tool import Tool
 from exai.stores.stores import Stores
+from exai.tools.upstream_control import ReadConfig
 from exai.transports.doors import DaemonAddress
 from exai.ws_server import Daemon, build_daemon
 

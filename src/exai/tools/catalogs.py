@@ -14,6 +14,7 @@ from exai.tools.descriptions import DescriptionUnusable, encode_within_bounds
 from exai.tools.uri_template import UriTemplate
 from exai.upstream.listing import (
     MAX_LISTED,
+    MAX_URI_LENGTH,
     PROMPTS,
     RESOURCES,
     TEMPLATES,
@@ -23,8 +24,6 @@ from exai.upstream.listing import (
 )
 from exai.upstream.names import Namespace
 from exai.upstream.news import ServerNews
-
-MAX_URI_LENGTH = 8192
 
 _MAX_SHOWN = 200
 _IDENTIFIED_BY = {RESOURCES: "uri", TEMPLATES: "uriTemplate", PROMPTS: "name"}

@@ -23,8 +23,10 @@ from exai.core.tool import (
     is_wider,
     upstream_scope,
 )
-from exai.tools.catalogs import MAX_URI_LENGTH, Catalogs
+from exai.tools.catalogs import Catalogs
+from exai.tools.present_server import Servers, ask_present_server
 from exai.tools.registry import Methods, ToolRegistry
+from exai.upstream.listing import MAX_URI_LENGTH
 from exai.upstream.pool import UpstreamPool
 from exai.upstream.server import UpstreamServer
 
@@ -111,31 +113,41 @@ class _Answered(_MethodTool):
 class _Relayed(_MethodTool):
     """A method that a server answers, whose result stays as it is."""
 
-    def __init__(self, method: str, server: UpstreamServer, params: Params) -> None:
+    def __init__(
+        self, method: str, servers: Servers, server: UpstreamServer, params: Params
+    ) -> None:
         widest = WIDEST_SHARE[server.config.instance]
         super().__init__(
             method, server, share=widest if is_wider("principal", widest) else "principal"
         )
-        self._server = server
+        self._servers = servers
         self._params = params
 
     async def run(self, arguments: dict[str, Any], run: ToolRun) -> Completed:
         """Let the server do it."""
-        return await self._server.relay(self.spec.name, self._params, run)
+        return await ask_present_server(
+            self._servers,
+            self.spec.provider,
+            run,
+            lambda server: server.relay(self.spec.name, self._params, run),
+        )
 
 
 class _Watched(_MethodTool):
     """Watching a resource, for the session that calls."""
 
-    def __init__(self, method: str, server: UpstreamServer, uri: str) -> None:
+    def __init__(self, method: str, servers: Servers, server: UpstreamServer, uri: str) -> None:
         super().__init__(method, server)
-        self._server = server
+        self._servers = servers
         self._uri = uri
 
     async def run(self, arguments: dict[str, Any], run: ToolRun) -> Completed:
         """Have the session told of updates; returns once the server has agreed."""
-        await self._server.watch(self._uri, run)
-        return Completed([], structured={}, facts=ExecutionFacts(provider=self._server.name))
+        name = self.spec.provider
+        await ask_present_server(
+            self._servers, name, run, lambda server: server.watch(self._uri, run)
+        )
+        return Completed([], structured={}, facts=ExecutionFacts(provider=name))
 
 
 class McpMethods(Methods):
@@ -182,11 +194,11 @@ class McpMethods(Methods):
 
     async def _read(self, method: str, params: Params, caller: "_Caller") -> Tool:
         uri = _read_as(params, _OfResource).uri
-        return _Relayed(method, await self._server_of(uri, caller), params)
+        return self._relayed(method, await self._server_of(uri, caller), params)
 
     async def _subscribe(self, method: str, params: Params, caller: "_Caller") -> Tool:
         uri = _read_as(params, _OfResource).uri
-        return _Watched(method, await self._server_of(uri, caller), uri)
+        return _Watched(method, self._pool.servers, await self._server_of(uri, caller), uri)
 
     async def _unsubscribe(self, method: str, params: Params, caller: "_Caller") -> Tool:
         uri = _read_as(params, _OfResource).uri
@@ -199,17 +211,27 @@ class McpMethods(Methods):
 
     async def _get_prompt(self, method: str, params: Params, caller: "_Caller") -> Tool:
         server, own = await self._prompt_of(_read_as(params, _OfPrompt).name, caller)
-        return _Relayed(method, server, {**params, "name": own})
+        return self._relayed(method, server, {**params, "name": own})
 
     async def _complete(self, method: str, params: Params, caller: "_Caller") -> Tool:
         match _read_as(params, _Completion).ref:
             case _PromptReference(name=name):
                 server, own = await self._prompt_of(name, caller)
-                return _Relayed(method, server, {**params, "ref": {**params["ref"], "name": own}})
+                return _Relayed(
+                    method,
+                    self._pool.servers,
+                    server,
+                    {**params, "ref": {**params["ref"], "name": own}},
+                )
             case _ResourceReference(uri=uri):
                 template = self._catalogs.find_template(uri, caller.principal)
                 named = self._pool.servers.get(template) if template is not None else None
-                return _Relayed(method, named or await self._server_of(uri, caller), params)
+                return _Relayed(
+                    method, self._pool.servers, named or await self._server_of(uri, caller), params
+                )
+
+    def _relayed(self, method: str, server: UpstreamServer, params: Params) -> Tool:
+        return _Relayed(method, self._pool.servers, server, params)
 
     async def _set_level(self, method: str, params: Params, caller: "_Caller") -> Tool:
         level = _read_as(params, _Level).level

@@ -14,7 +14,6 @@ from typing import Annotated, Any
 import msgspec
 
 from exai.core.config import UpstreamConfig, is_glob
-from exai.core.errors import UpstreamFailed
 from exai.core.events import EventSink, ToolUnavailable
 from exai.core.identity import Principal
 from exai.core.outcomes import Completed
@@ -30,6 +29,7 @@ from exai.core.tool import (
 )
 from exai.tools.argument_schema import ArgumentSchema, SchemaUnusable
 from exai.tools.descriptions import DescriptionUnusable, encode_within_bounds
+from exai.tools.present_server import ask_present_server
 from exai.tools.registry import ToolRegistry
 from exai.upstream.listing import MAX_LISTED
 from exai.upstream.names import Namespace, namespace_of, namespaces_of
@@ -80,19 +80,12 @@ class UpstreamTool(Tool):
     async def run(self, arguments: dict[str, Any], run: ToolRun) -> Completed:
         """Let the server do it; if it is replaced before it could begin, the one that follows."""
         idempotent = self.spec.policy.idempotent
-        while True:
-            server = self._server()
-            try:
-                return await server.call(self._name, arguments, run, idempotent=idempotent)
-            except UpstreamFailed:
-                if run.may_have_begun or self._server() is server:
-                    raise
-
-    def _server(self) -> UpstreamServer:
-        server = self._servers.get(self.spec.provider)
-        if server is None:
-            raise UpstreamFailed(f"{self.spec.provider} was removed", retryable=True)
-        return server
+        return await ask_present_server(
+            self._servers,
+            self.spec.provider,
+            run,
+            lambda server: server.call(self._name, arguments, run, idempotent=idempotent),
+        )
 
 
 class _Offer:

@@ -28,7 +28,7 @@ class _Tail(msgspec.Struct, frozen=True):
 
 
 class Servers(Protocol):
-    """What can be asked of the servers (`calls.upstream_control`)."""
+    """What can be asked of the servers (`tools.upstream_control`)."""
 
     def knows(self, name: str, principal: Principal) -> bool:
         """Tell whether there is such a server that a principal may know of."""
@@ -57,8 +57,8 @@ def upstream_routes(
     for_all, for_admins = door.for_all, door.for_admins
     return [
         Route("/upstreams", for_all(door.reports)),
-        Route("/upstreams/{name}/logs", for_admins(door.logs)),
-        Route("/upstreams/{name}/restart", for_admins(door.restart), methods=["POST"]),
+        Route("/upstreams/{name:path}/logs", for_admins(door.logs)),
+        Route("/upstreams/{name:path}/restart", for_admins(door.restart), methods=["POST"]),
         Route("/reload", for_admins(door.reload), methods=["POST"]),
     ]
 

@@ -55,7 +55,6 @@ class Carrier(ABC):
     """
 
     pid: int | None = None
-    received_bytes: int = 0
     has_ended: bool = False
     requests_go_on: bool = False
 

@@ -91,13 +91,16 @@ class ClientQuestions:
 
 
 def declared_by(client: ClientSide | None) -> dict[str, Any]:
-    """Return what of a client's capabilities a server is told: that it may be asked."""
+    """Return what of a client's capabilities a server is told: that it may be asked.
+
+    What a client tells of its own accord, as that its roots have changed, is not passed on.
+    """
     if client is None:
         return {}
     return {
-        name: client.capabilities[name]
+        name: {detail: of for detail, of in declared.items() if detail != "listChanged"}
         for name in CAPABILITY_OF.values()
-        if isinstance(client.capabilities.get(name), dict)
+        if isinstance(declared := client.capabilities.get(name), dict)
     }
 
 

@@ -30,6 +30,13 @@ class EventStream:
         self._data: bytearray | Overlong | None = None
         self._is_message = True
 
+    @property
+    def overgrown(self) -> Overlong | None:
+        """The message that has not ended yet, where it is too long already."""
+        if (line := self._splitter.overgrown) is not None:
+            self._take_overlong(line)
+        return self._data if isinstance(self._data, Overlong) else None
+
     def begin(self) -> None:
         """Forget what was unfinished: another connection goes on."""
         self._splitter = LineSplitter(self._max_event_bytes + _FIELD_BYTES)

@@ -4,6 +4,7 @@ Imports the HTTP library: to be imported lazily, and in a thread.
 """
 
 import math
+import os
 import ssl
 from http import HTTPStatus
 
@@ -11,7 +12,7 @@ import anyio
 import httpx2
 
 from exai.core.foreign_text import escaped
-from exai.upstream.json_rpc import StatusAnswer
+from exai.upstream.json_rpc import ServerLost, StatusAnswer
 
 UNREACHABLE = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError)
 """Raised before anything of a request has been sent."""
@@ -57,12 +58,14 @@ _WORDS_SHOWN = 200
 _MAX_RETRY_AFTER_S = 86_400.0
 
 
-def reason_unreachable(error: BaseException) -> str:
-    """Return why there is no connection."""
+def unreachable(error: BaseException) -> ServerLost:
+    """Return the fault of a server to which there is no connection."""
     if isinstance(error, httpx2.ConnectTimeout):
-        return "cannot be reached: it does not take the connection"
+        reason = "it does not take the connection"
+    else:
+        reason = _cause_of(error)
     where = " through the proxy" if isinstance(error, httpx2.ProxyError) else ""
-    return f"cannot be reached{where}: {_cause_of(error)}"
+    return ServerLost(f"cannot be reached{where}: {reason}", was_written=False, has_moved_on=True)
 
 
 def status_answer(status: int, words: str, retry_after: str | None) -> StatusAnswer:
@@ -107,7 +110,9 @@ def _cause_of(error: BaseException) -> str:
         else:
             innermost = error.__cause__ or error.__context__
     if isinstance(error, OSError) and error.strerror:
-        return escaped(error.strerror)
+        # asyncio puts words of its own where the system's belong.
+        number = error.errno or 0
+        return os.strerror(number) if number > 0 else escaped(error.strerror)
     return escaped(str(error)) or "no connection"
 
 

@@ -61,6 +61,11 @@ class HttpHeaders:
         """Whether what was sent last is of the era of 2026."""
         return self._version in MODERN_PROTOCOL_VERSIONS
 
+    @property
+    def has_session(self) -> bool:
+        """Whether what is sent belongs to a session, which the server may forget."""
+        return self.session_id is not None and not self.is_modern
+
     def of_message(self, message: Message) -> dict[str, str]:
         """Return the headers of a request or a notification; later ones follow its version."""
         version = message.headers.get(MCP_PROTOCOL_VERSION_HEADER) or _version_in(message)

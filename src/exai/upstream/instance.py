@@ -8,17 +8,14 @@ of what its tools are, nor of who may call them.
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from exai.core.clock import Clock
-from exai.core.config import LimitsConfig, UpstreamConfig
-from exai.core.errors import ToolFailed, UpstreamFailed
+from exai.core.config import UpstreamConfig
+from exai.core.errors import UpstreamFailed
 from exai.core.events import (
-    EventSink,
     UpstreamDied,
     UpstreamGaveUp,
     UpstreamStarted,
@@ -26,30 +23,21 @@ from exai.core.events import (
 )
 from exai.core.outcomes import Completed
 from exai.core.tool import ToolRun
-from exai.processes.environment import child_environment
-from exai.processes.process_guard import ProcessGuard
 from exai.upstream.call_failures import CALL_FAULTS, can_move_on, upstream_failed
-from exai.upstream.carrier import Carrier, CarrierUnusable
+from exai.upstream.carrier import CarrierUnusable
 from exai.upstream.client_questions import ClientQuestions
-from exai.upstream.handshake import Handshake, HandshakeFailed, Terms
-from exai.upstream.http_client import HttpClient
+from exai.upstream.handshake import HandshakeFailed, Terms
+from exai.upstream.hearing import Hearing
 from exai.upstream.input_rounds import ask_in_rounds
-from exai.upstream.json_rpc import FAULTS, ErrorAnswer
-from exai.upstream.listing import KINDS_BESIDE_TOOLS, TOOLS, Description, Kind
-from exai.upstream.log_levels import LogLevels
-from exai.upstream.news import NobodyHears, ServerNews
-from exai.upstream.restart_policy import RestartPolicy
+from exai.upstream.json_rpc import FAULTS
+from exai.upstream.listing import KINDS_BESIDE_TOOLS, TOOLS, Kind
 from exai.upstream.server_life import ServerLife
-from exai.upstream.server_log import ServerLog
-from exai.upstream.server_process import ServerProcess
-from exai.upstream.server_requests import METHOD_NOT_FOUND
 from exai.upstream.shown_url import shown_url
 from exai.upstream.speech import Speech
+from exai.upstream.surroundings import Surroundings
 from exai.upstream.tool_result import read_result, read_tool_result
-from exai.upstream.updates import Updates
 from exai.upstream.wishes import Wishes
 
-_LISTING_PATIENCE_S = 10.0
 T = TypeVar("T")
 
 
@@ -64,27 +52,12 @@ class ServerState(StrEnum):
     STOPPED = "stopped"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Surroundings:
-    """What all servers of one daemon share."""
-
-    guard: ProcessGuard
-    http: HttpClient
-    handshake: Handshake
-    base_environment: Mapping[str, str]
-    limits: LimitsConfig
-    restart: RestartPolicy
-    events: EventSink
-    clock: Clock
-    news: ServerNews = field(default_factory=NobodyHears)
-    log_levels: LogLevels = field(default_factory=LogLevels)
-
-
 class Family:
     """What all instances of one configured server share.
 
-    `on_tools` is told of the tools of one, before it is ready where it `lists` them, and at
-    each change; `on_unused` when the last of its users has left.
+    `on_tools` is told of the tools of one that `lists` them, before it is ready and at each
+    change, `on_changed` when another says that its own have changed; `on_unused` when the last
+    user of one has left.
     """
 
     def __init__(
@@ -93,12 +66,14 @@ class Family:
         config: UpstreamConfig,
         speech: Speech,
         on_tools: "OnInstanceTools",
+        on_changed: Callable[[], None],
         on_unused: "Callable[[ServerInstance], None]",
     ) -> None:
         self.name = name
         self.config = config
         self.speech = speech
         self.on_tools = on_tools
+        self.on_changed = on_changed
         self.on_unused = on_unused
         self.shown_url = None if config.url is None else shown_url(config.url)
         self.tool_count = 0
@@ -125,18 +100,19 @@ class ServerInstance:
         *,
         is_kept: bool = False,
         lists: bool = False,
-        log_level: Callable[[], str | None] = lambda: None,
+        wishes: Wishes | None = None,
     ) -> None:
         self.questions = questions
-        self.wishes = Wishes(log_level, self._note_updated)
+        self.wishes = wishes or Wishes()
         self.start_count = self.running_count = 0
         self.state = ServerState.STARTING
         self.last_end: str | None = None
         self.task: asyncio.Task[None] | None = None
         self._family = family
         self._around = around
-        self._log = ServerLog(around.clock)
-        self._updates = Updates(self._tell_updated)
+        self._hearing = Hearing(family.name, self.wishes, around.news, around.clock)
+        is_started_here = family.config.url is None
+        self._restart = around.restart if is_started_here else around.restart.for_others()
         self._is_kept = is_kept
         self._lists = lists
         self._life: ServerLife | None = None
@@ -184,7 +160,7 @@ class ServerInstance:
 
     async def run(self) -> None:
         """Live one life after the other, whenever one is wanted, until cancelled."""
-        policy, short_lives = self._around.restart, 0
+        policy, short_lives = self._restart, 0
         while True:
             await self._wait_wanted()
             end, ready_s = await self._live()
@@ -199,6 +175,13 @@ class ServerInstance:
             self._around.events.emit(
                 UpstreamStopped(upstream=self._family.name, pid=life.pid, reason=reason)
             )
+
+    def list_again(self) -> None:
+        """Say anew what there is, as it may be something else; starts for it, if it must."""
+        self._has_listed = False
+        self._wanted.set()
+        if self._life is not None:
+            self._life.suppose_changes()
 
     def end(self) -> None:
         """Wake whoever waits: it is not started again."""
@@ -235,18 +218,12 @@ class ServerInstance:
 
         Raises `ToolFailed` where the server does not agree, and `QueueFull` for too many.
         """
-        await self._do(lambda life: self._watch(life, uri, run.session_id), run, idempotent=True)
+        most = self._around.limits.session_max_subscriptions
 
-    async def _watch(self, life: ServerLife, uri: str, session_id: str) -> None:
-        if not life.terms.offers("resources", "subscribe"):
-            raise ToolFailed(
-                f"{self._family.name} does not tell of updates", jsonrpc_code=METHOD_NOT_FOUND
-            )
-        try:
-            most = self._around.limits.session_max_subscriptions
-            await self.wishes.watch(uri, session_id, max_count=most)
-        except ErrorAnswer as error:
-            raise ToolFailed(error.message, jsonrpc_code=error.code) from None
+        async def watch_on(life: ServerLife) -> None:
+            await self._hearing.watch(life, uri, run.session_id, most)
+
+        await self._do(watch_on, run, idempotent=True)
 
     def unwatch(self, uri: str, session_id: str) -> None:
         """Have a session told no more of a resource's updates."""
@@ -288,7 +265,7 @@ class ServerInstance:
         run.may_have_begun = True
         self.running_count += 1
         try:
-            with self.questions.asked_for(run), self._log.heard_by(run):
+            with self.questions.asked_for(run), self._hearing.log.heard_by(run):
                 return await work(life)
         finally:
             self.running_count -= 1
@@ -310,7 +287,7 @@ class ServerInstance:
             self._note_unused()
 
     def _note_unused(self) -> None:
-        if not self._user_count and not self.wishes.uris:
+        if not self._user_count:
             self._family.on_unused(self)
 
     @property
@@ -370,27 +347,13 @@ class ServerInstance:
         family, max_result_bytes = self._family, self._around.limits.max_result_bytes
         return ServerLife(
             family.name,
-            await self._open_carrier(max_result_bytes),
+            await self._around.open_carrier(family.config, family.speech),
             family.speech,
             max_result_bytes,
             wishes=self.wishes,
-            on_notification=self._take_notification,
+            on_notification=self._hearing.take_notification,
             on_request=self.questions.answer,
         )
-
-    async def _open_carrier(self, max_result_bytes: int) -> Carrier:
-        config = self._family.config
-        if config.url is not None:
-            http = self._around.http
-            return await http.open_carrier(config.url, config.headers, max_result_bytes)
-        assert config.command is not None
-        process = await self._around.guard.spawn(
-            config.command,
-            config.args,
-            env=child_environment(self._around.base_environment, config.env),
-            cwd=config.cwd,
-        )
-        return ServerProcess(process, self._family.speech, max_result_bytes)
 
     async def _serve(self, life: ServerLife, started_at: float) -> None:
         tools = None
@@ -400,42 +363,23 @@ class ServerInstance:
                 tools = await life.list(TOOLS)
         self._life = life
         if tools is not None:
-            await self._take_lists(life, KINDS_BESIDE_TOOLS)
+            await self._hearing.take_lists(life, KINDS_BESIDE_TOOLS)
             await self._offer(tools)
         self._become_ready(life, started_at)
         while changed := await life.wait_changed():
-            await self._take_lists(life, [kind for kind in changed if kind is not TOOLS])
-            with suppress(*FAULTS):  # it keeps the tools it had
-                if TOOLS in changed:
-                    await self._offer(await life.list(TOOLS) or [])
+            if self._lists:
+                await self._list_again(life, changed)
+            else:
+                self._family.on_changed()
 
-    async def _take_lists(self, life: ServerLife, kinds: Iterable[Kind]) -> None:
-        """Pass on what the server has beside tools; what it does not say in time stays."""
-        lists: dict[Kind, list[Description] | None] = {}
-        for kind in kinds:
-            try:
-                async with asyncio.timeout(_LISTING_PATIENCE_S):
-                    lists[kind] = await life.list(kind)
-            except TimeoutError:
-                self._around.news.note_unlisted(self._family.name, kind, "it does not answer")
-            except FAULTS as fault:
-                self._around.news.note_unlisted(self._family.name, kind, str(fault))
-        await self._around.news.take_lists(self._family.name, lists)
-
-    def _take_notification(self, method: str, params: dict[str, Any]) -> None:
-        match method, params:
-            case "notifications/message", _:
-                self._log.take(params)
-            case "notifications/resources/updated", {"uri": str() as uri}:
-                self._note_updated(uri)
-
-    def _note_updated(self, uri: str) -> None:
-        if self.wishes.watchers_of(uri):
-            self._updates.note(uri)
-
-    def _tell_updated(self, uri: str) -> None:
-        watchers = self.wishes.watchers_of(uri)
-        self._around.news.note_updated(self._family.name, uri, watchers)
+    async def _list_again(self, life: ServerLife, changed: Sequence[Kind]) -> None:
+        await self._hearing.take_lists(life, [kind for kind in changed if kind is not TOOLS])
+        with suppress(*FAULTS):  # it keeps the tools it had
+            if TOOLS in changed:
+                await self._offer(await life.list(TOOLS) or [])
+        self._has_listed = True
+        if not self._user_count:
+            self._family.on_unused(self)
 
     async def _shake_hands(self, life: ServerLife) -> None:
         try:
@@ -445,8 +389,9 @@ class ServerInstance:
                 capabilities=self.questions.declared,
             )
         except HandshakeFailed:
-            # Some servers of before 2026 end at a request that they do not know.
-            self._discovers = not (self._discovers and life.is_over)
+            if self._family.config.url is None:
+                # Some servers of before 2026 end at a request that they do not know.
+                self._discovers = not (self._discovers and life.is_over)
             raise
 
     async def _offer(self, tools: list[dict[str, Any]]) -> None:
@@ -471,7 +416,7 @@ class ServerInstance:
             self._family.on_unused(self)
 
     async def _back_off(self, end: str, ready_s: float, short_lives: int) -> None:
-        policy, gave_up = self._around.restart, self._around.restart.gives_up(short_lives)
+        policy, gave_up = self._restart, self._restart.gives_up(short_lives)
         delay_s = policy.delay_s(short_lives, random.random())
         self._retry_at = self._around.clock.monotonic_s() + delay_s
         self.last_end = end

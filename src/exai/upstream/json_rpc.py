@@ -123,7 +123,10 @@ class _Waiting:
 
 
 class JsonRpcConnection(Requests, Receiver):
-    """The requests under way in one life of a server, from its start to its end."""
+    """The requests under way in one life of a server, from its start to its end.
+
+    `received_bytes` is how much the server has said so far.
+    """
 
     def __init__(
         self,
@@ -134,6 +137,7 @@ class JsonRpcConnection(Requests, Receiver):
         on_notification: OnNotification,
         on_request: OnRequest | None = None,
     ) -> None:
+        self.received_bytes = 0
         self._end: str | None = None
         self._carrier = carrier
         self._speech = speech
@@ -148,11 +152,6 @@ class JsonRpcConnection(Requests, Receiver):
     def is_over(self) -> bool:
         """Whether nothing can be requested any more."""
         return self._end is not None or self._carrier.has_ended
-
-    @property
-    def received_bytes(self) -> int:
-        """How much the server has written so far."""
-        return self._carrier.received_bytes
 
     async def run(self) -> str:
         """Take the server's messages until its end; return how it ended."""
@@ -208,8 +207,10 @@ class JsonRpcConnection(Requests, Receiver):
     async def take(self, line: bytearray | Overlong, owner: int | None = None) -> None:
         """Take a message; what is unusable fails the request that it was meant for."""
         if isinstance(line, Overlong):
+            self.received_bytes += line.size_bytes
             self._drop_overlong(line, owner)
             return
+        self.received_bytes += len(line)
         try:
             message = await decode_message(line)
         except Unreadable as unreadable:

@@ -25,6 +25,11 @@ class LineSplitter:
         self._line = bytearray()
         self._overlong: Overlong | None = None
 
+    @property
+    def overgrown(self) -> Overlong | None:
+        """The line that has not ended yet, where it is too long already."""
+        return self._overlong
+
     def feed(self, chunk: bytes) -> Iterator[bytearray | Overlong]:
         """Yield the lines that end in `chunk`, without their newline."""
         *ends, rest = chunk.split(b"\n")

@@ -102,8 +102,10 @@ class Listening:
         try:
             async with asyncio.timeout(_PATIENCE_S):
                 await self._connection.request(method, params, cancel_grace_s=0.0)
-        except ServerLost:
-            raise
+        except ServerLost as lost:
+            if self._connection.is_over:
+                raise
+            return lost
         except TimeoutError:
             return ErrorAnswer(METHOD_NOT_FOUND, f"the server did not answer {method} in time")
         except FAULTS as fault:

@@ -8,6 +8,7 @@ from exai.upstream.json_rpc import BrokenAnswer, ErrorAnswer, JsonRpcConnection
 from exai.upstream.server_requests import METHOD_NOT_FOUND
 
 MAX_LISTED = 1000
+MAX_URI_LENGTH = 8192
 
 _MAX_PAGES = 200
 _MAX_LISTING_BYTES = 33_554_432

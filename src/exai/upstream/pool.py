@@ -21,11 +21,11 @@ from exai.core.tool import upstream_scope
 from exai.processes.process_guard import ProcessGuard
 from exai.upstream.handshake import Handshake
 from exai.upstream.http_client import HttpClient
-from exai.upstream.instance import Surroundings
 from exai.upstream.log_levels import LogLevels
 from exai.upstream.news import NobodyHears, ServerNews
 from exai.upstream.restart_policy import RestartPolicy
 from exai.upstream.server import OnTools, OwnInstance, UpstreamServer, UpstreamStatistics
+from exai.upstream.surroundings import Surroundings
 
 _IN_PLACE = {
     "prefix",
@@ -157,12 +157,13 @@ class UpstreamPool:
         """End a server as a crash would, and return the one that takes its place."""
         return self._replace(name, self.servers[name].config, 0.0)
 
-    def _server(self, name: str, config: UpstreamConfig) -> UpstreamServer:
-        return UpstreamServer(name, config, self._around, self._on_tools)
+    def _server(
+        self, name: str, config: UpstreamConfig, replaced: UpstreamServer | None = None
+    ) -> UpstreamServer:
+        return UpstreamServer(name, config, self._around, self._on_tools, replaced)
 
     def _replace(self, name: str, config: UpstreamConfig, drain_s: float) -> UpstreamServer:
-        former, follower = self.servers[name], self._server(name, config)
-        follower.inherit_watches(former.granted_watches())
+        follower = self._server(name, config, self.servers[name])
         self._end(name, drain_s)
         self.servers[name] = follower
         self._begin(name)

@@ -7,6 +7,7 @@ whom an instance serves and how many there may be; knows nothing of what its too
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -19,8 +20,10 @@ from exai.core.lifecycle import PatientTaskGroup
 from exai.core.outcomes import Completed
 from exai.core.tool import ToolRun, upstream_scope
 from exai.upstream.client_questions import EVERYTHING, ClientQuestions, declared_by
-from exai.upstream.instance import Family, ServerInstance, ServerState, Surroundings
+from exai.upstream.instance import Family, ServerInstance, ServerState
 from exai.upstream.speech import Speech
+from exai.upstream.surroundings import Surroundings
+from exai.upstream.wishes import Wishes
 
 
 class UpstreamStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,10 +74,18 @@ _LISTING = ""
 
 
 class UpstreamServer:
-    """A configured MCP server and its instances."""
+    """A configured MCP server and its instances.
+
+    What these are to tell, its `wishes`, outlives one that is `replaced`, by another of its name.
+    """
 
     def __init__(
-        self, name: str, config: UpstreamConfig, around: Surroundings, on_tools: "OnTools"
+        self,
+        name: str,
+        config: UpstreamConfig,
+        around: Surroundings,
+        on_tools: "OnTools",
+        replaced: "UpstreamServer | None" = None,
     ) -> None:
         self.name = name
         self.config = config
@@ -86,6 +97,7 @@ class UpstreamServer:
             config,
             Speech(name, around.events, around.clock),
             self._take_tools,
+            self._list_again,
             self._note_unused,
         )
         self._tasks = PatientTaskGroup()
@@ -95,15 +107,9 @@ class UpstreamServer:
         self._gone_start_count = 0
         self._places: dict[str, _Place] = {}
         self._by_instance: dict[ServerInstance, _Place] = {}
-        asks = config.instance == "session"
-        self._first = ServerInstance(
-            self._family,
-            around,
-            ClientQuestions(None, EVERYTHING if asks else {}, config.start_timeout_s),
-            is_kept=config.instance == "shared",
-            lists=True,
-            log_level=around.log_levels.of_all,
-        )
+        is_like = replaced is not None and replaced.config.instance == config.instance
+        self.wishes: dict[str, Wishes] = replaced.wishes if replaced and is_like else {}
+        self._first = self._new_lister()
 
     @property
     def had_first_start(self) -> bool:
@@ -118,15 +124,6 @@ class UpstreamServer:
                 await asyncio.get_running_loop().create_future()
             finally:
                 self._is_over = True
-
-    def granted_watches(self) -> dict[str, dict[str, None]]:
-        """Return which sessions watch which resources of what they share."""
-        return self._first.wishes.granted if self.config.instance == "shared" else {}
-
-    def inherit_watches(self, granted: dict[str, dict[str, None]]) -> None:
-        """Tell these sessions what those were told that this one takes the place of."""
-        if self.config.instance == "shared":
-            self._first.wishes.inherit(granted)
 
     def end(self) -> None:
         """Let nobody wait for it any more, also where it never came to run."""
@@ -175,9 +172,11 @@ class UpstreamServer:
 
     def unwatch(self, uri: str, run: ToolRun) -> None:
         """Have the session of a run told no more of a resource's updates."""
-        place = self._places.get(self._key_of(run))
-        if place is not None:
+        key = self._key_of(run)
+        if (place := self._places.get(key)) is not None:
             place.instance.unwatch(uri, run.session_id)
+        elif key in self.wishes:
+            self.wishes[key].unwatch(uri, run.session_id)
 
     def note_log_levels(self) -> None:
         """Have every instance write to its log what is wanted of it now."""
@@ -188,6 +187,8 @@ class UpstreamServer:
         """Stop what works for this session alone, which has ended, and tell it nothing more."""
         for each in list(self._places.values()):
             each.instance.end_session(session_id)
+        for wishes in self.wishes.values():
+            wishes.end_session(session_id)
         if self.config.instance == "session" and (place := self._places.get(session_id)):
             self._dismiss(place, "its session ended")
 
@@ -227,9 +228,9 @@ class UpstreamServer:
         """Return whoever is to do this work; the caller uses it in this turn of the loop."""
         if self._is_over:
             raise UpstreamFailed(f"{self.name} was stopped", retryable=True)
-        key = self._key_of(run)
         if self.config.instance == "shared":
             return self._first
+        key = self._key_of(run)
         place = self._places.get(key)
         if place is None:
             self._make_room()
@@ -245,13 +246,36 @@ class UpstreamServer:
     def _new_instance(self, run: ToolRun) -> ServerInstance:
         client = run.client if self.config.instance == "session" else None
         questions = ClientQuestions(client, declared_by(client), self.config.start_timeout_s)
-        levels, principal, session_id = self._around.log_levels, run.principal.name, run.session_id
-        log_level = (
-            partial(levels.of_principal, principal)
-            if self.config.instance == "principal"
-            else partial(levels.of_session, session_id)
+        levels, key = self._around.log_levels, self._key_of(run)
+        of_whom = levels.of_principal if self.config.instance == "principal" else levels.of_session
+        wishes = self._wishes_of(key, partial(of_whom, key))
+        return ServerInstance(self._family, self._around, questions, wishes=wishes)
+
+    def _wishes_of(self, key: str, log_level: Callable[[], str | None]) -> Wishes:
+        """Return what an instance is to tell; those of a server that was replaced are kept."""
+        return self.wishes.setdefault(key, Wishes(log_level))
+
+    def _new_lister(self) -> ServerInstance:
+        """Return the instance that everybody shares, or that only says what there is."""
+        asks = self.config.instance == "session"
+        return ServerInstance(
+            self._family,
+            self._around,
+            ClientQuestions(None, EVERYTHING if asks else {}, self.config.start_timeout_s),
+            is_kept=self.config.instance == "shared",
+            lists=True,
+            wishes=self._wishes_of(_LISTING, self._around.log_levels.of_all),
         )
-        return ServerInstance(self._family, self._around, questions, log_level=log_level)
+
+    def _list_again(self) -> None:
+        """Have it said anew what there is: what one of its own has is for its owner to see."""
+        place = self._places.get(_LISTING)
+        if place is not None:
+            place.instance.list_again()
+            return
+        with suppress(QueueFull):  # then it waits for one to end
+            self._make_room()
+        self._open(_Place(_LISTING, "", self._new_lister()))
 
     def _open(self, place: _Place) -> None:
         self._places[place.key] = self._by_instance[place.instance] = place
@@ -310,6 +334,8 @@ class UpstreamServer:
             place.timer.cancel()
         del self._places[place.key]
         del self._by_instance[place.instance]
+        if not place.instance.wishes.uris:
+            self.wishes.pop(place.key, None)
         self._gone_start_count += place.instance.start_count
         place.instance.stop(reason)
 

@@ -32,7 +32,6 @@ class ServerProcess(Carrier):
 
     def __init__(self, process: GuardedProcess, speech: Speech, max_line_bytes: int) -> None:
         self.pid = process.pid
-        self.received_bytes = 0
         self._process = process
         self._speech = speech
         self._splitter = LineSplitter(max_line_bytes)
@@ -96,7 +95,6 @@ class ServerProcess(Carrier):
         """Yield the lines of stdout until it ends, soon after the process at the latest."""
         turn = 0
         while chunk := await self._process.stdout.read(_CHUNK_BYTES):
-            self.received_bytes += len(chunk)
             for line in self._splitter.feed(chunk):
                 turn += 1
                 if turn % _LINES_A_TURN == 0:

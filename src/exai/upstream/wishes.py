@@ -5,25 +5,26 @@ nothing of how a server is asked for it (`listening`).
 """
 
 import asyncio
+import re
 from collections.abc import Callable
+from itertools import islice
 
 from exai.core.errors import QueueFull
+
+_BOUNDARY = re.compile(r"[/?#]")
+_MAX_BOUNDARIES = 100
 
 
 class Wishes:
     """The resources that sessions watch, and the log level that they want at `log_level`.
 
-    A resource that was watched before is missed nothing of silently: once it is watched again,
-    in a later life, `on_updated` is told, since nobody knows what happened meanwhile.
+    Once a resource that was watched before is watched again, in a later life, `on_missed` is
+    told: nobody knows what happened to it meanwhile.
     """
 
-    def __init__(
-        self,
-        log_level: Callable[[], str | None] = lambda: None,
-        on_updated: Callable[[str], object] = lambda uri: None,
-    ) -> None:
+    def __init__(self, log_level: Callable[[], str | None] = lambda: None) -> None:
         self.log_level = log_level
-        self._on_updated = on_updated
+        self.on_missed: Callable[[str], object] = lambda uri: None
         self._watchers: dict[str, dict[str, None]] = {}
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
         self._agreed: set[str] = set()
@@ -35,24 +36,12 @@ class Wishes:
         """The resources that somebody watches."""
         return frozenset(self._watchers)
 
-    @property
-    def granted(self) -> dict[str, dict[str, None]]:
-        """Who watches what, of what the server has agreed to tell of, now or in an earlier life."""
-        granted = self._agreed | self._missed
-        return {uri: dict(each) for uri, each in self._watchers.items() if uri in granted}
-
-    def inherit(self, granted: dict[str, dict[str, None]]) -> None:
-        """Take over who watches what from an instance that ends, as if from an earlier life."""
-        self._watchers.update(granted)
-        self._missed |= granted.keys()
-        self.touch()
-
     def watchers_of(self, uri: str) -> set[str]:
         """Return the sessions that watch a resource, or one that it is a part of."""
         sessions = set(self._watchers.get(uri, ()))
-        for watched, watchers in self._watchers.items():
-            if uri.startswith(watched) and _is_part(uri, watched):
-                sessions.update(watchers)
+        for boundary in islice(_BOUNDARY.finditer(uri), _MAX_BOUNDARIES):
+            for whole in (uri[: boundary.start()], uri[: boundary.end()]):
+                sessions.update(self._watchers.get(whole, ()))
         return sessions
 
     async def watch(self, uri: str, session_id: str, *, max_count: int) -> None:
@@ -124,7 +113,7 @@ class Wishes:
                 told.set_result(None)
         if uri in self._missed:
             self._missed.discard(uri)
-            self._on_updated(uri)
+            self.on_missed(uri)
 
     def refuse(self, uri: str, fault: Exception) -> None:
         """Take note that the server does not tell of a resource."""
@@ -137,8 +126,3 @@ class Wishes:
         waiting.discard(told)
         if not waiting:
             self._waiting.pop(uri, None)
-
-
-def _is_part(uri: str, of: str) -> bool:
-    """Tell whether a URI that begins with another names a part of what that names."""
-    return of.endswith("/") or uri[len(of) : len(of) + 1] in ("/", "?", "#")

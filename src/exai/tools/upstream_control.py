@@ -5,11 +5,9 @@ they offer. Does not know where the configuration stands, nor who may ask.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 
-from exai.calls.admission import AdmissionController
-from exai.calls.limit import FixedLimit
 from exai.core.addresses import shown_url
 from exai.core.config import Config
 from exai.core.errors import ServiceUnavailable
@@ -20,6 +18,8 @@ from exai.core.upstream_reports import ConfigRead, ReloadReport, UpstreamReport,
 from exai.tools.mcp_servers import McpServers
 
 ReadConfig = Callable[[], ConfigRead]
+Relimit = Callable[[Mapping[str, int], Iterable[str]], None]
+"""Says how many may work in which scopes from now on, and which scopes nobody comes to again."""
 
 RESTART_WAIT_S = 30.0
 """How long whoever asks for a restart waits to hear what came of it."""
@@ -31,14 +31,14 @@ class UpstreamControl:
     def __init__(
         self,
         servers: McpServers,
-        admission: AdmissionController,
+        relimit: Relimit,
         read_config: ReadConfig,
         events: EventSink,
     ) -> None:
         self._servers = servers
         self._pool = servers.pool
         self._tools = servers.tools
-        self._admission = admission
+        self._relimit = relimit
         self._read_config = read_config
         self._events = events
         self._reloading = asyncio.Lock()
@@ -106,9 +106,9 @@ class UpstreamControl:
     async def _apply(self, read: ConfigRead, principal: Principal) -> ReloadReport:
         wanted = {name: each for name, each in read.upstreams.items() if not each.disabled}
         gone = self._pool.servers.keys() - wanted.keys()
-        self._admission.relimit(
-            {upstream_scope(n): FixedLimit(each.max_inflight) for n, each in wanted.items()},
-            retired=[upstream_scope(name) for name in gone],
+        self._relimit(
+            {upstream_scope(name): each.max_inflight for name, each in wanted.items()},
+            [upstream_scope(name) for name in gone],
         )
         changes = self._servers.apply(wanted)
         self._events.emit(

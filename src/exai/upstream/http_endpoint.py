@@ -1,0 +1,60 @@
+"""One URL of an MCP server: what is sent there goes nowhere else.
+
+Imports the HTTP library: to be imported lazily, and in a thread.
+"""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx2
+from mcp.shared._httpx_utils import next_request_within_origin
+
+from exai.upstream.carrier import CarrierUnusable
+
+_CONNECT_TIMEOUT_S = 10.0
+_SILENCE_S = 300.0
+_MAX_REDIRECTS = 3
+_HOST = re.compile(r"[\w.:-]+")
+
+CALL_TIMEOUTS = httpx2.Timeout(None, connect=_CONNECT_TIMEOUT_S)
+"""A call's own deadline ends what takes long."""
+LISTENING_TIMEOUTS = httpx2.Timeout(_SILENCE_S, connect=_CONNECT_TIMEOUT_S, pool=None)
+"""A connection that is dead without having been closed is noticed at last."""
+
+
+class HttpEndpoint:
+    """A URL, and the client that all servers share."""
+
+    def __init__(self, client: httpx2.AsyncClient, url: str) -> None:
+        """Raise `CarrierUnusable` where nothing can be sent there."""
+        self._client = client
+        try:
+            self._url = httpx2.URL(url)
+        except httpx2.InvalidURL:
+            self._url = httpx2.URL("")
+        if self._url.scheme not in ("http", "https") or not _HOST.fullmatch(self._url.host):
+            raise CarrierUnusable("its url is none of http:// or https://")
+
+    @asynccontextmanager
+    async def sending(
+        self,
+        method: str,
+        headers: dict[str, str],
+        content: bytes | None = None,
+        timeouts: httpx2.Timeout = CALL_TIMEOUTS,
+    ) -> AsyncIterator[httpx2.Response]:
+        """Send a request, be redirected within its origin, and let the response be read."""
+        request: httpx2.Request | None = self._client.build_request(
+            method, self._url, headers=headers, content=content, timeout=timeouts
+        )
+        for _ in range(_MAX_REDIRECTS + 1):
+            assert request is not None
+            response = await self._client.send(request, stream=True, follow_redirects=False)
+            if (request := next_request_within_origin(response)) is None:
+                break
+            await response.aclose()
+        try:
+            yield response
+        finally:
+            await response.aclose()
