@@ -13,6 +13,7 @@ from mcp.server.connection import Connection
 from mcp.server.runner import serve_connection
 from mcp.server.streamable_http import MCP_SESSION_ID_HEADER, StreamableHTTPServerTransport
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp.server.transport_security import RequestBodyLimitMiddleware
 from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
 from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
 from mcp.shared.message import SessionMessage
@@ -35,12 +36,15 @@ _RETRY_MS = 500
 
 
 class McpHttp:
-    """Serves `/mcp` while `run` does."""
+    """Serves `/mcp` while `run` does. No request's body may be larger than `max_body_bytes`."""
 
-    def __init__(self, server: McpServer, sessions: McpSessions) -> None:
+    def __init__(self, server: McpServer, sessions: McpSessions, max_body_bytes: int) -> None:
         self._server = server
         self._sessions = sessions
-        self._stateless = StreamableHTTPSessionManager(server.sdk, stateless=True)
+        self._stateless = StreamableHTTPSessionManager(
+            server.sdk, stateless=True, max_request_body_size=max_body_bytes
+        )
+        self._limited = RequestBodyLimitMiddleware(self._serve_session, max_body_bytes)
         self._served: dict[str, _Served] = {}
         self._tasks = asyncio.TaskGroup()
         self._has_begun = asyncio.Event()
@@ -55,14 +59,17 @@ class McpHttp:
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         await self._has_begun.wait()
-        caller: McpCaller = scope[CALLER]
-        headers = Headers(scope=scope)
-        version = headers.get(MCP_PROTOCOL_VERSION_HEADER)
+        version = Headers(scope=scope).get(MCP_PROTOCOL_VERSION_HEADER)
         if version is not None and version not in HANDSHAKE_PROTOCOL_VERSIONS:
+            caller: McpCaller = scope[CALLER]
             asking_principal.set(caller.principal)
             await self._stateless.handle_request(scope, receive, send)
-            return
-        session_id = headers.get(MCP_SESSION_ID_HEADER)
+        else:
+            await self._limited(scope, receive, send)
+
+    async def _serve_session(self, scope: Scope, receive: Receive, send: Send) -> None:
+        caller: McpCaller = scope[CALLER]
+        session_id = Headers(scope=scope).get(MCP_SESSION_ID_HEADER)
         if session_id is None:
             await self._open(caller, scope, receive, send)
             return

@@ -107,6 +107,7 @@ class McpServer:
             cache_hints=dict.fromkeys(_LISTS, hint),  # type: ignore[arg-type]
             get_tool_input_schema=self._schema_of,
         )
+        self.sdk.middleware.clear()  # its spans of OpenTelemetry would go nowhere, at some cost
         add = self.sdk.add_request_handler
         add("tools/list", PaginatedRequestParams, self._list_tools)
         add("tools/call", CallToolRequestParams, self._call_tool)
@@ -150,7 +151,7 @@ class McpServer:
         return _COMPLETE | mcp_results.tools_result(tools, _era_of(ctx))
 
     async def _call_tool(self, ctx: Context, params: CallToolRequestParams) -> dict[str, Any]:
-        raw = dict(ctx.params or {})
+        raw = ctx.params or {}
         meta = meta_of(raw)
         request = CallTool(
             name=params.name,
@@ -179,7 +180,7 @@ class McpServer:
         )
 
     async def _relay(self, ctx: Context, params: RequestParams) -> dict[str, Any]:
-        raw = dict(ctx.params or {})
+        raw = ctx.params or {}
         arguments = {key: value for key, value in raw.items() if key != "_meta"}
         request = CallTool(
             name=ctx.method, arguments=arguments, meta=meta_for_the_server(meta_of(raw))
@@ -224,10 +225,10 @@ class McpServer:
             call = session.call(request, client_side_of(ctx))
             named = session.session_id, str(ctx.request_id)
             self._under_way[named] = call
-            meta, notify = meta_of(dict(ctx.params or {})), _notifying(ctx, related=True)
+            meta, notify = meta_of(ctx.params or {}), _notifying(ctx, related=True)
             telling = Telling(meta, _era_of(ctx), session.log_level, notify)
             try:
-                async for said in call.progress():
+                while (said := await call.hear()) is not None:
                     await telling.tell(said)
             except BaseException:
                 call.leave()
