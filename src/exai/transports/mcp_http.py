@@ -15,10 +15,10 @@ from mcp.server.streamable_http import MCP_SESSION_ID_HEADER, StreamableHTTPServ
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import RequestBodyLimitMiddleware
 from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
-from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
+from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher, cancelled_request_id_from_params
 from mcp.shared.message import SessionMessage
 from mcp.shared.transport_context import TransportContext
-from mcp_types import InitializeRequestParams
+from mcp_types import InitializeRequestParams, JSONRPCMessage, JSONRPCNotification
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -29,6 +29,7 @@ from exai.connections.mcp_sessions import McpSessions
 from exai.core.errors import QueueFull
 from exai.core.lifecycle import running
 from exai.transports.json_responses import json_response
+from exai.transports.mcp_dispatcher import CANCELLED
 from exai.transports.mcp_events import McpEvents
 from exai.transports.mcp_server import CALLER, McpCaller, McpServer, asking_principal
 
@@ -200,8 +201,14 @@ class _Watched:
     async def __anext__(self) -> SessionMessage | Exception:
         item: SessionMessage | Exception = await self._incoming.__anext__()
         if isinstance(item, SessionMessage):
-            self._server.note_cancellation(self._session, item.message)
+            self._take_back_if_told(item.message)
         return item
+
+    def _take_back_if_told(self, message: JSONRPCMessage) -> None:
+        if isinstance(message, JSONRPCNotification) and message.method == CANCELLED:
+            request_id = cancelled_request_id_from_params(message.params)
+            if request_id is not None:
+                self._server.take_back(self._session, request_id)
 
 
 class _Answered:

@@ -15,14 +15,11 @@ from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import NotificationOptions, Server
 from mcp.server.models import InitializationOptions
 from mcp.shared.exceptions import MCPError
-from mcp.shared.jsonrpc_dispatcher import cancelled_request_id_from_params
 from mcp_types import (
     INVALID_PARAMS,
     CallToolRequestParams,
     CompleteRequestParams,
     GetPromptRequestParams,
-    JSONRPCMessage,
-    JSONRPCNotification,
     NotificationParams,
     PaginatedRequestParams,
     ReadResourceRequestParams,
@@ -50,7 +47,7 @@ from exai.protocols.mcp_eras import (
     meta_for_the_server,
     meta_of,
 )
-from exai.protocols.mcp_messages import McpError
+from exai.protocols.mcp_messages import Id, McpError
 from exai.protocols.mcp_news import ACKNOWLEDGED, read_listen
 from exai.transports.mcp_client_side import client_side_of
 from exai.transports.mcp_news import NewsOfSession
@@ -67,7 +64,6 @@ asking_principal: ContextVar[Principal] = ContextVar("asking_principal")
 CALLER = "exai.mcp_caller"
 """Where an HTTP request carries its `McpCaller`, in its scope."""
 
-_CANCELLED = "notifications/cancelled"
 _RESOURCE_NOT_FOUND = -32002
 _LISTS_STAY_FRESH_MS = 5000
 _COMPLETE = {"resultType": "complete"}
@@ -127,16 +123,14 @@ class McpServer:
         )
         return self.sdk.create_initialization_options(changed)
 
-    def note_cancellation(self, session: McpSession, message: JSONRPCMessage) -> None:
-        """Take a call back, if a message says so, before the SDK stops to wait for it.
+    def take_back(self, session: McpSession, request_id: Id) -> None:
+        """Cancel a call, before the SDK stops to wait for it.
 
         To the SDK a caller that has gone and one that cancels are the same.
         """
-        if isinstance(message, JSONRPCNotification) and message.method == _CANCELLED:
-            request_id = cancelled_request_id_from_params(message.params)
-            call = self._under_way.get((session.session_id, str(request_id)))
-            if call is not None:
-                call.take_back()
+        call = self._under_way.get((session.session_id, str(request_id)))
+        if call is not None:
+            call.take_back()
 
     async def tell_news(self, session: McpSession, notify: Notify) -> None:
         """Tell a client of before 2026 what is new, for as long as it is there; once is enough."""
