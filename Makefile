@@ -1,7 +1,7 @@
 # One command for each thing there is to do here; `make help` lists them.
 #
 #   PYTHON=…  the interpreter to build the environment on     VENV=…  where it lies (.venv)
-#   ARGS=…    further arguments of run, test, bench and lock
+#   ARGS=…    further arguments of run, test, conformance, bench, chaos and lock
 
 VENV ?= .venv
 export PYTHON VENV
@@ -10,10 +10,10 @@ NODE_MODULES = tests/node_modules/.package-lock.json
 PEERS = .venv-bench/.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test bench chaos check format lock clean
+.PHONY: help setup run test conformance bench chaos check format lock clean
 
 help:  ## list the commands
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
 setup:  ## make the environment, with .venv/bin/exai in it
 	@scripts/setup
@@ -27,6 +27,9 @@ test: setup $(NODE_MODULES)  ## run all tests, side by side
 	@command -v promtool >/dev/null || scripts/debian_packages prometheus
 	-@tests/container/prepare
 	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(ARGS)
+
+conformance: setup $(NODE_MODULES)  ## MCP's conformance suite, through the daemon and without (ARGS=--help: how)
+	$(BIN)/python -m tests.conformance $(ARGS)
 
 bench: setup $(PEERS)  ## measure, beside others, and write bench/REPORT.md (ARGS=--help: what else)
 	$(BIN)/python -m bench $(ARGS)

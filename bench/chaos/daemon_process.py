@@ -38,7 +38,7 @@ class DaemonProcess:
         self.state_dir = home / "state"
         self.executions = home / "executions.log"
         self.log = home / "daemon.log"
-        self.port = _free_port()
+        self.port = free_port()
         self._synchronous = synchronous
         self._process: Process | None = None
         self.executions.touch()
@@ -156,7 +156,8 @@ def is_upstream(pid: int) -> bool:
         return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that the system gives to nobody, and nobody has taken."""
     for port in random.sample(_PORTS, len(_PORTS)):
         with socket.socket() as probe:
             try:

@@ -10,14 +10,14 @@ runs on uvloop.
 import sys
 
 import uvloop
-from fastmcp import FastMCP  # type: ignore[import-not-found]
+from fastmcp import FastMCP
 
 from bench.servers.announced_listener import announced_listener
 
 server = FastMCP("bench")
 
 
-@server.tool  # type: ignore[untyped-decorator]
+@server.tool
 async def echo(text: str) -> str:
     """Return the text."""
     return text

@@ -5,15 +5,16 @@ Nothing here is global: two daemons with different configurations live in one pr
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Set
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from starlette.routing import BaseRoute
 
 from exai.calls.call_path import CallPath
+from exai.calls.upstream_control import ReadConfig, UpstreamControl, unchanged
+from exai.connections.announcer import Announcer
 from exai.connections.reception import Reception
-from exai.core.channel import Channel
 from exai.core.clock import Clock, SystemClock
 from exai.core.config import OPEN_ACCESS, Config
 from exai.core.events import (
@@ -25,10 +26,11 @@ from exai.core.events import (
     EventSink,
 )
 from exai.core.lifecycle import PatientTaskGroup, lone_cause, running
-from exai.core.replies import GoingAway, ToolsChanged
+from exai.core.replies import GoingAway
 from exai.observe.metrics import Fanout, Metrics
 from exai.observe.observation import Observation, Observed
 from exai.observe.readiness import Readiness
+from exai.observe.upstream_logs import UpstreamLogs
 from exai.processes.process_guard import ProcessGuard
 from exai.processes.succession import NOTHING, Inheritance
 from exai.protocols import close_codes
@@ -37,15 +39,13 @@ from exai.providers.registry import ProviderRegistry
 from exai.stores.instance_lock import InstanceLock
 from exai.stores.stores import Stores, stores_of
 from exai.tools.built_in import VersionTool
+from exai.tools.mcp_servers import McpServers
 from exai.tools.own_tools import own_tools
 from exai.tools.registry import ToolRegistry
-from exai.tools.upstream_tools import UpstreamTools
+from exai.transports.daemon_routes import daemon_routes
 from exai.transports.doors import DaemonAddress, Doors
-from exai.transports.explain_route import explain_route
-from exai.transports.health_routes import health_routes
 from exai.transports.mcp_door import McpDoor
-from exai.transports.upgrade_rules import MCP_SUBPROTOCOL
-from exai.upstream.pool import UpstreamPool
+from exai.upstream.names import namespaces_of
 
 SERVER = ServerName("exai", version("exai"))
 _RECONNECT_AFTER_S = 2.0
@@ -61,17 +61,30 @@ class Daemon:
         events: EventSink,
         stores: Stores,
         clock: Clock,
+        read_config: ReadConfig,
     ) -> None:
         self._config = config
-        self.tools = ToolRegistry(name for name, u in config.upstreams.items() if not u.disabled)
+        self.tools = ToolRegistry(namespaces_of(config.upstreams))
         self._metrics = Metrics(self.tools.has)
-        self._events = Fanout(events, self._metrics)
+        self._server_logs = UpstreamLogs(clock)
+        self._events = Fanout(events, self._metrics, self._server_logs)
         self._clock = clock
         self._built_at = clock.monotonic_s()
         self._tasks = PatientTaskGroup()
-        self._upstream_tools = UpstreamTools(self.tools, self._events)
+        self._announcer = Announcer()
+        self.tools.on_change(self._announcer.tell_tools_changed)
         self._guard = ProcessGuard()
-        self._upstreams = self._build_upstreams(environment)
+        self._servers = McpServers(
+            config,
+            self.tools,
+            self._announcer,
+            version=SERVER.version,
+            guard=self._guard,
+            environment=environment,
+            events=self._events,
+            clock=clock,
+        )
+        self._upstreams = self._servers.pool
         self._readiness = Readiness(self._upstreams.awaited_scopes)
         self._providers = self._build_providers()
         self.stores = stores
@@ -81,6 +94,7 @@ class Daemon:
             SERVER,
             self._calls.router,
             stores.sessions,
+            announcer=self._announcer,
             durable=stores.calls.durable,
             tasks=self._tasks,
             clock=clock,
@@ -88,15 +102,10 @@ class Daemon:
         )
         self._sessions, self._tokens = self._reception.sessions, self._reception.tokens
         self._observation = self._build_observation()
-        routes = self._build_routes()
         self._mcp = McpDoor(config.server, self._reception, self.tools, SERVER, self._events)
-        self._doors = Doors(
-            config.server,
-            self._serve,
-            [*routes, self._mcp.route],
-            self._mcp.may_enter,
-            self._events,
-        )
+        serve, may_enter = self._mcp.beside(self._reception.serve), self._mcp.may_enter
+        routes = [*self._build_routes(read_config), self._mcp.route]
+        self._doors = Doors(config.server, serve, routes, may_enter, self._events)
         self._lock = InstanceLock(config.state_dir)
 
     async def run(
@@ -128,8 +137,7 @@ class Daemon:
                 self._doors.websocket_open(inherited),
                 running(
                     *(part.run() for part in self._calls.background),
-                    self._sessions.run_cleanup(),
-                    self._reception.mcp_sessions.run_cleanup(),
+                    *(sessions.run_cleanup() for sessions in self._reception.all_sessions),
                     self._mcp.run(),
                     self._become_ready(),
                     self._doors.watch_certificate(),
@@ -147,10 +155,6 @@ class Daemon:
                 over.set()
         stop_s = self._clock.monotonic_s() - stopped_at
         self._events.emit(DaemonStopped(stop_s, interrupted_count))
-
-    async def _serve(self, channel: Channel) -> None:
-        speaks_mcp = channel.subprotocol == MCP_SUBPROTOCOL
-        await (self._mcp.serve_channel if speaks_mcp else self._reception.serve)(channel)
 
     @asynccontextmanager
     async def _recovered(self) -> AsyncIterator[None]:
@@ -213,33 +217,10 @@ class Daemon:
         on_ready(address)
 
     def _offer_own_tools(self) -> None:
-        self.tools.on_change(self._tell_tools_changed)
         version_tool = VersionTool(SERVER.name, SERVER.version, PROTOCOL)
-        tools = own_tools(
-            version_tool,
-            self._providers,
-            self.stores.conversations,
-            self._config.conversations,
-            self._clock,
-        )
-        self.tools.replace(SERVER.name, tools)
-
-    def _tell_tools_changed(self, names: Set[str]) -> None:
-        for session in (*self._sessions, *self._reception.mcp_sessions):
-            if any(session.principal.may_use(name) for name in names):
-                session.send(ToolsChanged())
-
-    def _build_upstreams(self, environment: Mapping[str, str]) -> UpstreamPool:
-        return UpstreamPool(
-            self._config.upstreams,
-            version=SERVER.version,
-            guard=self._guard,
-            base_environment=environment,
-            limits=self._config.limits,
-            events=self._events,
-            clock=self._clock,
-            on_tools=self._upstream_tools.offer,
-        )
+        conversations, limits = self.stores.conversations, self._config.conversations
+        own = own_tools(version_tool, self._providers, conversations, limits, self._clock)
+        self.tools.replace(SERVER.name, own)
 
     def _build_providers(self) -> ProviderRegistry:
         return ProviderRegistry(
@@ -256,8 +237,7 @@ class Daemon:
         observed = Observed(
             config=self._config,
             version=SERVER.version,
-            status=lambda: self._readiness.status,
-            blocked_by=self._readiness.blocked_by,
+            readiness=self._readiness,
             ports=lambda: self._doors.ports,
             calls=self._calls,
             reception=self._reception,
@@ -265,7 +245,7 @@ class Daemon:
             conversations=self.stores.conversations,
             providers=self._providers,
             upstreams=self._upstreams,
-            upstream_tools=self._upstream_tools,
+            upstream_tools=self._servers.tools,
         )
         return Observation(observed, self._metrics, self._clock, self._events)
 
@@ -282,21 +262,20 @@ class Daemon:
             events=self._events,
             health=lambda principal: self._observation.health.report(principal),
             progress_interval_s=self._config.server.progress_interval_s,
+            on_session_end=self._upstreams.end_session,
             sweeps=[lambda: self.stores.conversations.expire(self._clock.wall_s(), ttl_s)],
         )
 
-    def _build_routes(self) -> list[BaseRoute]:
-        authenticate = self._tokens.authenticate
-        return [
-            *health_routes(
-                status=lambda: self._readiness.status,
-                blocked_by=self._readiness.blocked_by,
-                health=self._observation.health.report,
-                metrics=self._observation.metrics_page,
-                authenticate=authenticate,
-            ),
-            explain_route(self._calls.explaining.explain, authenticate),
-        ]
+    def _build_routes(self, read_config: ReadConfig) -> list[BaseRoute]:
+        servers = UpstreamControl(self._servers, self._calls.admission, read_config, self._events)
+        return daemon_routes(
+            self._readiness,
+            self._observation,
+            explain=self._calls.explaining.explain,
+            servers=servers,
+            server_logs=self._server_logs.tail,
+            authenticate=self._tokens.authenticate,
+        )
 
 
 def build_daemon(
@@ -306,10 +285,13 @@ def build_daemon(
     events: EventSink,
     stores: Stores | None = None,
     clock: Clock | None = None,
+    read_config: ReadConfig | None = None,
 ) -> Daemon:
     """Build a daemon from its configuration; nothing is opened yet.
 
-    `environment` is what children may see a safe part of.
+    `environment` is what children may see a safe part of; `read_config` reads the
+    configuration again, for a reload.
     """
     stores = stores or stores_of(config.store, config.state_dir)
-    return Daemon(config, environment, events, stores, clock or SystemClock())
+    clock, read_config = clock or SystemClock(), read_config or (lambda: unchanged(config))
+    return Daemon(config, environment, events, stores, clock, read_config)

@@ -249,6 +249,7 @@ class World:
                 events=self,
                 health=lambda _: {},
                 progress_interval_s=8.0,
+                on_session_end=lambda _: None,
             )
             await self._stop.wait()
 

@@ -196,6 +196,7 @@ class World:
                 events=self,
                 health=lambda _: {},
                 progress_interval_s=8.0,
+                on_session_end=lambda _: None,
             )
             async with asyncio.TaskGroup() as callers:
                 for n in range(PRINCIPAL_COUNT * SESSIONS_EACH):

@@ -5,15 +5,13 @@ from typing import Any
 
 import pytest
 
-from exai.cli.config_checks import problems_of, warnings_of
+from exai.cli.config_checks import problems_of
 from exai.core.config import (
     AuthConfig,
     Config,
     ConversationsConfig,
     LimitsConfig,
-    PrincipalConfig,
     ProviderConfig,
-    Secret,
     ServerConfig,
     ToolsConfig,
     UpstreamConfig,
@@ -77,19 +75,6 @@ def test_open_access_is_for_this_machine(host: str) -> None:
 def test_open_access_is_refused_where_others_reach(host: str) -> None:
     config = Config(state_dir=STATE, auth=AuthConfig(mode="none"), server=ServerConfig(host=host))
     assert any("auth.mode = none is refused" in problem for problem in problems_of(config, {}))
-
-
-def test_what_has_no_effect_yet_is_said() -> None:
-    config = Config(
-        state_dir=STATE,
-        principals={
-            "default": PrincipalConfig(token=Secret("x" * 16), may_rotate=True),
-            "boss": PrincipalConfig(token=Secret("y" * 16), admin=True, may_rotate=True),
-        },
-    )
-    assert list(warnings_of(config)) == [
-        "principals.boss.admin has no effect in this version",
-    ]
 
 
 @pytest.mark.parametrize(

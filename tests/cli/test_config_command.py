@@ -26,7 +26,12 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
     config.chmod(0o600)
     arguments = ["--key=${KEY}", "--api-token", "hunter2", "--secret=open-door", "--level", "1"]
     box = {"command": "box", "args": arguments, "env": {"A": "hunter2"}, "exai": {"timeout_s": 5}}
-    servers.write_text(json.dumps({"mcpServers": {"box": box}}))
+    web = {
+        "url": "https://me:pass-word@web.example/?level=1&key=hunter2",
+        "headers": {"Authorization": "Bearer open-door", "X-Level": "1"},
+    }
+    servers.write_text(json.dumps({"mcpServers": {"box": box, "web": web}}))
+    servers.chmod(0o600)
     return CommandLine(config=config, mcp_config=servers, port=5)
 
 
@@ -53,6 +58,8 @@ def test_every_value_is_shown_with_its_source(
         "1",
     ]
     assert values["upstreams.box.env"]["value"] == {"A": "***"}
+    assert values["upstreams.web.headers"]["value"] == {"Authorization": "***", "X-Level": "***"}
+    assert values["upstreams.web.url"]["value"] == "https://***@web.example/?level=1&key=***"
 
 
 @pytest.mark.parametrize("as_json", [True, False])

@@ -13,7 +13,7 @@ from exai.cli.app import app
 from exai.cli.config_keys import KEYS, NAME, UPSTREAM_KEYS, Key, dotted, type_in_words
 from exai.cli.environment import NO_EFFECT, VARIABLES
 from exai.cli.exit_codes import MEANINGS, ExitCode
-from exai.cli.mcp_config import ToolPolicy
+from exai.cli.mcp_server_entry import ToolPolicy
 
 DOCS = Path(__file__).parents[2] / "docs"
 CONFIGURATION = (DOCS / "configuration.md").read_text("utf-8")

@@ -6,12 +6,14 @@ import os
 import re
 import signal
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import trustme
 
 from exai.cli.exit_codes import ExitCode
 from exai.observe.health_file import HEALTH_FILE
@@ -357,7 +359,47 @@ async def test_a_server_that_dies_is_told_with_its_reason(shell: Shell) -> None:
         assert "exited with status 3" in report.of("MCP server dies")
         later = await examine(shell, *servers(shell, dies=DIES, added={"command": "sh"}))
     assert later.verdict_of("MCP server added") == "warning"
-    assert "restart the daemon" in later.of("MCP server added")
+    assert "exai reload" in later.of("MCP server added")
+
+
+async def test_servers_behind_an_address_are_tried_without_a_word_to_them(
+    shell: Shell, tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(context)
+    heard: list[bytes] = []
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.read())
+        writer.close()
+
+    plain = await asyncio.start_server(listen, "127.0.0.1", 0)
+    secure = await asyncio.start_server(listen, "127.0.0.1", 0, ssl=context)
+    async with plain, secure:
+        ports = [each.sockets[0].getsockname()[1] for each in (plain, secure)]
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            nobody = closed.getsockname()[1]
+        entries = {
+            "works": {"url": f"http://127.0.0.1:{ports[0]}/mcp?key=${{KEY}}"},
+            "secure": {"url": f"https://localhost:{ports[1]}/mcp"},
+            "no-tls": {"url": f"https://127.0.0.1:{nobody}/"},
+            "lost": {"url": "http://no-such-host.invalid/mcp"},
+        }
+        shell.environ["KEY"] = "letmein"
+        arguments = servers(shell, **entries)
+        report = await examine(shell, *arguments)
+        shell.environ["SSL_CERT_FILE"] = str(tmp_path / "ca.pem")
+        authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+        trusting = await examine(shell, *arguments)
+    assert report.verdict_of("MCP server works") == "ok"
+    assert "letmein" not in report.text
+    assert "not trusted" in report.of("MCP server secure")
+    assert trusting.verdict_of("MCP server secure") == "ok"
+    assert "cannot be reached: Connection refused" in report.of("MCP server no-tls")
+    assert "nobody knows no-such-host.invalid" in report.of("MCP server lost")
+    assert str(shell.home / "mcp.json") in report.of("MCP server lost")
+    assert not any(heard)
 
 
 async def test_a_provider_without_its_key_is_a_problem_if_it_is_wanted(shell: Shell) -> None:

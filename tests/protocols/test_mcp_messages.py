@@ -107,6 +107,9 @@ def test_messages_are_written_as_json_rpc() -> None:
         (b' { "id" : "a", "params": {', "a"),
         (b'{"method":"m","params":{},"jsonrpc":"2.0","id":9}', 9),
         (b'{"method":"m","params":{"id":7,', None),
+        (b'{"id":"a\xff",', None),
+        (b'{"id":"a\x01",', None),
+        (b'{"id":007,', None),
     ],
 )
 def test_the_id_of_what_cannot_be_decoded_is_found_at_either_end(line: bytes, id_: Any) -> None:

@@ -92,6 +92,13 @@ def test_only_what_a_client_must_act_upon_stays_an_error_of_a_tool_call(
         assert (fault.code, fault.message, fault.data) == (code, "no", {"x": 1})
 
 
+def test_a_state_that_a_client_brings_back_wrong_is_its_own_fault_not_a_models() -> None:
+    details = {"jsonrpc_code": INVALID_PARAMS}
+    error = {"code": "TOOL_EXECUTION_ERROR", "message": "bad state", "details": details}
+    assert tool_error("box__ask", error) is None
+    assert tool_error("box__ask", error, is_continued=True) is not None
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [

@@ -1,5 +1,6 @@
 """A server's listing becomes tools of ours, untouched; what is too much is left out, with why."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ from exai.core.events import ToolUnavailable
 from exai.core.identity import Principal
 from exai.core.outcomes import text_of
 from exai.core.tool import SharingPolicy, Tool, ToolSpec, upstream_scope
+from exai.tools.built_in import EchoTool
 from exai.tools.registry import ToolRegistry
 from exai.tools.upstream_tools import UpstreamTools
+from exai.upstream.names import namespaces_of
 from exai.upstream.server import UpstreamServer
 from tests.upstream.running_server import Recorder, Run, running, scripted, surroundings
 
@@ -41,11 +44,13 @@ class Offering:
     def __init__(self) -> None:
         self.registry = ToolRegistry()
         self.events = Recorder()
-        self.tools = UpstreamTools(self.registry, self.events)
+        self.servers: dict[str, UpstreamServer] = {}
+        self.tools = UpstreamTools(self.registry, self.servers, self.events)
 
     async def offer(self, *listing: dict[str, Any], **settings: Any) -> None:
         config = UpstreamConfig(command="unused", **settings)
         server = UpstreamServer("srv", config, surroundings(self.events), self.tools.offer)
+        self.servers["srv"] = server
         await self.tools.offer(server, listing)
 
     def spec(self, name: str) -> ToolSpec:
@@ -203,6 +208,13 @@ async def test_the_first_of_two_tools_with_one_name_is_kept() -> None:
     assert "another tool of this name" in offering.reasons["t"]
 
 
+async def test_of_two_tools_whose_names_fall_together_one_is_offered() -> None:
+    offering = Offering()
+    await offering.offer(listed("a.b"), listed("a_b", title="as it is"))
+    assert offering.spec("a_b").title == "as it is"
+    assert offering.reasons == {"a.b": "another tool of its server is srv__a_b"}
+
+
 async def test_a_thousand_tools_are_offered_and_not_one_more() -> None:
     offering = Offering()
     await offering.offer(*(listed(f"t{n}") for n in range(1001)))
@@ -231,6 +243,7 @@ async def test_a_tool_runs_on_its_server_once_its_arguments_are_checked() -> Non
     ]
     offering = Offering()
     async with running(scripted()) as srv:
+        offering.servers.update(srv.pool.servers)
         await offering.tools.offer(srv.server, listing)
         echo = offering.tool("echo")
         assert text_of((await echo.run({"text": "hi"}, Run())).outputs) == "hi"
@@ -240,3 +253,108 @@ async def test_a_tool_runs_on_its_server_once_its_arguments_are_checked() -> Non
             with pytest.raises(UpstreamFailed) as failed:
                 await offering.tool(name).run({}, Run())
             assert failed.value.describe().retryable is may_be_retried
+
+
+class Servers:
+    """Some servers of one daemon, in the order of its file, and what they offer."""
+
+    def __init__(self, **configs: dict[str, Any]) -> None:
+        self.configs = {name: UpstreamConfig(command="x", **each) for name, each in configs.items()}
+        self.registry = ToolRegistry(namespaces_of(self.configs))
+        self.events = Recorder()
+        self.servers: dict[str, UpstreamServer] = {}
+        self.tools = UpstreamTools(self.registry, self.servers, self.events)
+
+    async def offer(self, server: str, *names: str) -> None:
+        around = surroundings(self.events)
+        offering = UpstreamServer(server, self.configs[server], around, self.tools.offer)
+        self.servers[server] = offering
+        await self.tools.offer(offering, [listed(name) for name in names])
+
+    @property
+    def holders(self) -> dict[str, str]:
+        return {spec.name: spec.provider for spec in self.registry.visible_to(ANYONE)}
+
+
+async def test_the_server_is_asked_by_its_own_name_and_clients_by_one_that_all_take() -> None:
+    offering = Offering()
+    await offering.offer(
+        listed("files.read"), listed("x" * 100), tools={"files.read": {"share": "all"}}
+    )
+    assert [len("srv__" + name) for name in offering.names] == [15, 64]
+    assert offering.spec("files_read").policy == SharingPolicy("all")
+    assert offering.reasons == {}
+
+
+async def test_filters_and_renames_name_tools_as_the_server_does() -> None:
+    servers = Servers(
+        box={
+            "allow": ("get_*", "find"),
+            "deny": ("*_secret",),
+            "tools": {"find": {"name": "look-up"}},
+        }
+    )
+    await servers.offer("box", "get_a", "get_secret", "find", "drop")
+    assert servers.holders == {"box__get_a": "box", "look-up": "box"}
+    assert servers.tools.unavailable() == {"box": {}}
+
+
+async def test_a_filter_that_names_a_tool_which_is_not_there_is_told() -> None:
+    servers = Servers(box={"allow": ("fnid", "get_*"), "deny": ("rm",)})
+    await servers.offer("box", "find")
+    reasons = servers.tools.unavailable()["box"]
+    assert reasons["fnid"] == "named in exai.allow, but its server lists no such tool"
+    assert reasons.keys() == {"fnid", "rm"}
+
+
+async def test_of_two_servers_the_first_of_the_file_keeps_the_name_whoever_starts_first() -> None:
+    servers = Servers(a={"prefix": ""}, b={"prefix": ""})
+    await servers.offer("b", "find", "put")
+    assert servers.holders == {"find": "b", "put": "b"}
+    await servers.offer("a", "find")
+    assert servers.holders == {"find": "a", "put": "b"}
+    said = "its name find belongs to a tool of a"
+    assert servers.tools.unavailable() == {"a": {}, "b": {"find": said}}
+    assert [(e.upstream, e.reason) for e in servers.events.of(ToolUnavailable)] == [("b", said)]
+
+
+async def test_a_name_that_is_given_up_goes_to_whom_it_was_refused() -> None:
+    servers = Servers(a={"prefix": ""}, b={"prefix": ""})
+    changes: list[set[str]] = []
+    servers.registry.on_change(lambda names: changes.append(set(names)))
+    await servers.offer("a", "find")
+    await servers.offer("b", "find")
+    await servers.offer("a")
+    assert servers.holders == {"find": "b"}
+    assert servers.tools.unavailable() == {"a": {}, "b": {}}
+    assert changes == [{"find"}, {"find"}]
+
+
+async def test_no_server_takes_a_name_of_the_daemons_own() -> None:
+    servers = Servers(a={"prefix": ""})
+    servers.registry.replace("exai", [EchoTool()])
+    await servers.offer("a", "echo", "say")
+    assert servers.holders == {"echo": "exai", "say": "a"}
+    assert servers.tools.unavailable() == {"a": {"echo": "its name echo belongs to a tool of exai"}}
+
+
+async def test_while_the_daemon_starts_a_call_waits_for_the_one_who_has_the_name_at_last() -> None:
+    servers = Servers(a={"prefix": ""}, b={"prefix": ""})
+    servers.registry.replace("exai", [EchoTool()])
+    await servers.offer("b", "find")
+    assert (await servers.registry.wait_for_tool("echo", ANYONE)).spec.provider == "exai"
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(servers.registry.wait_for_tool("find", ANYONE))
+        await servers.offer("a", "find")
+    assert waiting.result().spec.provider == "a"
+
+
+async def test_once_the_daemon_has_started_a_tool_that_is_there_waits_for_nobody() -> None:
+    servers = Servers(a={"prefix": ""}, b={"prefix": ""})
+    await servers.offer("b", "find")
+    servers.registry.end_start()
+    for is_owed in (False, True):
+        tool = await servers.registry.wait_for_tool("find", ANYONE, is_owed=is_owed)
+        assert tool.spec.provider == "b"
+    with pytest.raises(UpstreamFailed, match="a has not started yet"):
+        await servers.registry.wait_for_tool("put", ANYONE)

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 from unittest import mock
 
+import msgspec
+
+from exai.core.client_side import ClientSide
 from exai.core.clock import SystemClock
 from exai.core.config import LimitsConfig, UpstreamConfig
 from exai.core.events import Event
@@ -19,9 +22,11 @@ from exai.core.tool import LogLevel, ToolRun
 from exai.processes.process_guard import ProcessGuard
 from exai.upstream import server_life, server_process
 from exai.upstream.handshake import Handshake
+from exai.upstream.http_client import HttpClient
+from exai.upstream.instance import Surroundings
 from exai.upstream.pool import UpstreamPool
 from exai.upstream.restart_policy import RestartPolicy
-from exai.upstream.server import Surroundings, UpstreamServer
+from exai.upstream.server import UpstreamServer
 
 BOUND_S = 20.0
 """No wait in a test is longer."""
@@ -61,15 +66,31 @@ class Recorder:
 class Run(ToolRun):
     """One execution, which keeps what is reported."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        session_id: str = "s1",
+        client: ClientSide | None = None,
+        *,
+        principal: str = "test",
+        meta: dict[str, Any] | None = None,
+        input: dict[str, Any] | None = None,
+        timeout_s: float | None = None,
+    ) -> None:
         self.call_id = "call"
-        self.principal = Principal("test")
+        self.principal = Principal(principal)
+        self.session_id = session_id
+        self.client = client
+        self.meta = meta or {}
+        self.input = input or {}
+        self._deadline = float("inf")
+        if timeout_s is not None:
+            self._deadline = asyncio.get_running_loop().time() + timeout_s
         self.logged: list[dict[str, Any]] = []
         self.reports: list[tuple[str | None, float | None, float | None]] = []
 
     @property
     def deadline(self) -> float:
-        return float("inf")
+        return self._deadline
 
     def report(
         self,
@@ -112,15 +133,16 @@ class Running:
     async def call(self, tool: str, run: Run | None = None, /, **arguments: Any) -> Completed:
         return await self.server.call(tool, arguments, run or Run())
 
-    async def say(self, tool: str, /, **arguments: Any) -> str:
+    async def say(self, tool: str, run: Run | None = None, /, **arguments: Any) -> str:
         """Call and return the text."""
-        return text_of((await self.call(tool, **arguments)).outputs)
+        return text_of((await self.call(tool, run, **arguments)).outputs)
 
 
 def surroundings(events: Recorder) -> Surroundings:
     """Return what a server needs that is never started."""
     return Surroundings(
         guard=ProcessGuard(),
+        http=HttpClient("1"),
         handshake=Handshake("1"),
         base_environment={},
         limits=LimitsConfig(),
@@ -189,3 +211,19 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+PERSONAL = Path(__file__).parent / "servers" / "personal.py"
+
+
+def personal(*options: str, instance: str = "session", **settings: Any) -> UpstreamConfig:
+    """Return the configuration of a server that keeps state, of which each session has one."""
+    return msgspec.convert(
+        {
+            "command": sys.executable,
+            "args": (str(PERSONAL), *options),
+            "instance": instance,
+            **settings,
+        },
+        UpstreamConfig,
+    )

@@ -12,7 +12,7 @@ import pytest
 from exai.core.config import UpstreamConfig
 from exai.core.errors import ToolFailed
 from exai.core.outcomes import text_of
-from exai.upstream.server import ServerState
+from exai.upstream.instance import ServerState
 from tests.processes.process_tree import descendants_of
 from tests.upstream.running_server import Run, is_alive, running, scripted, until
 

@@ -1,13 +1,14 @@
 """Both eras of MCP are spoken with whoever speaks them, and refusals are said in words."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import mcp.client.session
 import pytest
 
 from exai.upstream.handshake import HandshakeFailed, Terms
-from exai.upstream.json_rpc import BrokenAnswer, ErrorAnswer, Requests, ServerLost
+from exai.upstream.json_rpc import NO_HEADERS, BrokenAnswer, ErrorAnswer, Requests, ServerLost
 from exai.upstream.sdk_handshake import negotiate
 
 UNSUPPORTED = ErrorAnswer(-32022, "unsupported", {"supported": ["2026-07-28"], "requested": "x"})
@@ -37,7 +38,9 @@ class Server(Requests):
         self._answers = list(answers)
         self.sent: list[tuple[str, dict[str, Any]]] = []
 
-    async def request(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+    async def request(
+        self, method: str, params: dict[str, Any], *, headers: Mapping[str, str] = NO_HEADERS
+    ) -> dict[str, Any]:
         self.sent.append((method, params))
         answer = self._answers.pop(0)
         if isinstance(answer, asyncio.Event):
@@ -47,7 +50,9 @@ class Server(Requests):
         assert isinstance(answer, dict)
         return answer
 
-    def notify(self, method: str, params: dict[str, Any]) -> None:
+    def notify(
+        self, method: str, params: dict[str, Any], *, headers: Mapping[str, str] = NO_HEADERS
+    ) -> None:
         self.sent.append((method, params))
 
 
@@ -61,7 +66,9 @@ async def test_a_server_of_2026_is_discovered_and_each_request_introduces_us() -
     terms, methods = await agree(DISCOVERED)
     assert methods == ["server/discover"]
     assert (terms.protocol_version, terms.server_version) == ("2026-07-28", "2")
-    assert terms.must_subscribe
+    assert terms.is_modern
+    assert terms.offers("tools", "listChanged")
+    assert not terms.offers("resources")
     assert terms.request_meta == {
         "io.modelcontextprotocol/protocolVersion": "2026-07-28",
         "io.modelcontextprotocol/clientInfo": {"name": "exai", "version": "1.2"},
@@ -86,7 +93,9 @@ async def test_whatever_else_answers_is_initialized_as_before(
 ) -> None:
     terms, methods = await agree(first, INITIALIZED)
     assert methods == ["server/discover", "initialize", "notifications/initialized"]
-    assert terms == Terms(protocol_version="2025-11-25", server_version="1")
+    assert terms == Terms(
+        protocol_version="2025-11-25", server_version="1", capabilities={"tools": {}}
+    )
 
 
 async def test_a_server_of_2026_that_was_too_slow_at_first_is_asked_again() -> None:

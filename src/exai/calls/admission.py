@@ -9,7 +9,7 @@ waits at the head of a lane whose permits are free. A step costs O(scopes), and 
 where a shared place starts or ends; never O(waiting).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -59,6 +59,7 @@ class AdmissionController(Gatekeeper):
         self._scopes = {NO_SCOPE: ScopeGate(NO_SCOPE, None)}
         for scope, limit in scope_limits.items():
             self._scopes[scope] = ScopeGate(scope, PermitPool(scope, limit))
+        self._retired: set[str] = set()
         self._turns = ScopeTurns()
         self._principals: dict[str, PrincipalGate] = {}
         self._sessions: dict[str, SessionGate] = {}
@@ -187,6 +188,29 @@ class AdmissionController(Gatekeeper):
             leaf.scope.refresh(lane)
         self._forget_if_idle(leaf.session)
 
+    def relimit(self, limits: Mapping[str, Limit], retired: Iterable[str] = ()) -> None:
+        """Let these scopes have these limits from now on; nobody comes to the `retired` again.
+
+        What stands in a retired scope, or was on its way there, goes on as ever; the scope
+        is forgotten the next time that limits change, once nothing is left in it.
+        """
+        for scope in [scope for scope in self._retired if self._scopes[scope].is_idle]:
+            self._forget_scope(scope)
+        self._retired = (self._retired | set(retired)) - limits.keys()
+        for scope, limit in limits.items():
+            gate = self._scopes.get(scope)
+            if gate is None:
+                self._scopes[scope] = ScopeGate(scope, PermitPool(scope, limit))
+            elif gate.pool is not None:
+                gate.pool.relimit(limit)
+        self._start_waiting()
+
+    def _forget_scope(self, scope: str) -> None:
+        del self._scopes[scope]
+        self._retired.discard(scope)
+        for session in self._sessions.values():
+            session.lanes.pop(scope, None)
+
     def gate(self, scope: str) -> ScopeGate:
         """Return a scope's gate. A scope that nobody configured is a defect."""
         return self._scopes[scope]
@@ -216,7 +240,10 @@ class AdmissionController(Gatekeeper):
 
     def statistics(self) -> AdmissionStatistics:
         """Return the numbers now."""
-        scopes = sorted(self._scopes.values(), key=lambda gate: gate.scope)
+        present = (
+            g for g in self._scopes.values() if g.scope not in self._retired or not g.is_idle
+        )
+        scopes = sorted(present, key=lambda gate: gate.scope)
         pools = [self._global, *(gate.pool for gate in scopes if gate.pool is not None)]
         return AdmissionStatistics(
             [pool.statistics() for pool in pools],

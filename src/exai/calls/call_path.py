@@ -34,7 +34,8 @@ class CallPath:
     """Every part of a call's walk. `router` is the entrance, `background` what runs beside,
     `recovery` what is run before anybody may enter; `explaining` tells what became of calls.
 
-    `sweeps` are run now and then, and expire what other stores hold.
+    `sweeps` are run now and then, and expire what other stores hold; `on_session_end` is told of
+    each session whose calls are over for good.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class CallPath:
         events: EventSink,
         health: Callable[[Principal], dict[str, Any]],
         progress_interval_s: float,
+        on_session_end: Callable[[str], object],
         sweeps: Sequence[Callable[[], Awaitable[object]]] = (),
     ) -> None:
         self.admission = AdmissionController(
@@ -84,6 +86,7 @@ class CallPath:
             clock,
             defects,
             health,
+            on_session_end,
         )
         self.recovery = Recovery(
             ledger, in_flight, settling, pipeline, tasks, clock, events, defects

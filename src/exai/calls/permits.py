@@ -30,6 +30,10 @@ class PermitPool:
         """Return how many permits exist now."""
         return self._limit.permit_count
 
+    def relimit(self, limit: Limit) -> None:
+        """Let another limit say how many permits exist; those that are held stay held."""
+        self._limit = limit
+
     @property
     def in_use(self) -> int:
         """Return how many permits are held."""

@@ -53,7 +53,9 @@ class Pipeline:
     async def board(self, call: Call) -> None:
         """Find the flight that will answer a new call. Raises `ExaiError` for a refusal."""
         peer, arguments = call.peer, call.request.arguments
-        tool = await self._tools.wait_for_tool(call.request.name, peer.principal)
+        tool = await self._tools.wait_for_tool(
+            call.request.name, peer.principal, arguments=arguments
+        )
         tool.check(arguments)
         demand = await tool.demand_of(arguments, peer.principal)
         limit_s = self._limit_s(tool)
@@ -76,7 +78,9 @@ class Pipeline:
         those of one idempotency key.
         """
         request, principal = call.request, call.peer.principal
-        tool = await self._tools.wait_for_tool(request.name, principal, is_owed=True)
+        tool = await self._tools.wait_for_tool(
+            request.name, principal, arguments=request.arguments, is_owed=True
+        )
         tool.check(request.arguments)
         demand = await tool.demand_of(request.arguments, principal)
         if call.has_ended:

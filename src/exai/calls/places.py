@@ -94,6 +94,11 @@ class ScopeGate:
         self._with_leaves: FairRing[Lane] = FairRing()
 
     @property
+    def is_idle(self) -> bool:
+        """Tell whether nothing waits here, and nothing runs."""
+        return not self.in_line_count and (self.pool is None or self.pool.is_idle)
+
+    @property
     def has_free(self) -> bool:
         """Tell whether one more may run here."""
         return self.pool is None or self.pool.has_free

@@ -62,6 +62,7 @@ class RequestRouter:
         clock: Clock,
         defects: Defects,
         health: Callable[[Principal], dict[str, Any]],
+        on_session_end: Callable[[str], object],
     ) -> None:
         self._pipeline = pipeline
         self._settling = settling
@@ -73,6 +74,7 @@ class RequestRouter:
         self._clock = clock
         self._defects = defects
         self._health = health
+        self._on_session_end = on_session_end
         self._is_draining = False
         boot = secrets.token_hex(8)
         self._call_ids = (f"{boot}-{number:x}" for number in itertools.count(1))
@@ -94,6 +96,7 @@ class RequestRouter:
         for call in self._in_flight.of_session(session_id):
             self._settling.end(call, CallCancelled("the session ended", **call.possible_effect()))
         await self._in_flight.wait_session_over(session_id)
+        self._on_session_end(session_id)
         with self._defects.contained("ending a session", Whose(session_id)):
             await self._ledger.end_session(session_id, principal)
 

@@ -24,6 +24,7 @@ from exai.cli.options import (
     Store,
     Url,
 )
+from exai.cli.upstream_app import upstream_app
 
 _EXIT_CODES = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in MEANINGS.items())
 _EPILOG = (
@@ -135,6 +136,41 @@ def call(
     raise typer.Exit(run_call(order, CommandLine(config=config, state_dir=state_dir), url, as_))
 
 
+@app.command(
+    epilog="\b\nExamples:\n"
+    "  exai bridge\n"
+    "  exai bridge --autostart --mcp-config mcp.json\n"
+    "\n\b\nIn an IDE's mcp.json:\n"
+    '  {"mcpServers": {"exai": {"command": "exai", "args": ["bridge", "--autostart"]}}}'
+)
+def bridge(
+    autostart: Annotated[
+        bool,
+        typer.Option("--autostart", help="Start the daemon if none runs; it goes on after us."),
+    ] = False,
+    patience_s: Annotated[
+        float,
+        typer.Option("--patience", metavar="SECONDS", help="How long a call waits for a daemon."),
+    ] = 30.0,
+    url: Url = None,
+    as_: As = None,
+    config: ConfigFile = None,
+    mcp_config: McpConfig = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Be an MCP server on stdin and stdout, for a program that speaks nothing else.
+
+    An IDE starts it; the daemon does the work, and its restart is not noticed. It ends with its
+    input, and with the process that started it. What it has to say to people goes to stderr.
+    """
+    from exai.cli.bridge_command import BridgeOrder, run_bridge
+    from exai.cli.config_file import CommandLine
+
+    order = BridgeOrder(url=url, principal=as_, autostart=autostart, patience_s=patience_s)
+    command_line = CommandLine(config=config, mcp_config=mcp_config, state_dir=state_dir)
+    raise typer.Exit(run_bridge(order, command_line))
+
+
 @app.command(epilog="\b\nExamples:\n  exai tools\n  exai tools -o json | jq -r '.[].name'")
 def tools(
     output: Output = "text",
@@ -200,24 +236,38 @@ def explain(
     raise typer.Exit(run_explain(command_line, id_, url, as_, as_json=output == "json"))
 
 
-@app.command(epilog="\b\nExamples:\n  exai reload --upgrade\n  systemctl reload exai")
+@app.command(
+    epilog="\b\nExamples:\n"
+    "  exai reload\n"
+    "  exai reload --upgrade\n"
+    "  systemctl reload exai  # as --upgrade"
+)
 def reload(
     upgrade: Annotated[
         bool, typer.Option("--upgrade", help="Replace the daemon by what is installed now.")
     ] = False,
+    output: Output = "text",
+    url: HttpUrl = None,
+    as_: As = None,
     config: ConfigFile = None,
     state_dir: StateDir = None,
 ) -> None:
-    """Replace the daemon that runs by what is installed and configured now.
+    """Have the daemon that runs read its MCP servers again, and print what has changed.
 
-    Its process and its ports stay: who connects meanwhile waits, and is not refused. If what is
-    installed now would not start, the daemon goes on, and it is said why.
+    Servers that are the same go on, and so do all sessions. With --upgrade the daemon is
+    replaced by what is installed and configured now: its process and its ports stay, and who
+    connects meanwhile waits. What is wrong with the configuration is said, and changes nothing.
     """
     from exai.cli.config_file import CommandLine
-    from exai.cli.reload_command import run_reload
 
     command_line = CommandLine(config=config, state_dir=state_dir)
-    raise typer.Exit(run_reload(command_line, upgrade=upgrade))
+    if upgrade:
+        from exai.cli.upgrade_command import run_upgrade
+
+        raise typer.Exit(run_upgrade(command_line))
+    from exai.cli.reload_command import run_reload
+
+    raise typer.Exit(run_reload(command_line, url, as_, as_json=output == "json"))
 
 
 @app.command(
@@ -265,6 +315,7 @@ def config_(
     raise typer.Exit(run_config(command_line, as_json=output == "json"))
 
 
+app.add_typer(upstream_app, name="upstream")
 app.add_typer(ledger_app, name="ledger")
 
 token_app = typer.Typer(no_args_is_help=True, help="Make and replace tokens.")

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from exai.core.addresses import canonical_host, is_loopback
 from exai.core.config import OPEN_ACCESS, Config, is_glob
 from exai.core.tokens import TOKEN_MIN_LENGTH
+from exai.core.tool import OWN_SOURCE, WIDEST_SHARE, is_wider
 
 _PRINCIPAL_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 _PROVIDER_NAME = re.compile(r"[a-z0-9-]{1,32}\Z")
@@ -40,10 +41,6 @@ def warnings_of(config: Config) -> Iterator[str]:
         if config.principals:
             names = ", ".join(config.principals)
             yield f"auth.mode = none: nobody is asked for the token of {names}"
-
-    for name, principal in config.principals.items():
-        if principal.admin:
-            yield f"principals.{name}.admin has no effect in this version"
 
 
 def is_http_url(text: str) -> bool:
@@ -115,7 +112,15 @@ def _upstreams(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
     for name, upstream in config.upstreams.items():
         if name in config.providers or name == "local":
             yield f"the MCP server {name!r} has the name of a provider; give it another"
+        if name == OWN_SOURCE:
+            yield f"the MCP server {name!r} has the name of the daemon itself; give it another"
+        widest = WIDEST_SHARE[upstream.instance]
         for tool, policy in upstream.tools.items():
+            if is_wider(policy.get("share", "none"), widest):
+                yield (
+                    f"mcpServers.{name}.exai.tools.{tool}: with instance = {upstream.instance} "
+                    f"results are shared at most with share = {widest}"
+                )
             if policy.get("read_only") is False and policy.get("cache_ttl_s"):
                 yield (
                     f"mcpServers.{name}.exai.tools.{tool}: a result that is served again "

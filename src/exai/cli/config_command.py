@@ -10,11 +10,11 @@ from exai.cli.config_file import CommandLine, ConfigProblems, LoadedConfig, load
 from exai.cli.exit_codes import ExitCode
 from exai.cli.state_token import token_path
 from exai.cli.terminal import write, write_json
+from exai.core.addresses import shown_url, without_password
 from exai.core.config import Secret, Section, UpstreamConfig
 
 _MASK = "***"
 _SECRET_FLAG = re.compile(r"-.*(key|token|secret|password)", re.IGNORECASE)
-_PASSWORD_IN_URL = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
 def run_config(command_line: CommandLine, *, as_json: bool) -> ExitCode:
@@ -65,8 +65,10 @@ def _server_values(
     """A server's settings as they stand in the file, so that `${VAR}` shows no secret."""
     for key in server.__struct_fields__:
         value = written.get(key, getattr(server, key))
-        if key == "env":
+        if key in ("env", "headers"):
             value = dict.fromkeys(value, _MASK)
+        elif key == "url" and value is not None:
+            value = shown_url(value)
         elif key == "args":
             value = list(_masked_arguments(value))
         yield f"upstreams.{name}.{key}", _masked(value)
@@ -87,7 +89,7 @@ def _masked(value: Any) -> Any:
         case Secret():
             return _MASK
         case str():
-            return _PASSWORD_IN_URL.sub(_MASK, value)
+            return without_password(value)
         case None | bool() | int() | float() | dict() | tuple() | list():
             return value
         case _:

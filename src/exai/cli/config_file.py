@@ -256,7 +256,8 @@ class _Draft:
         for name, values in self._values.get("principals", {}).items():
             if "token" in values:
                 may_rotate = values.pop("may_rotate", name == "default")
-                principals[name] = PrincipalConfig(may_rotate=may_rotate, **values)
+                admin = values.pop("admin", name == "default")
+                principals[name] = PrincipalConfig(may_rotate=may_rotate, admin=admin, **values)
             else:
                 self._missing(f"principals.{name}.token")
         return principals

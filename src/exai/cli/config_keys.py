@@ -104,6 +104,9 @@ def did_you_mean(suggestion: str | None) -> str:
     return f"; did you mean {suggestion}?" if suggestion else ""
 
 
+_MAY_BE_EMPTY = {"prefix"}
+
+
 def convert(
     raw: Any, key: Key, *, is_text: bool, directory: Path, reveal: Callable[[str], str]
 ) -> Any:
@@ -122,7 +125,8 @@ def convert(
     if is_text and isinstance(inspect.type_info(key.type), inspect.VarTupleType):
         raw = [part.strip() for part in raw.split(",") if part.strip()]
     try:
-        if raw != "" and not (isinstance(raw, str) and "\0" in raw):
+        is_missing = raw == "" and key.path[-1] not in _MAY_BE_EMPTY
+        if not is_missing and not (isinstance(raw, str) and "\0" in raw):
             return msgspec.convert(raw, key.type, strict=not is_text, dec_hook=convert_own_types)
     except msgspec.ValidationError:
         pass
@@ -184,7 +188,7 @@ def _value_in_words(raw: Any, key: Key) -> str:
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
-_MAY_HOLD_SECRETS = {"command", "args", "env"}
+_MAY_HOLD_SECRETS = {"command", "args", "env", "url", "headers"}
 _TYPES_IN_WORDS = {
     str: "a text",
     bool: "true or false",

@@ -32,26 +32,26 @@ class Answer(NamedTuple):
         return NoAnswer(f"{url} answers with status {self.status}: {sentence}")
 
 
-def http_connection(door: Door) -> HTTPConnection:
+def http_connection(door: Door, patience_s: float = _PATIENCE_S) -> HTTPConnection:
     """Return a connection to this HTTP door, not yet open: no proxy is asked. Raises `NoDoor`."""
     url = urlsplit(door.url)
     host = url.hostname or ""
     if url.scheme == "http":
-        return HTTPConnection(host, url.port, timeout=_PATIENCE_S)
+        return HTTPConnection(host, url.port, timeout=patience_s)
     context = door.tls_context() or ssl.create_default_context()
-    return HTTPSConnection(host, url.port, timeout=_PATIENCE_S, context=context)
+    return HTTPSConnection(host, url.port, timeout=patience_s, context=context)
 
 
-def ask(door: Door, path: str) -> Answer:
+def ask(door: Door, path: str, *, method: str = "GET", patience_s: float = _PATIENCE_S) -> Answer:
     """Return what is said at this path behind this HTTP door. Raises `NoAnswer`, and `NoDoor`."""
-    connection = http_connection(door)
+    connection = http_connection(door, patience_s)
     headers = {} if door.token is None else {"authorization": f"Bearer {door.token}"}
     try:
-        connection.request("GET", urlsplit(door.url).path.rstrip("/") + path, headers=headers)
+        connection.request(method, urlsplit(door.url).path.rstrip("/") + path, headers=headers)
         response = connection.getresponse()
         return Answer(response.status, response.read(_MAX_ANSWER_BYTES))
     except TimeoutError:
-        raise NoAnswer(f"nobody answers at {door.url} within {_PATIENCE_S:g} s") from None
+        raise NoAnswer(f"nobody answers at {door.url} within {patience_s:g} s") from None
     except OSError as error:
         raise NoAnswer(f"no daemon answers at {door.url}: {error.strerror or error}") from None
     except (HTTPException, ValueError) as error:

@@ -34,7 +34,7 @@ MEANINGS: dict[ExitCode, str] = {
     ExitCode.DEFECT: "a defect ended the daemon, or kept it from ending; its log has the details",
     ExitCode.NOT_READY: "the daemon answers, but is not ready: it starts, or it stops",
     ExitCode.PROBLEM_FOUND: "`exai doctor` has found a problem",
-    ExitCode.UNKNOWN: "nothing is known of the call that was asked about",
+    ExitCode.UNKNOWN: "nothing is known of the call, or the MCP server, that was asked about",
     ExitCode.INTERRUPTED: "ended by Ctrl-C (SIGINT)",
     ExitCode.TERMINATED: "ended by SIGTERM; a daemon that had time to stop ends with 0",
 }

@@ -54,6 +54,8 @@ class Upstream(msgspec.Struct, frozen=True):
 
     upstream: str
     state: str
+    instance: str = "shared"
+    instance_count: int = 1
     tool_count: int = 0
     retry_in_s: float | None = None
     last_end: str | None = None
@@ -75,6 +77,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     max_connections: int | None = None
     sessions: int | None = None
     detached_sessions: int = 0
+    mcp_sessions: int = 0
     tool_count: int | None = None
     resident_bytes: int | None = None
     loop_lag: Lag | None = None
@@ -124,7 +127,13 @@ def state_in_words(server: Upstream) -> str:
     state = server.state.replace("_", " ")
     reason = f": {server.last_end[:_REASON_LENGTH]}" if server.last_end else ""
     again = f"; again in {ceil(server.retry_in_s)} s" if server.retry_in_s else ""
-    return f"{state}{reason}{again}"
+    return f"{state}{_instances_in_words(server)}{reason}{again}"
+
+
+def _instances_in_words(server: Upstream) -> str:
+    if server.instance == "shared":
+        return ""
+    return f", {server.instance_count} running, one for each {server.instance}"
 
 
 def _status_in_words(health: Health) -> str:
@@ -136,7 +145,9 @@ def _numbers(health: Health) -> Iterator[tuple[str, str]]:
     if health.connections is not None:
         yield "connections", f"{health.connections} of {health.max_connections}"
     if health.sessions is not None:
-        yield "sessions", f"{health.sessions}, {health.detached_sessions} without a connection"
+        of_mcp = f", {health.mcp_sessions} of MCP clients" if health.mcp_sessions else ""
+        detached = f"{health.detached_sessions} without a connection"
+        yield "sessions", f"{health.sessions}, {detached}{of_mcp}"
     if health.tool_count is not None:
         yield "tools", str(health.tool_count)
     if health.store is not None:

@@ -1,143 +1,51 @@
-"""`exai reload --upgrade`: has the daemon replaced in place, and says what came of it.
+"""`exai reload`: has the daemon read its MCP servers again, and says what has changed."""
 
-Asks by SIGHUP. What came of it is read where the daemon itself leaves it, in the address file,
-so that no token is needed.
-"""
+from collections.abc import Iterator
 
-import os
-import signal
-import time
-from pathlib import Path
+import msgspec
 
-from exai.cli.address_file import Address, find_address
-from exai.cli.config_faults import refuse_config
-from exai.cli.config_file import CommandLine, ConfigProblems, load_config
-from exai.cli.daemon_door import Door, NoDoor
-from exai.cli.daemon_health import ask_health
-from exai.cli.daemon_http import NoAnswer
+from exai.cli.config_faults import show_warnings
+from exai.cli.config_file import CommandLine
+from exai.cli.daemon_request import DaemonRequests, Ended
 from exai.cli.exit_codes import ExitCode
-from exai.cli.successor_check import CHECK_WITHIN_S
-from exai.cli.terminal import complain, write
-from exai.cli.time_to_end import time_to_end_s
-from exai.core.clock import SystemClock
-from exai.core.config import ServerConfig
-from exai.stores.instance_lock import find_holder, is_held_by
+from exai.cli.terminal import complain, write, write_json
+from exai.core.upstream_reports import ReloadReport
 
-_A_LOOK_S = 0.02
-_OPENS_WITHIN_S = 30.0
+_PATIENCE_S = 30.0
+_FAULTY = 422
 
 
-class _NotReplaced(Exception):
-    """The daemon was not replaced; the arguments are what to say, and the status to end with."""
-
-
-def run_reload(command_line: CommandLine, *, upgrade: bool) -> ExitCode:
-    """Have the daemon of the state directory replaced, and wait until its successor is ready."""
-    if not upgrade:
-        complain(
-            "nothing to reload was named; `exai reload --upgrade` replaces the daemon in place"
-        )
-        return ExitCode.USAGE
+def run_reload(
+    command_line: CommandLine, url: str | None, principal: str | None, *, as_json: bool
+) -> ExitCode:
+    """Print what a reload changed; what is wrong with the configuration changes nothing."""
     try:
-        config = load_config(command_line, for_client=True).config
-        clock = SystemClock()
-        begun_at = clock.monotonic_s()
-        before = _find_daemon(config.state_dir)
-        _ask(before.pid)
-        after = _wait_for_successor(config.state_dir, before, _patience_s(config.server), clock)
-    except ConfigProblems as wrong:
-        return refuse_config(wrong)
-    except _NotReplaced as failure:
-        sentence, status = failure.args
-        complain(sentence)
-        return ExitCode(status)
-    except KeyboardInterrupt:
-        complain("not waited for; the upgrade goes on")
-        return ExitCode.INTERRUPTED
-    except OSError as error:
-        complain(f"{error.filename}: {error.strerror}; ask as the user whose daemon it is")
-        return ExitCode.REFUSED
-    took_s = clock.monotonic_s() - begun_at
-    replaced = f"exai {before.version} (pid {before.pid}) was replaced by {after.version}"
-    write(f"{replaced} in {took_s:.1f} s\n")
-    return ExitCode.OK
+        daemon = DaemonRequests(command_line, url, principal, "what a reload changes")
+        report = daemon.post("/reload", ReloadReport, patience_s=_PATIENCE_S, also=_FAULTY)
+    except Ended as ended:
+        return ended.status
+    show_warnings(report.warnings)
+    for problem in report.problems:
+        complain(problem)
+    if as_json:
+        write_json(msgspec.to_builtins(report))
+    elif not report.problems:
+        write("".join(_lines(report)))
+    if report.for_a_restart and not as_json:
+        keys = ", ".join(report.for_a_restart)
+        complain(f"these hold only after a restart (exai reload --upgrade): {keys}")
+    return ExitCode.USAGE if report.problems else ExitCode.OK
 
 
-def _find_daemon(state_dir: Path) -> Address:
-    holder = find_holder(state_dir)
-    if holder is None:
-        raise _NotReplaced(
-            f"no daemon runs on {state_dir}; start one with: exai serve", ExitCode.CANNOT_CONNECT
-        )
-    address = find_address(state_dir)
-    if address is None or address.pid != holder.pid:
-        raise _NotReplaced(
-            f"the daemon on {state_dir} is not ready: it starts, or it stops", ExitCode.NOT_READY
-        )
-    if not is_held_by(state_dir, address.pid):
-        raise _NotReplaced(
-            f"the daemon on {state_dir} says that it is process {address.pid}, which is another "
-            "one here: it may run in a container",
-            ExitCode.REFUSED,
-        )
-    if not address.instance:
-        raise _NotReplaced(
-            f"the daemon (pid {address.pid}) is of a version that cannot be replaced in place; "
-            "stop it, and start it anew",
-            ExitCode.REFUSED,
-        )
-    return address
-
-
-def _ask(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGHUP)
-    except ProcessLookupError:
-        raise _NotReplaced(
-            f"the daemon (pid {pid}) has just ended", ExitCode.CANNOT_CONNECT
-        ) from None
-    except PermissionError:
-        raise _NotReplaced(
-            f"the daemon (pid {pid}) is another user's; ask as that user", ExitCode.REFUSED
-        ) from None
-
-
-def _wait_for_successor(
-    state_dir: Path, before: Address, patience_s: float, clock: SystemClock
-) -> Address:
-    give_up_at = clock.monotonic_s() + patience_s
-    while clock.monotonic_s() < give_up_at:
-        address = find_address(state_dir)
-        if address is not None and address.instance == before.instance:
-            if address.refusal_count != before.refusal_count:
-                raise _NotReplaced(
-                    f"the upgrade was refused, and the daemon goes on: {address.refusal}",
-                    ExitCode.REFUSED,
-                )
-        elif address is not None and _is_ready(address):
-            return address
-        if find_holder(state_dir) is None:
-            raise _NotReplaced(
-                f"the daemon (pid {before.pid}) has ended; its log says why",
-                ExitCode.CANNOT_CONNECT,
-            )
-        time.sleep(_A_LOOK_S)
-    raise _NotReplaced(
-        f"the daemon (pid {before.pid}) was not replaced within {patience_s:g} s; "
-        "its log, and exai status, say where it is",
-        ExitCode.NOT_READY,
-    )
-
-
-def _is_ready(address: Address) -> bool:
-    door = Door(address.http_url, None, "", certificate=address.certificate)
-    try:
-        return ask_health(door).status == "ok"
-    except (NoAnswer, NoDoor):
-        return False
-
-
-def _patience_s(server: ServerConfig) -> float:
-    """Return how long all of it may take: the check, the orderly end, the start."""
-    start_s = _OPENS_WITHIN_S + server.ready_wait_s
-    return CHECK_WITHIN_S + time_to_end_s(server) + start_s
+def _lines(report: ReloadReport) -> Iterator[str]:
+    changes = {
+        "added": report.added,
+        "removed": report.removed,
+        "restarted": report.restarted,
+        "changed without a restart": report.adjusted,
+    }
+    for what, names in changes.items():
+        if names:
+            yield f"{what}: {', '.join(names)}\n"
+    if not any(changes.values()):
+        yield "no MCP server has changed\n"

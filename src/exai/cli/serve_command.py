@@ -13,6 +13,7 @@ from typing import NamedTuple, NoReturn
 
 import msgspec
 
+from exai.calls.upstream_control import ReadConfig
 from exai.cli import serve_signals
 from exai.cli.address_file import leave_address, leave_refusal, remove_address
 from exai.cli.config_faults import refuse_config, show_warnings
@@ -24,6 +25,7 @@ from exai.cli.config_file import (
     process_environment,
     take_variables,
 )
+from exai.cli.config_reading import read_again
 from exai.cli.exit_codes import ExitCode
 from exai.cli.secret_references import SecretUnreadable
 from exai.cli.serve_signals import Hangup, Wish
@@ -84,7 +86,13 @@ def run_serve(command_line: CommandLine, *, only_check: bool = False) -> ExitCod
             manager = SystemdNotifier(notified, SystemClock())
             surroundings = _Surroundings(log, manager, limit, hangup)
             served = runner.run(
-                _serve(config, surroundings, inherited, _whereabouts_of_token(loaded))
+                _serve(
+                    config,
+                    surroundings,
+                    inherited,
+                    _whereabouts_of_token(loaded),
+                    partial(read_again, command_line, loaded.config),
+                )
             )
     except ConfigProblems as wrong:
         return refuse_config(wrong)
@@ -149,7 +157,7 @@ def _with_token(loaded: LoadedConfig) -> Config:
     if config.auth.mode == "none" or config.principals:
         return config
     token = Secret(make_state_token(config.state_dir))
-    principals = {"default": PrincipalConfig(token=token, may_rotate=True)}
+    principals = {"default": PrincipalConfig(token=token, may_rotate=True, admin=True)}
     return msgspec.structs.replace(config, principals=principals)
 
 
@@ -177,7 +185,11 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _serve(
-    config: Config, around: _Surroundings, inherited: Inheritance, token_whereabouts: str
+    config: Config,
+    around: _Surroundings,
+    inherited: Inheritance,
+    token_whereabouts: str,
+    read_config: ReadConfig,
 ) -> ExitCode | Upgrade:
     """Serve until told to stop; return how it was, or the upgrade that is to follow."""
     stop, is_open = asyncio.Event(), asyncio.Event()
@@ -190,7 +202,9 @@ async def _serve(
         _tell_ready(config, address, token_whereabouts)
 
     try:
-        daemon = build_daemon(config, environment=process_environment(), events=events)
+        daemon = build_daemon(
+            config, environment=process_environment(), events=events, read_config=read_config
+        )
         upgrade = Upgrade(daemon, stop, events, partial(_tell_refused, config))
         _heed_signals(stop, upgrade, around)
         with lone_cause():

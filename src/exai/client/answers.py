@@ -31,12 +31,15 @@ class CallResult(msgspec.Struct, frozen=True):
     outputs: list[dict[str, Any]] = []
     structured: dict[str, Any] | None = None
     error: CallError | None = None
+    result_meta: dict[str, Any] | None = msgspec.field(default=None, name="_meta")
+    input_required: dict[str, Any] | None = None
 
 
 class Progress(msgspec.Struct, frozen=True):
     """What a running call says. `delta` is output text from `offset` of `attempt` on.
 
-    Text may be told again from its beginning, after a reconnect.
+    Text may be told again from its beginning, after a reconnect. `log` is what an MCP server
+    wrote to its client's log.
     """
 
     message: str | None = None
@@ -46,6 +49,7 @@ class Progress(msgspec.Struct, frozen=True):
     delta: str | None = None
     offset: int = 0
     attempt: int = 1
+    log: dict[str, Any] | None = None
 
 
 OnProgress = Callable[[Progress], None]
@@ -56,6 +60,11 @@ def encode_frame(message: Frame) -> bytes:
     return msgspec.json.encode(
         {name: value for name, value in message.items() if value is not None}
     )
+
+
+def size_of(frame: Frame) -> int:
+    """Return the bytes that a frame takes."""
+    return len(msgspec.json.encode(frame))
 
 
 def decode_frame(message: bytes) -> Frame:

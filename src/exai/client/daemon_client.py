@@ -18,7 +18,7 @@ from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import Any, Self
 
-from exai.client.answers import CallError, CallResult, Frame, OnProgress, read_as
+from exai.client.answers import CallError, CallResult, Frame, OnProgress, read_as, size_of
 from exai.client.backoff import Backoff
 from exai.client.errors import (
     UNAUTHORIZED,
@@ -31,6 +31,7 @@ from exai.client.errors import (
     RequestRefused,
     is_final,
 )
+from exai.client.kept_results import KeptResults
 from exai.client.link import CLOSE_TIMEOUT_S, Link, LinkClosed
 from exai.client.pending_request import PendingRequest
 from exai.core.errors import ErrorCode
@@ -42,6 +43,10 @@ _STABLE_S = 5.0
 
 OnConnection = Callable[[str], object]
 """Told in words what becomes of the connection: lost and why, or back."""
+
+OnNews = Callable[[Frame], object]
+"""Told of each frame that answers nobody, as `tools_changed`, and of the `hello_ack` of every
+connection after the first. It must not raise."""
 
 
 class DaemonClient:
@@ -68,6 +73,8 @@ class DaemonClient:
         ping_interval_s: float = 20.0,
         backoff: Backoff | None = None,
         on_connection: OnConnection | None = None,
+        on_news: OnNews | None = None,
+        keep_keyed: int = 0,
     ) -> None:
         self._url = url
         self._hello: Frame = {
@@ -82,10 +89,14 @@ class DaemonClient:
         self._ping_interval_s = ping_interval_s
         self._backoff = backoff or Backoff()
         self._tell = on_connection or (lambda words: None)
+        self._tell_news = on_news or (lambda frame: None)
         self.session = {}
         self._link: Link | None = None
+        self._is_connected = asyncio.Event()
+        self._has_ended = asyncio.Event()
         self._stack = AsyncExitStack()
         self._requests: dict[str, PendingRequest] = {}
+        self._kept = KeptResults(keep_keyed)
         self._end: ConnectionLost | None = ConnectionLost("the session was not opened")
 
     async def __aenter__(self) -> Self:
@@ -93,6 +104,7 @@ class DaemonClient:
         link = await self._open()
         self._use(link)
         self._end = None
+        self._is_connected.set()
         await self._stack.enter_async_context(running(self._keep_connected(link)))
         return self
 
@@ -119,9 +131,15 @@ class DaemonClient:
         cache: CacheUse = "use",
         request_id: str | None = None,
         idempotency_key: str | None = None,
+        traceparent: str | None = None,
+        meta: dict[str, Any] | None = None,
+        input: dict[str, Any] | None = None,
         on_progress: OnProgress | None = None,
     ) -> CallResult:
         """Call a tool and return its one answer, whatever it is.
+
+        `meta` goes along to an MCP server; `input` answers the `input_required` of an earlier
+        call.
 
         The call survives lost connections. Where also its session is gone it is sent again
         under its `idempotency_key`, if it has one and the daemon still knows of it; else
@@ -138,6 +156,9 @@ class DaemonClient:
             cache=cache,
             timeout_s=timeout_s,
             idempotency_key=idempotency_key,
+            traceparent=traceparent,
+            meta=meta or None,
+            input=input or None,
         )
         self._register(request)
         try:
@@ -157,6 +178,18 @@ class DaemonClient:
         if request is not None:
             request.is_withdrawn = True
             await self._say({"op": "cancel_tool", "request_id": request_id, "reason": reason})
+
+    async def wait_connected(self) -> None:
+        """Wait until there is a connection. Raises `ConnectionLost` when there will be none."""
+        await self._is_connected.wait()
+        if self._end is not None:
+            raise self._end
+
+    async def wait_ended(self) -> ConnectionLost:
+        """Wait until the session is over, and return why."""
+        await self._has_ended.wait()
+        assert self._end is not None
+        return self._end
 
     async def list_tools(self) -> list[dict[str, Any]]:
         """Return the tools that this identity may use. Raises `RequestRefused`."""
@@ -242,13 +275,18 @@ class DaemonClient:
                 opened_at = loop.time()
                 lost = await self._read_to_end(link)
                 self._link = None
+                self._is_connected.clear()
                 tries = 0 if loop.time() - opened_at >= _STABLE_S else tries + 1
                 link = await self._open_again(tries, lost)
+                self._is_connected.set()
                 self._tell("connected again")
+                self._tell_news(link.ack)
         except ConnectionLost as lost_for_good:
             end = lost_for_good
         finally:
             self._end, self._link = end, None
+            self._has_ended.set()
+            self._is_connected.set()  # whoever waits for a connection waits no more
             for request in self._requests.values():
                 request.inbox.put_nowait(end)
             await link.close()
@@ -317,6 +355,7 @@ class DaemonClient:
         """Speak over this connection from now on."""
         before, self.session, self._link = self.session, link.ack, link
         if before and not link.ack.get("resumed"):
+            self._kept.clear()
             self._give_up_what_is_lost(before)
 
     def _give_up_what_is_lost(self, before: Frame) -> None:
@@ -344,13 +383,14 @@ class DaemonClient:
                 await link.send({"op": "cancel_tool", "request_id": request_id})
 
     async def _hand_over(self, frame: Frame) -> None:
-        """Frames of calls that nobody waits for any more, and of news, are dropped."""
+        """Frames of calls that nobody waits for any more are dropped."""
         request_id, op = frame.get("request_id"), frame.get("op")
         if op == "error" and request_id is None:
             raise ProtocolBroken(f"the daemon cannot read what we sent: {frame.get('error')}")
         if op == "going_away" and self._link is not None:
             self._link.goes_away = True
         if not isinstance(request_id, str):
+            self._tell_news(frame)
             return
         request = self._requests.get(request_id)
         if request is not None and self._comes_too_late(request, frame):
@@ -358,8 +398,11 @@ class DaemonClient:
         elif request is not None:
             request.is_accepted = request.is_accepted or op in ("call_tool_ack", "progress")
             request.inbox.put_nowait(frame)
-        if op == "call_tool_res" and "meta" in frame:
-            await self._say({"op": "ack", "request_ids": [request_id]})
+        if op == "call_tool_res" and "meta" in frame and not self._kept.has(request_id):
+            has_key = request is not None and request.has_key
+            acked = self._kept.add(request_id, size_of(frame)) if has_key else [request_id]
+            if acked:
+                await self._say({"op": "ack", "request_ids": acked})
 
     def _comes_too_late(self, request: PendingRequest, answer: Frame) -> bool:
         """Tell whether a daemon that goes away has not taken a call: the next one will."""

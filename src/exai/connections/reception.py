@@ -4,6 +4,7 @@ import asyncio
 from functools import partial
 
 from exai.calls.request_router import RequestRouter
+from exai.connections.announcer import Announcer
 from exai.connections.auth_token_manager import AuthTokenManager
 from exai.connections.connection import serve_connection
 from exai.connections.connection_manager import ConnectionManager
@@ -37,6 +38,7 @@ class Reception:
         router: RequestRouter,
         session_store: SessionStore,
         *,
+        announcer: Announcer,
         durable: bool,
         tasks: asyncio.TaskGroup,
         clock: Clock,
@@ -66,6 +68,9 @@ class Reception:
             events,
         )
         self.mcp_sessions = McpSessions(router, session_store, config.limits, tasks, clock, events)
+        self.all_sessions = (self.sessions, self.mcp_sessions)
+        for sessions in self.all_sessions:
+            announcer.add(sessions)
         self.rates = RateLimiter(config.rates, clock, server.trusted_proxies)
         self.serve = partial(
             serve_connection,

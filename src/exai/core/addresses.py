@@ -11,6 +11,10 @@ from functools import lru_cache
 _IPV6_SITE_BITS = 64
 _REMEMBERED = 64
 """The same few are asked for with each request, and parsing one takes longer than judging it."""
+_PASSWORD = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+_MASK = "***"
+SECRET_NAME = re.compile(r"key|token|secret|passw|auth|cookie|credential|signature", re.IGNORECASE)
+"""What a header, or a part of an address, is called that holds a secret."""
 _HOST_AND_PORT = re.compile(r"(?:\[(?P<literal>[^\]]*)\]|(?P<name>[^:]*))(?::[0-9]*)?")
 
 
@@ -90,3 +94,16 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def without_password(text: str) -> str:
+    """Return a text without the passwords of addresses in it."""
+    return _PASSWORD.sub(_MASK, text)
+
+
+def shown_url(url: str) -> str:
+    """Return an address without what may be a secret in it."""
+    address, mark, query = without_password(url).partition("?")
+    pairs = (pair.partition("=") for pair in query.split("&"))
+    shown = [f"{n}={_MASK}" if v and SECRET_NAME.search(n) else f"{n}{eq}{v}" for n, eq, v in pairs]
+    return address + mark + "&".join(shown)

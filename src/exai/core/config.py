@@ -117,6 +117,7 @@ class LimitsConfig(Section, frozen=True, kw_only=True):
     mcp_max_sessions: PositiveCount = 1000
     mcp_session_idle_s: PositiveSeconds = 1800.0
     max_result_bytes: PositiveCount = 16_777_216
+    session_max_subscriptions: PositiveCount = 256
     session_max_unacked: PositiveCount = 1000
     session_max_unacked_bytes: PositiveCount = 33_554_432
     session_max_remembered: PositiveCount = 10_000
@@ -176,9 +177,9 @@ class ProviderConfig(Section, frozen=True, kw_only=True):
     context_tokens: PositiveCount = 65_536
 
 
-def is_glob(model: str) -> bool:
-    """Tell whether one of a provider's `models` stands for many names."""
-    return any(c in model for c in "*?[")
+def is_glob(name: str) -> bool:
+    """Tell whether what stands in a list of names, or globs of names, means many of them."""
+    return any(c in name for c in "*?[")
 
 
 KNOWN_PROVIDERS = {
@@ -214,7 +215,8 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
     """An MCP server behind the daemon: started over stdio, or reached by HTTP.
 
     Either `command` or `url` is set. `instance` says who shares a process, or an HTTP session,
-    of it; one that is not shared by all stops when nobody used it for `idle_stop_s` (0: never).
+    of it; one that is not shared by all stops when nobody used it for `idle_stop_s` (0: never),
+    and there are at most `max_instances`.
     `prefix` stands before the names of its tools and prompts, by default `NAME__`.
     """
 
@@ -227,6 +229,7 @@ class UpstreamConfig(Section, frozen=True, kw_only=True):
     disabled: bool = False
     instance: Literal["shared", "principal", "session"] = "shared"
     idle_stop_s: Seconds = 300.0
+    max_instances: PositiveCount = 32
     prefix: str | None = None
     allow: tuple[str, ...] = ("*",)
     deny: tuple[str, ...] = ()

@@ -192,16 +192,20 @@ class CertificateRefused(Event, frozen=True):
 
 
 class UpstreamStarted(Event, frozen=True):
-    """An MCP server answered its handshake and its tools are known."""
+    """An MCP server answered its handshake and its tools are known.
+
+    It has either a process (`pid`), or a `url`, of which nothing secret is shown.
+    """
 
     upstream: str
-    pid: int
+    pid: int | None
+    url: str | None
     tool_count: int
     start_s: float
 
 
 class UpstreamDied(Event, frozen=True):
-    """An MCP server's process ended, or its start failed; it is started again in `retry_s`."""
+    """An MCP server ended, or its start failed; it is started again in `retry_s`."""
 
     upstream: str
     reason: str
@@ -216,6 +220,14 @@ class UpstreamGaveUp(Event, frozen=True):
     retry_s: float
 
 
+class UpstreamStopped(Event, frozen=True):
+    """An instance of an MCP server is not needed any more, and is told to end."""
+
+    upstream: str
+    pid: int | None
+    reason: str
+
+
 class UpstreamSpoke(Event, frozen=True):
     """One line of an MCP server's stderr, cut and escaped."""
 
@@ -223,11 +235,45 @@ class UpstreamSpoke(Event, frozen=True):
     line: str
 
 
+class UpstreamRestartAsked(Event, frozen=True):
+    """Somebody has an MCP server ended and started again."""
+
+    upstream: str
+    principal: str
+
+
+class UpstreamsReloaded(Event, frozen=True):
+    """Somebody had the configuration of MCP servers read again; how many it changed."""
+
+    principal: str
+    added: int
+    removed: int
+    restarted: int
+    adjusted: int
+
+
 class ToolUnavailable(Event, frozen=True):
     """A tool of an MCP server cannot be offered."""
 
     upstream: str
     tool: str
+    reason: str
+
+
+class OfferUnavailable(Event, frozen=True):
+    """A resource, a template or a prompt of an MCP server cannot be offered."""
+
+    upstream: str
+    kind: str
+    name: str
+    reason: str
+
+
+class UpstreamUnlisted(Event, frozen=True):
+    """An MCP server did not say what it has of a kind; what was known of it stays."""
+
+    upstream: str
+    kind: str
     reason: str
 
 

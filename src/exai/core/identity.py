@@ -21,3 +21,7 @@ class Principal(msgspec.Struct, frozen=True):
     def may_use(self, tool_name: str) -> bool:
         """Tell whether one of this principal's globs matches the tool's name."""
         return self.sees_everything or any(fnmatchcase(tool_name, glob) for glob in self.tools)
+
+    def may_see_resources(self, server: str) -> bool:
+        """Tell whether this principal may see the resources of an MCP server."""
+        return self.may_use(f"{server}__resources")

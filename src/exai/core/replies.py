@@ -77,6 +77,20 @@ class ToolsChanged(Reply, frozen=True):
     """The set of tools is another one now: list again."""
 
 
+class ResourcesChanged(Reply, frozen=True):
+    """The resources of MCP servers, or their templates, are others now: list again."""
+
+
+class PromptsChanged(Reply, frozen=True):
+    """The prompts of MCP servers are others now: list again."""
+
+
+class ResourceUpdated(Reply, frozen=True):
+    """A resource that the session watches, or a part of one, has changed: read again."""
+
+    uri: str
+
+
 class HealthReported(Reply, frozen=True):
     """The same object as the HTTP endpoint's."""
 

@@ -6,7 +6,7 @@ knows nothing else of them.
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -14,8 +14,13 @@ from exai.core.client_side import ClientSide
 from exai.core.identity import Principal
 from exai.core.outcomes import Completed
 
+OWN_SOURCE = "exai"
+"""Who offers the daemon's own tools; no MCP server is called so."""
+
 Share = Literal["none", "session", "principal", "all"]
 LogLevel = Literal["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"]
+LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
+"""From the most verbose to the gravest."""
 
 
 class SharingPolicy(msgspec.Struct, frozen=True):
@@ -27,15 +32,29 @@ class SharingPolicy(msgspec.Struct, frozen=True):
     read_only: bool = False
 
 
+_REACH: tuple[Share, ...] = ("none", "session", "principal", "all")
+WIDEST_SHARE: dict[str, Share] = {"shared": "all", "principal": "principal", "session": "session"}
+"""Among whom results may be shared at most, by who shares an MCP server's instance."""
+
+
+def is_wider(share: Share, bound: Share) -> bool:
+    """Tell whether `share` lets more callers have the same result than `bound` does."""
+    return _REACH.index(share) > _REACH.index(bound)
+
+
 def policy_of(
-    annotations: dict[str, Any] | None, said: dict[str, Any], *, trusted: bool
+    annotations: dict[str, Any] | None,
+    said: dict[str, Any],
+    *,
+    trusted: bool,
+    widest: Share = "all",
 ) -> SharingPolicy:
     """Return the sharing policy of an MCP tool (`docs/protocol.md`, "Sharing policy").
 
     Untrusted annotations count as absent: nothing is shared, nothing runs twice. `said` has
     fields of the policy, where an operator knows better; the defaults of the others follow
     from it. A success that may be served again changes nothing, so `cache_ttl_s` makes a
-    tool read-only.
+    tool read-only. Nothing is shared beyond `widest`.
     """
     hints = annotations if trusted and annotations else {}
     read_only = hints.get("readOnlyHint") is True or bool(said.get("cache_ttl_s"))
@@ -45,7 +64,10 @@ def policy_of(
         idempotent=read_only or hints.get("idempotentHint") is True,
         read_only=read_only,
     )
-    return msgspec.structs.replace(default, **said)
+    policy = msgspec.structs.replace(default, **said)
+    return (
+        msgspec.structs.replace(policy, share=widest) if is_wider(policy.share, widest) else policy
+    )
 
 
 class ToolSpec(msgspec.Struct, frozen=True, kw_only=True):

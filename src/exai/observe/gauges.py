@@ -31,6 +31,7 @@ GAUGES = (
         "Sessions that wait for their peer to come back.",
         lambda r: r["detached_sessions"],
     ),
+    _one("exai_mcp_sessions", "Those of MCP clients among them.", lambda r: r["mcp_sessions"]),
     _by(
         "scope",
         "exai_permits_in_use",
@@ -97,6 +98,12 @@ GAUGES = (
         "exai_upstream_starts",
         "How often an MCP server was started.",
         lambda r: [((u["upstream"],), u["start_count"]) for u in r["upstreams"]],
+    ),
+    _by(
+        "upstream",
+        "exai_upstream_instances",
+        "Processes of an MCP server that run: one for all, or for principals or sessions.",
+        lambda r: [((u["upstream"],), u["instance_count"]) for u in r["upstreams"]],
     ),
     _one(
         "exai_resident_memory_bytes",

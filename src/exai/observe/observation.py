@@ -25,6 +25,7 @@ from exai.observe.health_report import (
 )
 from exai.observe.metrics import Counted, Metrics
 from exai.observe.permit_audit import PermitAudit
+from exai.observe.readiness import Readiness
 from exai.providers.registry import ProviderRegistry
 from exai.tools.registry import ToolRegistry
 from exai.tools.upstream_tools import UpstreamTools
@@ -39,8 +40,7 @@ class Observed:
 
     config: Config
     version: str
-    status: Callable[[], str]
-    blocked_by: Callable[[], dict[str, str]]
+    readiness: Readiness
     ports: Callable[[], tuple[int, int]]
     calls: CallPath
     reception: Reception
@@ -62,7 +62,7 @@ class Observation:
         self.health = HealthReport(
             clock,
             facts_of(config, observed.version),
-            observed.status,
+            lambda: observed.readiness.status,
             self._parts_of(observed),
         )
         self.monitor = HealthMonitor(
@@ -85,12 +85,13 @@ class Observation:
     def _parts_of(self, observed: Observed) -> dict[str, HealthPart]:
         calls, reception, admission = observed.calls, observed.reception, observed.calls.admission
         return {
-            "blocked_by": lambda _: observed.blocked_by(),
+            "blocked_by": lambda _: observed.readiness.blocked_by(),
             "port": lambda _: observed.ports()[0],
             "http_port": lambda _: observed.ports()[1],
             "connections": lambda _: reception.connections.count,
-            "sessions": lambda _: len(reception.sessions),
+            "sessions": lambda _: len(reception.sessions) + len(reception.mcp_sessions),
             "detached_sessions": lambda _: reception.sessions.detached_count,
+            "mcp_sessions": lambda _: len(reception.mcp_sessions),
             "global_inflight": lambda _: len(admission.owners()),
             "tool_count": lambda principal: len(observed.tools.visible_to(principal)),
             "pools": lambda _: admission.statistics().pools,
@@ -105,6 +106,7 @@ class Observation:
             "default_model": lambda _: observed.providers.find_default(),
             "providers": for_those_who_see_everything(observed.providers.statistics),
             "upstreams": for_those_who_see_everything(observed.upstreams.statistics),
+            "own_instances": observed.upstreams.instances_of,
             "unavailable_tools": for_those_who_see_everything(observed.upstream_tools.unavailable),
         }
 

@@ -17,8 +17,11 @@ from exai.core.replies import (
     CallProgressed,
     GoingAway,
     HealthReported,
+    PromptsChanged,
     Reply,
     RequestRefused,
+    ResourcesChanged,
+    ResourceUpdated,
     TokenRotated,
     ToolsChanged,
     ToolsListed,
@@ -196,6 +199,18 @@ class _ToolsChanged(_Frame, frozen=True, tag="tools_changed"):
     pass
 
 
+class _ResourcesChanged(_Frame, frozen=True, tag="resources_changed"):
+    pass
+
+
+class _PromptsChanged(_Frame, frozen=True, tag="prompts_changed"):
+    pass
+
+
+class _ResourceUpdated(_Frame, frozen=True, tag="resource_updated"):
+    uri: str
+
+
 class _GoingAway(_Frame, frozen=True, tag="going_away"):
     reason: str
     reconnect_after_s: float
@@ -295,8 +310,8 @@ def _refusal(reply: RequestRefused) -> _Error:
     return _Error(error=reply.error, request_id=reply.request_id)
 
 
-def _tools_changed(reply: ToolsChanged) -> _ToolsChanged:
-    return _ToolsChanged()
+def _resource_updated(reply: ResourceUpdated) -> _ResourceUpdated:
+    return _ResourceUpdated(uri=reply.uri)
 
 
 def _going_away(reply: GoingAway) -> _GoingAway:
@@ -308,7 +323,10 @@ _FRAMES: dict[type[Reply], Callable[[Any], _Frame]] = {
     CallProgressed: _progress,
     CallAnswered: _result,
     ToolsListed: _tool_list,
-    ToolsChanged: _tools_changed,
+    ToolsChanged: lambda _: _ToolsChanged(),
+    ResourcesChanged: lambda _: _ResourcesChanged(),
+    PromptsChanged: lambda _: _PromptsChanged(),
+    ResourceUpdated: _resource_updated,
     HealthReported: _health,
     TokenRotated: _token_rotated,
     RequestRefused: _refusal,

@@ -19,7 +19,7 @@ URL_ELICITATION_REQUIRED = -32042
 
 Id = int | str
 
-_ID_TEXT = rb'"id"\s*:\s*(-?\d{1,18}|"[^"\\]{1,256}")\s*'
+_ID_TEXT = rb'"id"\s*:\s*(-?(?:0|[1-9]\d{0,17})|"[ !#-\[\]-~]{1,256}")\s*'
 _VERSION_TEXT = rb'"jsonrpc"\s*:\s*"2\.0"\s*'
 _ID_FIRST = re.compile(rb"\s*\{\s*(?:" + _VERSION_TEXT + rb",\s*)?" + _ID_TEXT + rb",")
 _ID_LAST = re.compile(rb",\s*" + _ID_TEXT + rb"(?:,\s*" + _VERSION_TEXT + rb")?\}\s*\Z")

@@ -43,6 +43,13 @@ class News(NamedTuple):
         return params if subscription is None else {**params, **_named(subscription)}
 
 
+LISTS_CHANGED = (
+    News("notifications/resources/list_changed"),
+    News("notifications/prompts/list_changed"),
+)
+"""What a client is told where it is not known whether they have changed."""
+
+
 class Listening(NamedTuple):
     """What one `subscriptions/listen` asked for, as far as it is honored."""
 

@@ -22,6 +22,8 @@ from exai.protocols.mcp_messages import (
 ERROR_KEY = "exai/error"
 """Where in a failed result's `_meta` stands why."""
 
+CANNOT_BE_ASKED = "the server asks its caller for more, which this version of MCP cannot tell"
+
 _REASON_FIELDS = ("code", "message", "retryable", "retry_after_s", "details")
 _PROGRAMS_MUST_HEAR = frozenset({MISSING_CLIENT_CAPABILITY, URL_ELICITATION_REQUIRED})
 _OF_OUR_LISTING = frozenset({"provider"})
@@ -81,17 +83,20 @@ def input_required_result(input_required: dict[str, Any], era: Era) -> Result:
     """Return what a server asks for before it can answer; only the modern era can bring it."""
     if era is Era.MODERN:
         return {**input_required, "resultType": "input_required"}
-    message = "the tool asks its caller for more, which this version of MCP cannot tell"
-    error = {"code": "TOOL_EXECUTION_ERROR", "message": message, "retryable": False}
+    error = {"code": "TOOL_EXECUTION_ERROR", "message": CANNOT_BE_ASKED, "retryable": False}
     return failed_result(error, has_output_schema=True)
 
 
-def tool_error(name: str, error: dict[str, Any]) -> McpError | None:
-    """Return the protocol's error where a failed tool call is one; None where it is a result."""
+def tool_error(name: str, error: dict[str, Any], *, is_continued: bool = False) -> McpError | None:
+    """Return the protocol's error where a failed tool call is one; None where it is a result.
+
+    What a call that `is_continued` brings to its server, its program has put together, not a model.
+    """
     if error.get("code") == "TOOL_NOT_FOUND":
         return McpError(INVALID_PARAMS, f"Unknown tool: {name}", _closest(error))
     said = _said_by_the_server(error)
-    return said if said is not None and said.code in _PROGRAMS_MUST_HEAR else None
+    of_programs = _PROGRAMS_MUST_HEAR | ({INVALID_PARAMS} if is_continued else set())
+    return said if said is not None and said.code in of_programs else None
 
 
 def method_error(method: str, error: dict[str, Any]) -> McpError:

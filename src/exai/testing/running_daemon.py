@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from exai.calls.upstream_control import ReadConfig
 from exai.core.config import Config, LocalModelConfig, PrincipalConfig, Secret, ServerConfig
 from exai.core.events import Event, EventSink
 from exai.core.tool import Tool
@@ -83,11 +84,16 @@ async def running_daemon(
     *,
     environment: Mapping[str, str] | None = None,
     stores: Stores | None = None,
+    read_config: ReadConfig | None = None,
 ) -> AsyncIterator[RunningDaemon]:
     """Run a daemon while the context is open, with `tools` beside its own."""
     events = RecordedEvents()
     daemon = build_daemon(
-        config, environment=environment or {"PATH": os.defpath}, events=events, stores=stores
+        config,
+        environment=environment or {"PATH": os.defpath},
+        events=events,
+        stores=stores,
+        read_config=read_config,
     )
     daemon.tools.replace("test", tools)
     stop = asyncio.Event()

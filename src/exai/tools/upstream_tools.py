@@ -1,21 +1,25 @@
 """The tools of MCP servers, offered as our own: `server__tool`, otherwise untouched.
 
 Knows how a server describes a tool, which descriptions are too much, and what the
-operator says over their annotations; knows nothing of processes or of the wire.
+operator says over them; knows nothing of processes or of the wire.
 """
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
 import msgspec
 
-from exai.core.config import UpstreamConfig
+from exai.core.config import UpstreamConfig, is_glob
+from exai.core.errors import UpstreamFailed
 from exai.core.events import EventSink, ToolUnavailable
 from exai.core.identity import Principal
 from exai.core.outcomes import Completed
 from exai.core.tool import (
+    WIDEST_SHARE,
     Demand,
     SharingPolicy,
     Tool,
@@ -25,15 +29,13 @@ from exai.core.tool import (
     upstream_scope,
 )
 from exai.tools.argument_schema import ArgumentSchema, SchemaUnusable
+from exai.tools.descriptions import DescriptionUnusable, encode_within_bounds
 from exai.tools.registry import ToolRegistry
-from exai.tools.schema_cost import MAX_DEPTH, measure
+from exai.upstream.listing import MAX_LISTED
+from exai.upstream.names import Namespace, namespace_of, namespaces_of
 from exai.upstream.server import UpstreamServer
-from exai.upstream.tool_listing import MAX_TOOLS
 
-_MAX_TOOL_BYTES = 262_144
 _MAX_NAME_LENGTH = 128
-
-_encode = msgspec.json.Encoder(order="deterministic").encode
 
 Description = dict[str, Any]
 """A tool as its server describes it."""
@@ -56,10 +58,14 @@ class UpstreamTool(Tool):
     """One tool of an MCP server."""
 
     def __init__(
-        self, server: UpstreamServer, name: str, spec: ToolSpec, schema: ArgumentSchema
+        self,
+        servers: Mapping[str, UpstreamServer],
+        name: str,
+        spec: ToolSpec,
+        schema: ArgumentSchema,
     ) -> None:
         self.spec = spec
-        self._server = server
+        self._servers = servers
         self._name = name
         self._schema = schema
 
@@ -69,81 +75,167 @@ class UpstreamTool(Tool):
 
     async def demand_of(self, arguments: dict[str, Any], principal: Principal) -> Demand:
         """Ask for a permit of the server: it gets only so many calls at once."""
-        return Demand(upstream_scope(self._server.name))
+        return Demand(upstream_scope(self.spec.provider))
 
     async def run(self, arguments: dict[str, Any], run: ToolRun) -> Completed:
-        """Let the server do it."""
+        """Let the server do it; if it is replaced before it could begin, the one that follows."""
         idempotent = self.spec.policy.idempotent
-        return await self._server.call(self._name, arguments, run, idempotent=idempotent)
+        while True:
+            server = self._server()
+            try:
+                return await server.call(self._name, arguments, run, idempotent=idempotent)
+            except UpstreamFailed:
+                if run.may_have_begun or self._server() is server:
+                    raise
+
+    def _server(self) -> UpstreamServer:
+        server = self._servers.get(self.spec.provider)
+        if server is None:
+            raise UpstreamFailed(f"{self.spec.provider} was removed", retryable=True)
+        return server
 
 
 class _Offer:
-    """A server's tools as they are offered, and those that cannot be."""
+    """A server's tools as they are offered, and those that cannot be, all by their own names."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: UpstreamConfig, listing: Sequence[Description]) -> None:
+        self.config = config
+        self.listing = listing
         self.tools: dict[str, tuple[Description, UpstreamTool]] = {}
         self.unavailable: dict[str, str] = {}
 
 
 class UpstreamTools:
-    """Keeps the registry true to what each server lists."""
+    """Keeps the registry true to what each of the `servers` lists, whichever these are now."""
 
-    def __init__(self, registry: ToolRegistry, events: EventSink) -> None:
+    def __init__(
+        self, registry: ToolRegistry, servers: Mapping[str, UpstreamServer], events: EventSink
+    ) -> None:
         self._registry = registry
+        self._servers = servers
         self._events = events
+        self._preparing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._offers: dict[str, _Offer] = {}
+        self._told: dict[str, dict[str, str]] = {}
 
     async def offer(self, server: UpstreamServer, listing: Sequence[Description]) -> None:
         """Let `listing` be the server's tools from now on; schemas are compiled in a thread."""
-        before = self._offers.get(server.name, _Offer())
-        offer = await asyncio.to_thread(_prepare, server, listing, before)
+        async with self._preparing[server.name]:
+            await self._offer(server, listing)
+
+    async def offer_anew(self, name: str) -> None:
+        """Offer what a server has listed as its configuration says now."""
+        async with self._preparing[name]:
+            if name in self._offers:
+                await self._offer(self._servers[name], self._offers[name].listing)
+
+    def expect(self, configs: Mapping[str, UpstreamConfig]) -> None:
+        """Let these be the servers that offer tools, in this order; those of others are gone."""
+        names = namespaces_of(configs)
+        for gone in self._offers.keys() - names.keys():
+            del self._offers[gone]
+        self._registry.expect(names)
+        self._tell_unavailable()
+
+    async def _offer(self, server: UpstreamServer, listing: Sequence[Description]) -> None:
+        before = self._offers.get(server.name)
+        offer = await asyncio.to_thread(_prepare, self._servers, server, listing, before)
+        if self._servers.get(server.name) is not server:
+            return  # it was replaced or removed meanwhile
         self._offers[server.name] = offer
-        for name, reason in offer.unavailable.items():
-            if before.unavailable.get(name) != reason:
-                self._events.emit(ToolUnavailable(server.name, name, reason))
         self._registry.replace(server.name, [tool for _, tool in offer.tools.values()])
+        self._tell_unavailable()
 
-    def unavailable(self) -> dict[str, Mapping[str, str]]:
+    def offered_by(self, server: str) -> list[str]:
+        """Return the names under which a server's tools are offered."""
+        tools = self._offers[server].tools.values() if server in self._offers else ()
+        names = (tool.spec.name for _, tool in tools)
+        return sorted(name for name in names if self._registry.holder_of(name) == server)
+
+    def unavailable(self) -> dict[str, dict[str, str]]:
         """Return, per server, the tools that cannot be offered and why."""
-        return {name: offer.unavailable for name, offer in self._offers.items()}
+        return {
+            name: offer.unavailable | dict(self._taken(name, offer))
+            for name, offer in self._offers.items()
+        }
+
+    def _taken(self, server: str, offer: _Offer) -> Iterator[tuple[str, str]]:
+        for own, (_, tool) in offer.tools.items():
+            holder = self._registry.holder_of(tool.spec.name)
+            if holder != server:
+                yield own, f"its name {tool.spec.name} belongs to a tool of {holder}"
+
+    def _tell_unavailable(self) -> None:
+        """Say what is unavailable and was not before: also of servers whose names were taken."""
+        before, self._told = self._told, self.unavailable()
+        for server, tools in self._told.items():
+            for tool, reason in tools.items():
+                if before.get(server, {}).get(tool) != reason:
+                    self._events.emit(ToolUnavailable(server, tool, reason))
 
 
-def _prepare(server: UpstreamServer, listing: Sequence[Description], before: _Offer) -> _Offer:
-    offer = _Offer()
-    for description in listing:
-        name = str(description.get("name"))[:_MAX_NAME_LENGTH]
-        known, tool = before.tools.get(name, (None, None))
+def _prepare(
+    servers: Mapping[str, UpstreamServer],
+    server: UpstreamServer,
+    listing: Sequence[Description],
+    before: _Offer | None,
+) -> _Offer:
+    config = server.config
+    names, offer = namespace_of(server.name, config), _Offer(config, listing)
+    kept = before.tools if before and before.config == config else {}
+    wanted = [(own, each) for each in listing if _is_wanted(own := _own_name(each), config)]
+    assigned = names.assign([own for own, _ in wanted])
+    for own, description in wanted:
+        known, tool = kept.get(own, (None, None))
         try:
-            _check_place(name, offer)
+            _check_place(own, offer, assigned, names)
             if tool is None or known != description:
-                tool = _tool_of(server, description)
-        except (SchemaUnusable, msgspec.ValidationError) as error:
-            offer.unavailable[name] = str(error)
+                spec, schema = _read(server, config, assigned[own], description)
+                tool = UpstreamTool(servers, own, spec, schema)
+        except (DescriptionUnusable, SchemaUnusable, msgspec.ValidationError) as error:
+            offer.unavailable[own] = str(error)
         else:
-            offer.tools[name] = (description, tool)
-    for name in server.config.tools.keys() - offer.tools.keys() - offer.unavailable.keys():
-        offer.unavailable[name] = "named in exai.tools, but its server lists no such tool"
+            offer.tools[own] = (description, tool)
+    owns = set(map(_own_name, listing))
+    for setting, own in _named_in(config):
+        if own not in owns:
+            offer.unavailable[own] = f"named in exai.{setting}, but its server lists no such tool"
     return offer
 
 
-def _check_place(name: str, offer: _Offer) -> None:
-    if len(offer.tools) >= MAX_TOOLS:
-        raise SchemaUnusable(f"its server has more than {MAX_TOOLS:,} tools")
-    if name in offer.tools:
+def _own_name(description: Description) -> str:
+    return str(description.get("name"))[:_MAX_NAME_LENGTH]
+
+
+def _is_wanted(own: str, config: UpstreamConfig) -> bool:
+    is_allowed = any(fnmatchcase(own, glob) for glob in config.allow)
+    return is_allowed and not any(fnmatchcase(own, glob) for glob in config.deny)
+
+
+def _named_in(config: UpstreamConfig) -> Iterator[tuple[str, str]]:
+    """Yield each tool that the operator has named, with the setting that does."""
+    for setting, names in (("tools", config.tools), ("allow", config.allow), ("deny", config.deny)):
+        yield from ((setting, name) for name in names if setting == "tools" or not is_glob(name))
+
+
+def _check_place(own: str, offer: _Offer, assigned: Mapping[str, str], names: Namespace) -> None:
+    if len(offer.tools) >= MAX_LISTED:
+        raise SchemaUnusable(f"its server has more than {MAX_LISTED:,} tools")
+    if own in offer.tools:
         raise SchemaUnusable("its server has another tool of this name")
+    if own not in assigned:
+        raise SchemaUnusable(f"another tool of its server is {names.name_of(own)}")
 
 
-def _tool_of(server: UpstreamServer, description: Description) -> UpstreamTool:
-    """Return the tool; raises `SchemaUnusable`, `msgspec.ValidationError`."""
-    if measure(description, _MAX_TOOL_BYTES, MAX_DEPTH) is None:
-        raise SchemaUnusable(f"its description is nested deeper than {MAX_DEPTH} levels")
-    encoded = _encode(description)
-    if len(encoded) > _MAX_TOOL_BYTES:
-        raise SchemaUnusable(f"its description has more than {_MAX_TOOL_BYTES:,} bytes")
+def _read(
+    server: UpstreamServer, config: UpstreamConfig, name: str, description: Description
+) -> tuple[ToolSpec, ArgumentSchema]:
+    """Return what a description says; raises as is caught where it is asked for."""
+    encoded = encode_within_bounds(description)
     listed = msgspec.convert(description, _Listed)
     digest = hashlib.sha256(server.server_version.encode() + b"\0" + encoded)
     spec = ToolSpec(
-        name=f"{server.name}__{listed.name}",
+        name=name,
         title=listed.title,
         description=listed.description or "",
         input_schema=listed.input_schema,
@@ -153,12 +245,13 @@ def _tool_of(server: UpstreamServer, description: Description) -> UpstreamTool:
         meta=listed.meta,
         provider=server.name,
         version=digest.hexdigest()[:16],
-        policy=_policy_of(listed, server.config),
-        timeout_s=server.config.timeout_s,
+        policy=_policy_of(listed, config),
+        timeout_s=config.timeout_s,
     )
-    return UpstreamTool(server, listed.name, spec, ArgumentSchema(listed.input_schema))
+    return spec, ArgumentSchema(listed.input_schema)
 
 
 def _policy_of(listed: _Listed, config: UpstreamConfig) -> SharingPolicy:
-    said = config.tools.get(listed.name, {})
-    return policy_of(listed.annotations, said, trusted=config.trust_annotations)
+    said = {key: value for key, value in config.tools.get(listed.name, {}).items() if key != "name"}
+    widest = WIDEST_SHARE[config.instance]
+    return policy_of(listed.annotations, said, trusted=config.trust_annotations, widest=widest)

@@ -27,7 +27,8 @@ from exai.protocols.close_codes import Close
 from exai.protocols.hello import Refused, ServerName
 from exai.tools.registry import ToolRegistry
 from exai.transports.json_responses import unauthorized
-from exai.transports.upgrade_rules import bearer_token_of, forwarded_for_of
+from exai.transports.upgrade_rules import MCP_SUBPROTOCOL, bearer_token_of, forwarded_for_of
+from exai.transports.websocket import ServeChannel
 
 PATH = "/mcp"
 _LISTEN = "subscriptions/listen"
@@ -73,7 +74,16 @@ class McpDoor:
             self._has_begun.set()
             await asyncio.Event().wait()
 
-    async def serve_channel(self, channel: Channel) -> None:
+    def beside(self, serve: ServeChannel) -> ServeChannel:
+        """Return what serves every channel: those that speak MCP here, the others with `serve`."""
+
+        async def serve_either(channel: Channel) -> None:
+            speaks_mcp = channel.subprotocol == MCP_SUBPROTOCOL
+            await (self._serve_channel if speaks_mcp else serve)(channel)
+
+        return serve_either
+
+    async def _serve_channel(self, channel: Channel) -> None:
         """Serve one channel until either side ends it; the channel is closed afterwards."""
         try:
             close = await self._serve_admitted(channel)

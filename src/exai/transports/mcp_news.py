@@ -9,11 +9,22 @@ from types import TracebackType
 from typing import Self
 
 from exai.connections.mcp_session import McpSession
-from exai.core.replies import Reply, ToolsChanged
-from exai.protocols.mcp_news import TOOLS_CHANGED, Listening, News
+from exai.core.replies import (
+    PromptsChanged,
+    Reply,
+    ResourcesChanged,
+    ResourceUpdated,
+    ToolsChanged,
+)
+from exai.protocols.mcp_news import NEWS_OF_OP, RESOURCE_UPDATED, Listening, News
 from exai.transports.mcp_telling import Notify
 
 _MAX_NEWS = 1000
+_METHODS: dict[type[Reply], str] = {
+    ToolsChanged: NEWS_OF_OP["tools_changed"],
+    ResourcesChanged: NEWS_OF_OP["resources_changed"],
+    PromptsChanged: NEWS_OF_OP["prompts_changed"],
+}
 
 
 class NewsOfSession:
@@ -62,4 +73,7 @@ class NewsOfSession:
 
 
 def _news_of(reply: Reply) -> News | None:
-    return News(TOOLS_CHANGED) if isinstance(reply, ToolsChanged) else None
+    if isinstance(reply, ResourceUpdated):
+        return News(RESOURCE_UPDATED, reply.uri)
+    method = _METHODS.get(type(reply))
+    return None if method is None else News(method)

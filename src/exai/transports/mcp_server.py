@@ -10,12 +10,13 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple, cast
 
 import msgspec
-from mcp.server.caching import CacheHint
+from mcp.server.caching import CacheableMethod, CacheHint
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import NotificationOptions, Server
 from mcp.server.models import InitializationOptions
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
+    INTERNAL_ERROR,
     INVALID_PARAMS,
     CallToolRequestParams,
     CompleteRequestParams,
@@ -66,10 +67,15 @@ CALLER = "exai.mcp_caller"
 
 _RESOURCE_NOT_FOUND = -32002
 _LISTS_STAY_FRESH_MS = 5000
-_COMPLETE = {"resultType": "complete"}
-"""What a result of 2026 says where it does not say otherwise; the SDK leaves it out before."""
+_CONTENTS_ARE_STALE_AT_ONCE = CacheHint(ttl_ms=0)
+"""What a resource's server may say otherwise, since 2026."""
 
-_LISTS = ("tools/list", "prompts/list", "resources/list", "resources/templates/list")
+_LISTS: tuple[CacheableMethod, ...] = (
+    "tools/list",
+    "prompts/list",
+    "resources/list",
+    "resources/templates/list",
+)
 _RELAYED: Mapping[str, type[RequestParams]] = {
     "resources/list": PaginatedRequestParams,
     "resources/templates/list": PaginatedRequestParams,
@@ -96,11 +102,13 @@ class McpServer:
         self._sessions = sessions
         self._tool_of = tool_of
         self._under_way: dict[tuple[str, str], McpCall] = {}
-        hint = CacheHint(ttl_ms=_LISTS_STAY_FRESH_MS)
+        hints: dict[CacheableMethod, CacheHint] = dict.fromkeys(
+            _LISTS, CacheHint(ttl_ms=_LISTS_STAY_FRESH_MS)
+        )
         self.sdk: Server[Any] = Server(
             name.name,
             version=name.version,
-            cache_hints=dict.fromkeys(_LISTS, hint),  # type: ignore[arg-type]
+            cache_hints=hints | {"resources/read": _CONTENTS_ARE_STALE_AT_ONCE},
             get_tool_input_schema=self._schema_of,
         )
         self.sdk.middleware.clear()  # its spans of OpenTelemetry would go nowhere, at some cost
@@ -142,7 +150,7 @@ class McpServer:
         if params.cursor is not None:
             raise MCPError(INVALID_PARAMS, "there is no such cursor: all is on one page")
         tools = map(mcp_results.listing_of, self._session_of(ctx).list_tools())
-        return _COMPLETE | mcp_results.tools_result(tools, _era_of(ctx))
+        return _complete(ctx, mcp_results.tools_result(tools, _era_of(ctx)))
 
     async def _call_tool(self, ctx: Context, params: CallToolRequestParams) -> dict[str, Any]:
         raw = ctx.params or {}
@@ -159,18 +167,24 @@ class McpServer:
         if isinstance(outcome, Completed):
             if outcome.input_required is not None:
                 return mcp_results.input_required_result(outcome.input_required, _era_of(ctx))
-            return _COMPLETE | mcp_results.completed_result(
-                outcome.outputs, outcome.structured, outcome.result_meta
+            return _complete(
+                ctx,
+                mcp_results.completed_result(
+                    outcome.outputs, outcome.structured, outcome.result_meta
+                ),
             )
         error = msgspec.to_builtins(outcome.error)
-        fault = mcp_results.tool_error(params.name, error)
+        fault = mcp_results.tool_error(params.name, error, is_continued=bool(request.input))
         if fault is not None:
             raise _as_sdk_error(fault)
-        return _COMPLETE | mcp_results.failed_result(
-            error,
-            outcome.outputs,
-            outcome.structured,
-            has_output_schema=self._promises_structure(ctx, params.name),
+        return _complete(
+            ctx,
+            mcp_results.failed_result(
+                error,
+                outcome.outputs,
+                outcome.structured,
+                has_output_schema=self._promises_structure(ctx, params.name),
+            ),
         )
 
     async def _relay(self, ctx: Context, params: RequestParams) -> dict[str, Any]:
@@ -181,7 +195,11 @@ class McpServer:
         )
         outcome = await self._outcome_of(ctx, request)
         if isinstance(outcome, Completed):
-            return _COMPLETE | (outcome.structured or {})
+            if outcome.input_required is None:
+                return _complete(ctx, outcome.structured or {})
+            if _era_of(ctx) is Era.MODERN:
+                return mcp_results.input_required_result(outcome.input_required, Era.MODERN)
+            raise MCPError(INTERNAL_ERROR, mcp_results.CANNOT_BE_ASKED)
         fault = mcp_results.method_error(ctx.method, msgspec.to_builtins(outcome.error))
         if fault.code == _RESOURCE_NOT_FOUND and _era_of(ctx) is Era.MODERN:
             fault.code = INVALID_PARAMS
@@ -251,6 +269,11 @@ class McpServer:
         client = ctx.session.client_params
         name = "" if client is None else client.client_info.name
         return self._sessions.shared(caller.principal, caller.remote_address, name)
+
+
+def _complete(ctx: Context, result: dict[str, Any]) -> dict[str, Any]:
+    """Return a result that says, to those who look for it, that it is one."""
+    return result if _era_of(ctx) is Era.HANDSHAKE else {"resultType": "complete"} | result
 
 
 def _era_of(ctx: Context) -> Era:

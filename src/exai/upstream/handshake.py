@@ -5,13 +5,18 @@ first server has been started. `sdk_handshake` is the only module that knows the
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from importlib import import_module
 from typing import Any
 
 import msgspec
 
 from exai.upstream.json_rpc import Requests
+
+CAPABILITIES_META = "io.modelcontextprotocol/clientCapabilities"
+"""Where a client of 2026 declares, in each request, what it can be asked."""
+
+NO_CAPABILITIES: Mapping[str, Any] = {}
 
 
 class HandshakeFailed(Exception):
@@ -21,14 +26,20 @@ class HandshakeFailed(Exception):
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
     """How to speak with a server.
 
-    `request_meta` goes into the `_meta` of every request; where `must_subscribe` is set,
-    the server tells of changed tools only on request.
+    `request_meta` goes into the `_meta` of every request. One that `is_modern`, of 2026 or
+    later, tells what is new only on request. `capabilities` are the server's, as it says them.
     """
 
     protocol_version: str = ""
     server_version: str = ""
-    must_subscribe: bool = False
+    is_modern: bool = False
+    capabilities: dict[str, Any] = {}
     request_meta: dict[str, Any] = {}
+
+    def offers(self, capability: str, detail: str | None = None) -> bool:
+        """Tell whether the server has a capability, and maybe a detail of it."""
+        offered = self.capabilities.get(capability)
+        return offered is not None and (detail is None or offered.get(detail) is True)
 
 
 class Handshake:
@@ -37,12 +48,19 @@ class Handshake:
     def __init__(self, client_version: str) -> None:
         self._client_version = client_version
         self._importing = asyncio.Lock()
-        self._negotiate: Callable[[Requests, str, bool], Awaitable[Terms]] | None = None
+        self._negotiate: _Negotiate | None = None
 
-    async def negotiate(self, connection: Requests, *, discover: bool = True) -> Terms:
+    async def negotiate(
+        self,
+        connection: Requests,
+        *,
+        discover: bool = True,
+        capabilities: Mapping[str, Any] = NO_CAPABILITIES,
+    ) -> Terms:
         """Return what was agreed with the server; raises `HandshakeFailed`.
 
-        Without `discover`, only the handshake of before 2026 is tried.
+        Without `discover`, only the handshake of before 2026 is tried. `capabilities` are
+        those that the server is told of: what it may ask of its client.
         """
         async with self._importing:
             if self._negotiate is None:
@@ -50,4 +68,7 @@ class Handshake:
                     import_module, "exai.upstream.sdk_handshake"
                 )
                 self._negotiate = sdk_handshake.negotiate
-        return await self._negotiate(connection, self._client_version, discover)
+        return await self._negotiate(connection, self._client_version, discover, capabilities)
+
+
+_Negotiate = Callable[[Requests, str, bool, Mapping[str, Any]], Awaitable[Terms]]

@@ -1,4 +1,4 @@
-"""Requests to a server and their answers, over lines of JSON-RPC.
+"""Requests to a server and their answers, in JSON-RPC, over whatever carries it.
 
 Knows ids, progress tokens, cancellation and what becomes of a request whose answer is
 unusable or never comes; knows nothing of what MCP's methods mean. Whatever happens, every
@@ -7,12 +7,11 @@ request ends: with its answer, its error, or the server's end.
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-import msgspec
-
 from exai.core.errors import ResultTooLarge
+from exai.upstream.carrier import Carrier, Message, Receiver, too_large
 from exai.upstream.line_splitter import Overlong
 from exai.upstream.messages import (
     TooIntricate,
@@ -22,15 +21,14 @@ from exai.upstream.messages import (
     id_of,
     is_surely_no_answer,
 )
-from exai.upstream.server_process import ServerProcess
+from exai.upstream.server_requests import OnRequest, ServerRequests
 from exai.upstream.speech import Speech
 
-METHOD_NOT_FOUND = -32601
+NO_HEADERS: Mapping[str, str] = {}
 
 OnProgress = Callable[[dict[str, Any]], None]
-OnNotification = Callable[[str], None]
-
-_encode = msgspec.json.Encoder().encode
+OnNotification = Callable[[str, dict[str, Any]], None]
+"""Told the method and the params of each notification of the server. Never waits."""
 
 
 class ErrorAnswer(Exception):
@@ -47,28 +45,57 @@ class BrokenAnswer(Exception):
     """The server's answer cannot be used; `str()` says why."""
 
 
-class ServerLost(Exception):
-    """The server ended before it answered; `str()` says how.
+class StatusAnswer(Exception):
+    """The server answered with a status of HTTP, and nothing else; `str()` says what it means.
 
-    `was_written` tells whether it may have got the request, or was about to.
+    `may_have_run` tells whether it may have done what was asked, `retryable` whether the same
+    request may succeed later, maybe after `retry_after_s`.
     """
 
-    def __init__(self, reason: str, *, was_written: bool) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        status: int,
+        may_have_run: bool,
+        retryable: bool = False,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.may_have_run = may_have_run
+        self.retryable = retryable
+        self.retry_after_s = retry_after_s
+
+
+class ServerLost(Exception):
+    """The server ended, or broke off, before it answered; `str()` says how.
+
+    `was_written` tells whether it may have got the request, or was about to; `has_moved_on`
+    that the next life can take what it did not get.
+    """
+
+    def __init__(self, reason: str, *, was_written: bool, has_moved_on: bool = False) -> None:
         super().__init__(reason)
         self.was_written = was_written
+        self.has_moved_on = has_moved_on
 
 
-FAULTS = (ErrorAnswer, BrokenAnswer, ServerLost, ResultTooLarge)
+FAULTS = (ErrorAnswer, BrokenAnswer, StatusAnswer, ServerLost, ResultTooLarge)
 """All that a request may raise."""
 
 
 class Requests(Protocol):
     """What a handshake needs of a connection."""
 
-    async def request(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+    async def request(
+        self, method: str, params: dict[str, Any], *, headers: Mapping[str, str] = NO_HEADERS
+    ) -> dict[str, Any]:
         """Send a request and return its result."""
 
-    def notify(self, method: str, params: dict[str, Any]) -> None:
+    def notify(
+        self, method: str, params: dict[str, Any], *, headers: Mapping[str, str] = NO_HEADERS
+    ) -> None:
         """Send a notification."""
 
 
@@ -95,43 +122,48 @@ class _Waiting:
             self.answer.exception()  # seen, even if nobody waits any more
 
 
-class JsonRpcConnection(Requests):
-    """The requests under way on one server process, from its start to its end."""
+class JsonRpcConnection(Requests, Receiver):
+    """The requests under way in one life of a server, from its start to its end."""
 
     def __init__(
         self,
-        process: ServerProcess,
+        carrier: Carrier,
         *,
         speech: Speech,
         max_result_bytes: int,
         on_notification: OnNotification,
+        on_request: OnRequest | None = None,
     ) -> None:
-        self.is_over = False
-        self._end = "has ended"
-        self._process = process
+        self._end: str | None = None
+        self._carrier = carrier
         self._speech = speech
         self._max_result_bytes = max_result_bytes
         self._on_notification = on_notification
+        self._server_requests = ServerRequests(on_request, carrier.write, carrier.write_nowait)
         self._loop = asyncio.get_running_loop()
         self._ids = itertools.count(1)
         self._waiting: dict[int, _Waiting] = {}
 
     @property
+    def is_over(self) -> bool:
+        """Whether nothing can be requested any more."""
+        return self._end is not None or self._carrier.has_ended
+
+    @property
     def received_bytes(self) -> int:
         """How much the server has written so far."""
-        return self._process.received_bytes
+        return self._carrier.received_bytes
 
     async def run(self) -> str:
         """Take the server's messages until its end; return how it ended."""
-        async for line in self._process.lines():
-            if isinstance(line, Overlong):
-                self._drop_overlong(line)
-            else:
-                await self._take_line(line)
-        self.is_over = True
-        self._end = await self._process.describe_end()
-        for waiting in self._waiting.values():
-            waiting.fail(ServerLost(self._end, was_written=waiting.was_written))
+        try:
+            async with self._server_requests:
+                self._end = await self._carrier.run(self)
+        finally:
+            self._end = self._end or "was stopped"
+            if not self._carrier.requests_go_on:
+                for waiting in self._waiting.values():
+                    waiting.fail(ServerLost(self._end, was_written=waiting.was_written))
         return self._end
 
     async def request(
@@ -141,95 +173,112 @@ class JsonRpcConnection(Requests):
         *,
         on_progress: OnProgress | None = None,
         cancel_grace_s: float | None = None,
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> dict[str, Any]:
         """Send a request and return its result.
 
         When cancelled and given a `cancel_grace_s`, tells the server, and waits for the
-        end of its work for that long. Raises `ErrorAnswer`, `BrokenAnswer`, `ServerLost`,
-        `ResultTooLarge`.
+        end of its work for that long. Raises one of `FAULTS`.
         """
-        if self.is_over:
+        if self._end is not None:
             raise ServerLost(self._end, was_written=False)
         request_id = next(self._ids)
         if on_progress is not None:
             meta = {**params.get("_meta", {}), "progressToken": request_id}
             params = {**params, "_meta": meta}
+        request = Message(method=method, params=params, id=request_id, headers=headers)
         waiting = self._waiting[request_id] = _Waiting(self._loop.create_future(), on_progress)
         try:
-            line = _encode_message(method, params, id=request_id)
-            waiting.was_written = await self._process.write_line(line)
-            return await waiting.answer
-        except asyncio.CancelledError:
-            # The answer may have come since, and found a future that was cancelled with us.
-            is_running = waiting.was_written and not waiting.is_over
-            if is_running and cancel_grace_s is not None:
-                waiting.answer = self._loop.create_future()
-                self.notify("notifications/cancelled", {"requestId": request_id})
-                await asyncio.wait([waiting.answer], timeout=cancel_grace_s)
-            raise
+            async with self._carrier.carry(request) as waiting.was_written:
+                try:
+                    return await waiting.answer
+                except asyncio.CancelledError:
+                    if cancel_grace_s is not None:
+                        await self._cancel(request_id, waiting, cancel_grace_s)
+                    raise
         finally:
             del self._waiting[request_id]
 
-    def notify(self, method: str, params: dict[str, Any]) -> None:
+    def notify(
+        self, method: str, params: dict[str, Any], *, headers: Mapping[str, str] = NO_HEADERS
+    ) -> None:
         """Send a notification; it is lost where the server has ended."""
-        self._process.write_line_nowait(_encode_message(method, params))
+        self._carrier.notify(Message(method=method, params=params, headers=headers))
 
-    async def _take_line(self, line: bytearray) -> None:
+    async def take(self, line: bytearray | Overlong, owner: int | None = None) -> None:
+        """Take a message; what is unusable fails the request that it was meant for."""
+        if isinstance(line, Overlong):
+            self._drop_overlong(line, owner)
+            return
         try:
             message = await decode_message(line)
         except Unreadable as unreadable:
-            self._fail(find_id(line, line), BrokenAnswer(f"the answer is {unreadable}"))
+            self._fail(find_id(line, line), owner, BrokenAnswer(f"the answer is {unreadable}"))
             self._speech.say(_speakable(line))
         except TooIntricate as intricate:
-            self._fail(find_id(line, line), self._too_large(str(intricate)))
+            too_much = too_large(str(intricate), self._max_result_bytes)
+            self._fail(find_id(line, line), owner, too_much)
         else:
-            self._take(message)
+            self._take(message, owner)
 
-    def _take(self, message: dict[str, Any]) -> None:
+    def fail(self, request_id: int, error: Exception) -> None:
+        """End a request that has no answer yet."""
+        if waiting := self._waiting.get(request_id):
+            waiting.fail(error)
+
+    def is_waiting(self, request_id: int) -> bool:
+        """Tell whether a request has no answer yet."""
+        waiting = self._waiting.get(request_id)
+        return waiting is not None and not waiting.is_over
+
+    async def _cancel(self, request_id: int, waiting: _Waiting, grace_s: float) -> None:
+        # The answer may have come since, and found a future that was cancelled with us.
+        if waiting.was_written and not waiting.is_over and self._carrier.cancel(request_id):
+            waiting.answer = self._loop.create_future()
+            await asyncio.wait([waiting.answer], timeout=grace_s)
+
+    def _take(self, message: dict[str, Any], owner: int | None) -> None:
         match message:
             case {"method": str() as method, "id": request_id}:
-                self._answer(request_id, method)
+                self._server_requests.take(request_id, method, _params_of(message))
             case {"method": "notifications/progress", "params": {"progressToken": token} as params}:
                 waiting = self._waiting.get(id_of(token) or 0)
                 if waiting is not None and waiting.on_progress and not waiting.answer.done():
                     waiting.on_progress(params)
             case {"method": str() as method}:
-                self._on_notification(method)
+                self._hear(method, _params_of(message))
             case {"id": answered_id, "result": dict() as result}:
-                if waiting := self._waiting.get(id_of(answered_id) or 0):
+                if waiting := self._find_waiting(id_of(answered_id), owner):
                     waiting.succeed(result)
             case {"id": answered_id, "error": {"code": int() as code, "message": str() as text}}:
                 error = ErrorAnswer(code, text, message["error"].get("data"))
-                self._fail(id_of(answered_id), error)
+                self._fail(id_of(answered_id), owner, error)
             case {"id": answered_id}:
-                self._fail(id_of(answered_id), BrokenAnswer("the answer has no result"))
+                no_answer = BrokenAnswer("the answer has no result")
+                self._fail(id_of(answered_id), owner, no_answer)
 
-    def _answer(self, request_id: Any, method: str) -> None:
-        """Answer the server's own request: a shared server is offered nothing but a pulse."""
-        if method == "ping":
-            answer: dict[str, Any] = {"result": {}}
+    def _hear(self, method: str, params: dict[str, Any]) -> None:
+        if method == "notifications/cancelled":
+            self._server_requests.take_back(params.get("requestId"))
         else:
-            answer = {"error": {"code": METHOD_NOT_FOUND, "message": "Method not found"}}
-        self._process.write_line_nowait(_encode({"jsonrpc": "2.0", "id": request_id, **answer}))
+            self._on_notification(method, params)
 
-    def _drop_overlong(self, line: Overlong) -> None:
-        too_large = self._too_large(f"{line.size_bytes:,} bytes")
-        if (answered_id := find_id(line.head, line.tail)) is not None:
-            self._fail(answered_id, too_large)
+    def _drop_overlong(self, line: Overlong, owner: int | None) -> None:
+        too_much = too_large(f"{line.size_bytes:,} bytes", self._max_result_bytes)
+        answered_id = find_id(line.head, line.tail)
+        if answered_id is not None or (owner is not None and not is_surely_no_answer(line.head)):
+            self._fail(answered_id, owner, too_much)
         elif not is_surely_no_answer(line.head):
             # Whose answer it was cannot be told; that none waits for ever can.
             for waiting in self._waiting.values():
-                waiting.fail(too_large)
+                waiting.fail(too_much)
 
-    def _fail(self, request_id: int | None, error: Exception) -> None:
-        if waiting := self._waiting.get(request_id or 0):
+    def _fail(self, request_id: int | None, owner: int | None, error: Exception) -> None:
+        if waiting := self._find_waiting(request_id, owner):
             waiting.fail(error)
 
-    def _too_large(self, size: str) -> ResultTooLarge:
-        return ResultTooLarge(
-            f"the answer has {size}: too much for one result",
-            max_bytes=self._max_result_bytes,
-        )
+    def _find_waiting(self, request_id: int | None, owner: int | None) -> _Waiting | None:
+        return self._waiting.get(request_id or 0) or self._waiting.get(owner or 0)
 
 
 def _speakable(line: bytearray) -> bytes | bytearray:
@@ -238,5 +287,6 @@ def _speakable(line: bytearray) -> bytes | bytearray:
     return b"[unreadable JSON, %d bytes]" % len(line) if looks_like_json else line
 
 
-def _encode_message(method: str, params: dict[str, Any], **envelope: Any) -> bytes:
-    return _encode({"jsonrpc": "2.0", **envelope, "method": method, "params": params})
+def _params_of(message: dict[str, Any]) -> dict[str, Any]:
+    params = message.get("params")
+    return params if isinstance(params, dict) else {}

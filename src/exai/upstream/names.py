@@ -68,6 +68,11 @@ class Namespace(msgspec.Struct, frozen=True):
 
 def namespace_of(server: str, config: UpstreamConfig) -> Namespace:
     """Return how the names of a configured server's tools are offered."""
-    prefix = f"{server}__" if config.prefix is None else config.prefix
+    prefix = _FOREIGN.sub("_", f"{server}__") if config.prefix is None else config.prefix
     renamed = {own: said["name"] for own, said in config.tools.items() if "name" in said}
     return Namespace(prefix, renamed)
+
+
+def namespaces_of(configs: Mapping[str, UpstreamConfig]) -> dict[str, Namespace]:
+    """Return how each server that is not disabled offers its names, in the order of the file."""
+    return {name: namespace_of(name, each) for name, each in configs.items() if not each.disabled}

@@ -1,22 +1,52 @@
 """All MCP servers behind the daemon: started together, none waiting for another.
 
-Knows which servers there are; knows nothing of their tools.
+Knows which servers there are, and how one takes the place of another while the daemon runs;
+knows nothing of their tools.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
 from exai.core.clock import Clock
 from exai.core.config import LimitsConfig, UpstreamConfig
 from exai.core.events import EventSink
+from exai.core.identity import Principal
 from exai.core.tool import upstream_scope
 from exai.processes.process_guard import ProcessGuard
 from exai.upstream.handshake import Handshake
+from exai.upstream.http_client import HttpClient
+from exai.upstream.instance import Surroundings
+from exai.upstream.log_levels import LogLevels
+from exai.upstream.news import NobodyHears, ServerNews
 from exai.upstream.restart_policy import RestartPolicy
-from exai.upstream.server import OnTools, Surroundings, UpstreamServer, UpstreamStatistics
+from exai.upstream.server import OnTools, OwnInstance, UpstreamServer, UpstreamStatistics
+
+_IN_PLACE = {
+    "prefix",
+    "allow",
+    "deny",
+    "max_inflight",
+    "timeout_s",
+    "trust_annotations",
+    "tools",
+}
+"""What can change while a server runs: how it is offered, not how it is run."""
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """What another configuration has changed: names of servers."""
+
+    added: list[str]
+    removed: list[str]
+    restarted: list[str]
+    adjusted: list[str]
+    """Those that run as before, and are offered in another way."""
 
 
 class UpstreamPool:
@@ -33,29 +63,42 @@ class UpstreamPool:
         events: EventSink,
         clock: Clock,
         on_tools: OnTools,
+        news: ServerNews | None = None,
         restart: RestartPolicy | None = None,
     ) -> None:
-        around = Surroundings(
+        self._http = HttpClient(version)
+        self.log_levels = LogLevels(self._note_log_levels)
+        self._around = Surroundings(
             guard=guard,
+            http=self._http,
             handshake=Handshake(version),
             base_environment=base_environment,
             limits=limits,
             restart=restart or RestartPolicy(),
             events=events,
             clock=clock,
+            news=news or NobodyHears(),
+            log_levels=self.log_levels,
         )
+        self._on_tools = on_tools
         self.servers = {
-            name: UpstreamServer(name, config, around, on_tools)
+            name: self._server(name, config)
             for name, config in configs.items()
             if not config.disabled
         }
+        self.is_open = False
         self._group = asyncio.TaskGroup()
-        self._running: list[asyncio.Task[None]] = []
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._ending: dict[str, asyncio.Task[None]] = {}
+        self._earlier_starts: Counter[str] = Counter()
 
     async def __aenter__(self) -> Self:
         """Begin to start all servers; returns at once."""
+        await self._http.__aenter__()
         await self._group.__aenter__()
-        self._running = [self._group.create_task(s.run()) for s in self.servers.values()]
+        self.is_open = True
+        for name in self.servers:
+            self._begin(name)
         return self
 
     async def __aexit__(
@@ -65,16 +108,110 @@ class UpstreamPool:
         traceback: TracebackType | None,
     ) -> None:
         """Stop all servers at the same time, each within its bounds."""
-        for running in self._running:
-            running.cancel()
-        await self._group.__aexit__(kind, error, traceback)
+        self.is_open = False
+        for task in (*self._running.values(), *self._ending.values()):
+            task.cancel()
+        try:
+            await self._group.__aexit__(kind, error, traceback)
+        finally:
+            await self._http.__aexit__(kind, error, traceback)
 
     async def wait_first_starts(self, timeout_s: float) -> None:
         """Wait until each server's first start has succeeded or failed, or for `timeout_s`."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                for server in self.servers.values():
+                for server in list(self.servers.values()):
                     await server.wait_first_start()
+
+    def apply(self, configs: Mapping[str, UpstreamConfig]) -> Changes:
+        """Let these be the servers from now on; those whose configuration is the same go on.
+
+        A server that ends has `cancel_grace_s` for its running calls; who takes its place
+        starts when it has ended.
+        """
+        wanted = {name: config for name, config in configs.items() if not config.disabled}
+        present = {name: server.config for name, server in self.servers.items()}
+        differing = [name for name in wanted if name in present and wanted[name] != present[name]]
+        changes = Changes(
+            added=[name for name in wanted if name not in present],
+            removed=[name for name in present if name not in wanted],
+            restarted=[n for n in differing if _differ_in_running(wanted[n], present[n])],
+            adjusted=[n for n in differing if not _differ_in_running(wanted[n], present[n])],
+        )
+        for name in changes.removed:
+            self._end(name, self._around.limits.cancel_grace_s)
+            del self.servers[name], self._running[name]
+        for name in changes.restarted:
+            self._replace(name, wanted[name], self._around.limits.cancel_grace_s)
+        for name in changes.adjusted:
+            self.servers[name].config = wanted[name]
+        for name in changes.added:
+            self.servers[name] = self._server(name, wanted[name])
+            self._begin(name)
+        ordered = {name: self.servers[name] for name in wanted}
+        self.servers.clear()
+        self.servers.update(ordered)
+        return changes
+
+    def restart(self, name: str) -> UpstreamServer:
+        """End a server as a crash would, and return the one that takes its place."""
+        return self._replace(name, self.servers[name].config, 0.0)
+
+    def _server(self, name: str, config: UpstreamConfig) -> UpstreamServer:
+        return UpstreamServer(name, config, self._around, self._on_tools)
+
+    def _replace(self, name: str, config: UpstreamConfig, drain_s: float) -> UpstreamServer:
+        former, follower = self.servers[name], self._server(name, config)
+        follower.inherit_watches(former.granted_watches())
+        self._end(name, drain_s)
+        self.servers[name] = follower
+        self._begin(name)
+        return follower
+
+    def _begin(self, name: str) -> None:
+        """Let the server of this name run once all before it have ended."""
+        run = self._run_after(self._ending.get(name), self.servers[name])
+        self._running[name] = self._group.create_task(run)
+
+    def _end(self, name: str, drain_s: float) -> None:
+        server, running = self.servers[name], self._running[name]
+        self._earlier_starts[name] += server.statistics().start_count
+        ending = self._stop(server, running, drain_s, self._ending.get(name))
+        self._ending[name] = self._group.create_task(ending)
+
+    async def _run_after(self, ending: asyncio.Task[None] | None, server: UpstreamServer) -> None:
+        if ending is not None:
+            await asyncio.wait([ending])
+            if self._ending.get(server.name) is ending:
+                del self._ending[server.name]
+        await server.run()
+
+    async def _stop(
+        self,
+        server: UpstreamServer,
+        running: asyncio.Task[None],
+        drain_s: float,
+        before: asyncio.Task[None] | None,
+    ) -> None:
+        """Stop a server when its calls have ended, or after `drain_s`; return when it has ended."""
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(drain_s):
+                    await server.wait_idle()
+        finally:
+            running.cancel()
+        await asyncio.wait([running, *([before] if before else [])])
+        server.end()
+
+    def end_session(self, session_id: str) -> None:
+        """Stop what works for this session alone, which has ended, and tell it nothing more."""
+        self.log_levels.end_session(session_id)
+        for server in self.servers.values():
+            server.end_session(session_id)
+
+    def _note_log_levels(self) -> None:
+        for server in self.servers.values():
+            server.note_log_levels()
 
     def scope_limits(self) -> dict[str, int]:
         """Return how many calls each server takes at once, by its scope."""
@@ -90,4 +227,19 @@ class UpstreamPool:
 
     def statistics(self) -> list[UpstreamStatistics]:
         """Return how each server fares."""
-        return [server.statistics() for server in self.servers.values()]
+        return [self.statistics_of(name) for name in self.servers]
+
+    def statistics_of(self, name: str) -> UpstreamStatistics:
+        """Return how one server fares; its starts are those of all that had its name."""
+        numbers = self.servers[name].statistics()
+        start_count = numbers.start_count + self._earlier_starts[name]
+        return msgspec.structs.replace(numbers, start_count=start_count)
+
+    def instances_of(self, principal: Principal) -> list[OwnInstance]:
+        """Return the instances that serve this principal alone, or one of its sessions."""
+        return [own for server in self.servers.values() for own in server.instances_of(principal)]
+
+
+def _differ_in_running(one: UpstreamConfig, other: UpstreamConfig) -> bool:
+    fields = set(UpstreamConfig.__struct_fields__) - _IN_PLACE
+    return any(getattr(one, field) != getattr(other, field) for field in fields)

@@ -28,29 +28,36 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
 from exai.core.errors import ResultTooLarge
-from exai.upstream.handshake import HandshakeFailed, Terms
-from exai.upstream.json_rpc import BrokenAnswer, ErrorAnswer, Requests, ServerLost
+from exai.upstream.handshake import NO_CAPABILITIES, HandshakeFailed, Terms
+from exai.upstream.json_rpc import BrokenAnswer, ErrorAnswer, Requests, ServerLost, StatusAnswer
 
 
-async def negotiate(connection: Requests, client_version: str, discover: bool) -> Terms:
+async def negotiate(
+    connection: Requests,
+    client_version: str,
+    discover: bool,
+    capabilities: Mapping[str, Any] = NO_CAPABILITIES,
+) -> Terms:
     """Return what was agreed with the server; raises `HandshakeFailed`."""
     client = Implementation(name="exai", version=client_version)
-    async with ClientSession(dispatcher=_SdkDispatcher(connection), client_info=client) as session:
+    declared = dict(capabilities)
+    dispatcher = _SdkDispatcher(connection, declared)
+    async with ClientSession(dispatcher=dispatcher, client_info=client) as session:
         # A failure leaves the session as a value: an exception would be wrapped in a group.
-        agreed = await _agree(session, client, discover)
+        agreed = await _agree(session, client, discover, declared)
     if isinstance(agreed, HandshakeFailed):
         raise agreed
     return agreed
 
 
 async def _agree(
-    session: ClientSession, client: Implementation, discover: bool
+    session: ClientSession, client: Implementation, discover: bool, declared: dict[str, Any]
 ) -> Terms | HandshakeFailed:
     try:
         await (_discover_or_initialize(session) if discover else _initialize(session))
     except (MCPError, ValidationError, RuntimeError, ServerLost) as error:
         return HandshakeFailed(str(error))
-    return _terms_of(session, client)
+    return _terms_of(session, client, declared)
 
 
 async def _discover_or_initialize(session: ClientSession) -> None:
@@ -71,19 +78,21 @@ async def _initialize(session: ClientSession) -> None:
         await session.discover()
 
 
-def _terms_of(session: ClientSession, client: Implementation) -> Terms:
+def _terms_of(session: ClientSession, client: Implementation, declared: dict[str, Any]) -> Terms:
     version = session.protocol_version or ""
     is_modern = version in MODERN_PROTOCOL_VERSIONS
-    capabilities = session.server_capabilities
-    tools = capabilities.tools if capabilities else None
+    offered = session.server_capabilities
     return Terms(
         protocol_version=version,
         server_version=session.server_info.version if session.server_info else "",
-        must_subscribe=is_modern and tools is not None and bool(tools.list_changed),
+        is_modern=is_modern,
+        capabilities=offered.model_dump(by_alias=True, mode="json", exclude_none=True)
+        if offered
+        else {},
         request_meta={
             PROTOCOL_VERSION_META_KEY: version,
             CLIENT_INFO_META_KEY: client.model_dump(by_alias=True, mode="json", exclude_none=True),
-            CLIENT_CAPABILITIES_META_KEY: {},
+            CLIENT_CAPABILITIES_META_KEY: declared,
         }
         if is_modern
         else {},
@@ -91,28 +100,46 @@ def _terms_of(session: ClientSession, client: Implementation) -> Terms:
 
 
 class _SdkDispatcher(Dispatcher[TransportContext]):
-    """Our connection as the SDK's session wants to see it."""
+    """Our connection as the SDK's session wants to see it.
 
-    def __init__(self, connection: Requests) -> None:
+    The SDK knows capabilities as callbacks of its own; the server is told of `capabilities`.
+    """
+
+    def __init__(self, connection: Requests, capabilities: dict[str, Any]) -> None:
         self._connection = connection
+        self._capabilities = capabilities
 
     async def send_raw_request(
         self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
     ) -> dict[str, Any]:
         try:
             async with asyncio.timeout((opts or {}).get("timeout")):
-                return await self._connection.request(method, dict(params or {}))
+                return await self._connection.request(
+                    method,
+                    self._declaring(dict(params or {})),
+                    headers=(opts or {}).get("headers") or {},
+                )
         except TimeoutError:
             raise MCPError(REQUEST_TIMEOUT, f"no answer to {method}") from None
         except ErrorAnswer as error:
             raise MCPError(error.code, error.message, error.data) from None
-        except (BrokenAnswer, ResultTooLarge) as error:
+        except (BrokenAnswer, StatusAnswer, ResultTooLarge) as error:
             raise MCPError(INVALID_REQUEST, str(error)) from None
+
+    def _declaring(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Return params that declare the capabilities, wherever these declare any."""
+        if "capabilities" in params:
+            return {**params, "capabilities": self._capabilities}
+        meta = params.get("_meta") or {}
+        if CLIENT_CAPABILITIES_META_KEY not in meta:
+            return params
+        return {**params, "_meta": {**meta, CLIENT_CAPABILITIES_META_KEY: self._capabilities}}
 
     async def notify(
         self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
     ) -> None:
-        self._connection.notify(method, dict(params or {}))
+        headers = (opts or {}).get("headers") or {}
+        self._connection.notify(method, dict(params or {}), headers=headers)
 
     async def run(
         self,

@@ -1,119 +1,147 @@
-"""One MCP server behind us: started, called, and started again when it ends.
+"""One MCP server behind us: as many instances of it as its configuration says.
 
-    STARTING -> READY -> BACKING_OFF (or GAVE_UP, after too many short lives) -> STARTING …
-
-Knows the server's lives and who waits for the next one; knows nothing of what its tools
-are, nor of who may call them.
+Everybody shares one, which is kept alive; or each principal, or each session, has one of its
+own, which is started by its first call and stopped when nobody used it for a while. Knows
+whom an instance serves and how many there may be; knows nothing of what its tools are.
 """
 
 import asyncio
-import random
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
 
-from exai.core.clock import Clock
-from exai.core.config import LimitsConfig, UpstreamConfig
-from exai.core.errors import UpstreamFailed
-from exai.core.events import EventSink, UpstreamDied, UpstreamGaveUp, UpstreamStarted
+from exai.core.config import UpstreamConfig
+from exai.core.errors import QueueFull, UpstreamFailed
+from exai.core.identity import Principal
+from exai.core.lifecycle import PatientTaskGroup
 from exai.core.outcomes import Completed
-from exai.core.tool import ToolRun
-from exai.processes.environment import child_environment
-from exai.processes.process_guard import ProcessGuard
-from exai.upstream.handshake import Handshake, HandshakeFailed
-from exai.upstream.json_rpc import FAULTS, BrokenAnswer, ServerLost
-from exai.upstream.restart_policy import RestartPolicy
-from exai.upstream.server_life import ServerLife
-from exai.upstream.server_process import ServerProcess
+from exai.core.tool import ToolRun, upstream_scope
+from exai.upstream.client_questions import EVERYTHING, ClientQuestions, declared_by
+from exai.upstream.instance import Family, ServerInstance, ServerState, Surroundings
 from exai.upstream.speech import Speech
 
 
-class ServerState(StrEnum):
-    """Where a server is in its lives."""
-
-    STARTING = "starting"
-    READY = "ready"
-    BACKING_OFF = "backing_off"
-    GAVE_UP = "gave_up"
-    STOPPED = "stopped"
-
-
 class UpstreamStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """How one server fares. `last_end` says how its last life ended."""
+    """How one server fares. `last_end` says how its last life ended.
+
+    `state` is that of the one instance that all share; where each has its own, that of the
+    one that says what the tools are, and `ready` from then on. There is either a process
+    (`pid`), or a `url`, of which nothing secret is shown.
+    """
 
     upstream: str
     state: ServerState
     pid: int | None
+    url: str | None
     protocol_version: str | None
     tool_count: int
     running_count: int
     start_count: int
     retry_in_s: float | None
     last_end: str | None
+    instance: str
+    instance_count: int
+    """Instances that run."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Surroundings:
-    """What all servers of one daemon share."""
+class OwnInstance(msgspec.Struct, frozen=True, kw_only=True):
+    """An instance as whom it serves may see it. Without a `session_id` it serves a principal."""
 
-    guard: ProcessGuard
-    handshake: Handshake
-    base_environment: Mapping[str, str]
-    limits: LimitsConfig
-    restart: RestartPolicy
-    events: EventSink
-    clock: Clock
+    upstream: str
+    session_id: str | None
+    state: ServerState
+    pid: int | None
+    running_count: int
+
+
+class _Place:
+    """An instance in the table of its server: whose it is, and when it is stopped."""
+
+    def __init__(self, key: str, principal: str, instance: ServerInstance) -> None:
+        self.key = key
+        self.principal = principal
+        self.instance = instance
+        self.timer: asyncio.TimerHandle | None = None
+
+
+_LISTING = ""
+"""The key of the instance that everybody shares, or that only says what the tools are."""
 
 
 class UpstreamServer:
-    """An MCP server and its lives."""
+    """A configured MCP server and its instances."""
 
     def __init__(
         self, name: str, config: UpstreamConfig, around: Surroundings, on_tools: "OnTools"
     ) -> None:
         self.name = name
         self.config = config
+        self.server_version = ""
         self._around = around
         self._on_tools = on_tools
-        self._speech = Speech(name, around.events, around.clock)
-        self._state = ServerState.STARTING
-        self._life: ServerLife | None = None
-        self._discovers = True
-        self._start_over = asyncio.Event()
-        self._first_start_over = asyncio.Event()
-        self._retry_at: float | None = None
-        self._tool_count = self._running_count = self._start_count = 0
-        self._last_end: str | None = None
-
-    @property
-    def server_version(self) -> str:
-        """What the running server calls its version; empty where it does not say."""
-        return self._life.terms.server_version if self._life else ""
+        self._family = Family(
+            name,
+            config,
+            Speech(name, around.events, around.clock),
+            self._take_tools,
+            self._note_unused,
+        )
+        self._tasks = PatientTaskGroup()
+        self._slots = asyncio.Semaphore(config.max_instances)
+        self._is_over = False
+        self._rests = asyncio.Event()
+        self._gone_start_count = 0
+        self._places: dict[str, _Place] = {}
+        self._by_instance: dict[ServerInstance, _Place] = {}
+        asks = config.instance == "session"
+        self._first = ServerInstance(
+            self._family,
+            around,
+            ClientQuestions(None, EVERYTHING if asks else {}, config.start_timeout_s),
+            is_kept=config.instance == "shared",
+            lists=True,
+            log_level=around.log_levels.of_all,
+        )
 
     @property
     def had_first_start(self) -> bool:
         """Whether the first start has succeeded or failed."""
-        return self._first_start_over.is_set()
+        return self._first.had_first_start
 
     async def run(self) -> None:
-        """Live one life after the other until cancelled."""
-        policy, short_lives = self._around.restart, 0
-        try:
-            while True:
-                end, ready_s = await self._live()
-                short_lives = short_lives + 1 if policy.is_short(ready_s) else 1
-                await self._back_off(end, ready_s, short_lives)
-        finally:
-            self._state, self._last_end = ServerState.STOPPED, "was stopped"
-            self._tell_start_over()
+        """Keep instances alive that are wanted until cancelled."""
+        async with self._tasks:
+            self._open(_Place(_LISTING, "", self._first))
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                self._is_over = True
+
+    def granted_watches(self) -> dict[str, dict[str, None]]:
+        """Return which sessions watch which resources of what they share."""
+        return self._first.wishes.granted if self.config.instance == "shared" else {}
+
+    def inherit_watches(self, granted: dict[str, dict[str, None]]) -> None:
+        """Tell these sessions what those were told that this one takes the place of."""
+        if self.config.instance == "shared":
+            self._first.wishes.inherit(granted)
+
+    def end(self) -> None:
+        """Let nobody wait for it any more, also where it never came to run."""
+        self._is_over = True
+        self._first.end()
+
+    async def wait_idle(self) -> None:
+        """Wait until it has no call to work on."""
+        while any(place.instance.running_count for place in self._places.values()):
+            self._rests.clear()
+            await self._rests.wait()
 
     async def wait_first_start(self) -> None:
         """Wait until the first start has succeeded or failed."""
-        await self._first_start_over.wait()
+        await self._first.wait_first_start()
 
     async def call(
         self, tool: str, arguments: dict[str, Any], run: ToolRun, *, idempotent: bool = False
@@ -122,150 +150,177 @@ class UpstreamServer:
 
         When cancelled, tells the server, and returns when its work has ended or can no
         longer be waited for. Raises `UpstreamFailed`, retryable where the server cannot
-        have got the request or the tool is `idempotent`; `ToolFailed`; `ResultTooLarge`.
+        have got the request or the tool is `idempotent`; `ToolFailed`; `ResultTooLarge`;
+        `QueueFull` where there may be no more instances, and all are in use.
         """
+        instance = await self._wait_instance(run)
+        return await instance.call(tool, arguments, run, idempotent=idempotent)
+
+    async def relay(self, method: str, params: dict[str, Any], run: ToolRun) -> Completed:
+        """Make a request that changes nothing, whose result stays whole; raises as `call` does."""
+        return await (await self._wait_instance(run)).relay(method, params, run)
+
+    async def _wait_instance(self, run: ToolRun) -> ServerInstance:
         run.may_have_begun = False
-        life = await self._require_life()
-        run.may_have_begun = True
-        self._running_count += 1
-        try:
-            return await life.call_tool(
-                tool, arguments, run, cancel_grace_s=self._around.limits.cancel_grace_s
-            )
-        except BrokenAnswer as broken:
-            raise self._failed(f"broke the protocol: {broken}", idempotent) from None
-        except ServerLost as lost:
-            raise self._failed(str(lost), idempotent, was_written=lost.was_written) from None
-        finally:
-            self._running_count -= 1
+        if self.config.instance != "shared":
+            await self.wait_first_start()
+        return self._instance_for(run)
+
+    async def watch(self, uri: str, run: ToolRun) -> None:
+        """Have the session of a run told of a resource's updates; raises as `call` does.
+
+        Raises `ToolFailed` where the server does not agree.
+        """
+        await (await self._wait_instance(run)).watch(uri, run)
+
+    def unwatch(self, uri: str, run: ToolRun) -> None:
+        """Have the session of a run told no more of a resource's updates."""
+        place = self._places.get(self._key_of(run))
+        if place is not None:
+            place.instance.unwatch(uri, run.session_id)
+
+    def note_log_levels(self) -> None:
+        """Have every instance write to its log what is wanted of it now."""
+        for place in self._places.values():
+            place.instance.wishes.touch()
+
+    def end_session(self, session_id: str) -> None:
+        """Stop what works for this session alone, which has ended, and tell it nothing more."""
+        for each in list(self._places.values()):
+            each.instance.end_session(session_id)
+        if self.config.instance == "session" and (place := self._places.get(session_id)):
+            self._dismiss(place, "its session ended")
 
     def statistics(self) -> UpstreamStatistics:
         """Return how the server fares now."""
+        first, terms = self._first, self._first.terms
+        instances = [place.instance for place in self._places.values()]
+        is_ready = self.config.instance != "shared" and first.has_listed and not self._is_over
         return UpstreamStatistics(
             upstream=self.name,
-            state=self._state,
-            pid=self._life.pid if self._life else None,
-            protocol_version=self._life.terms.protocol_version if self._life else None,
-            tool_count=self._tool_count,
-            running_count=self._running_count,
-            start_count=self._start_count,
-            retry_in_s=self._retry_in_s(),
-            last_end=self._last_end,
+            state=ServerState.READY if is_ready else first.state,
+            pid=first.pid,
+            url=self._family.shown_url,
+            protocol_version=terms.protocol_version if terms else None,
+            tool_count=self._family.tool_count,
+            running_count=sum(instance.running_count for instance in instances),
+            start_count=self._gone_start_count + sum(each.start_count for each in instances),
+            retry_in_s=None if is_ready else first.retry_in_s,
+            last_end=None if is_ready else first.last_end,
+            instance=self.config.instance,
+            instance_count=sum(instance.terms is not None for instance in instances),
         )
 
-    async def _require_life(self) -> ServerLife:
-        if (life := self._running_life()) is not None:
-            return life
-        if self._state not in (ServerState.GAVE_UP, ServerState.STOPPED):
-            await self._start_over.wait()
-        if (life := self._running_life()) is not None:
-            return life
-        raise UpstreamFailed(
-            f"{self.name} {self._last_end}",
-            retryable=True,
-            retry_after_s=self._retry_in_s() if self._state is ServerState.GAVE_UP else None,
+    def instances_of(self, principal: Principal) -> Iterator[OwnInstance]:
+        """Yield the instances that serve this principal alone, or one of its sessions."""
+        for place in self._places.values():
+            if place.key != _LISTING and place.principal == principal.name:
+                yield OwnInstance(
+                    upstream=self.name,
+                    session_id=place.key if self.config.instance == "session" else None,
+                    state=place.instance.state,
+                    pid=place.instance.pid,
+                    running_count=place.instance.running_count,
+                )
+
+    def _instance_for(self, run: ToolRun) -> ServerInstance:
+        """Return whoever is to do this work; the caller uses it in this turn of the loop."""
+        if self._is_over:
+            raise UpstreamFailed(f"{self.name} was stopped", retryable=True)
+        key = self._key_of(run)
+        if self.config.instance == "shared":
+            return self._first
+        place = self._places.get(key)
+        if place is None:
+            self._make_room()
+            place = _Place(key, run.principal.name, self._new_instance(run))
+            self._open(place)
+        self._touch(place)
+        return place.instance
+
+    def _key_of(self, run: ToolRun) -> str:
+        keys = {"shared": _LISTING, "principal": run.principal.name, "session": run.session_id}
+        return keys[self.config.instance]
+
+    def _new_instance(self, run: ToolRun) -> ServerInstance:
+        client = run.client if self.config.instance == "session" else None
+        questions = ClientQuestions(client, declared_by(client), self.config.start_timeout_s)
+        levels, principal, session_id = self._around.log_levels, run.principal.name, run.session_id
+        log_level = (
+            partial(levels.of_principal, principal)
+            if self.config.instance == "principal"
+            else partial(levels.of_session, session_id)
         )
+        return ServerInstance(self._family, self._around, questions, log_level=log_level)
 
-    def _running_life(self) -> ServerLife | None:
-        return None if self._life is None or self._life.is_over else self._life
+    def _open(self, place: _Place) -> None:
+        self._places[place.key] = self._by_instance[place.instance] = place
+        task = self._tasks.create_task(self._live(place.instance))
+        task.add_done_callback(lambda _: place.instance.end())
+        place.instance.task = task
 
-    def _failed(self, how: str, idempotent: bool, was_written: bool = True) -> UpstreamFailed:
-        may_have_run = {"may_have_run": True} if was_written and not idempotent else {}
-        return UpstreamFailed(f"{self.name} {how}", retryable=not may_have_run, **may_have_run)
+    async def _live(self, instance: ServerInstance) -> None:
+        """Let an instance live once one of those before it has really ended, if it must."""
+        async with self._slots:
+            await instance.run()
 
-    async def _live(self) -> tuple[str, float]:
-        """Live one life; return how it ended, and how long the server had been ready."""
-        self._state, self._retry_at = ServerState.STARTING, None
-        self._start_count += 1
-        started_at = self._around.clock.monotonic_s()
-        try:
-            life = await self._begin_life()
-        except OSError as error:
-            return f"cannot be started: {_reason_of(error)}", 0.0
-        try:
-            end = await life.run(lambda: self._serve(life, started_at))
-        finally:
-            self._life = None
-        if life.ready_at is None:
-            return end, 0.0
-        return end, self._around.clock.monotonic_s() - life.ready_at
+    def _make_room(self) -> None:
+        """Stop the least recently used instance where there may be no more. Raises `QueueFull`."""
+        if len(self._places) < self.config.max_instances:
+            return
+        unused = (place for place in self._places.values() if not place.instance.is_in_use)
+        if (place := next(unused, None)) is None:
+            raise QueueFull(
+                f"all {len(self._places)} instances of {self.name} are in use",
+                retry_after_s=_RETRY_AFTER_S,
+                scope=upstream_scope(self.name),
+            )
+        self._dismiss(place, "makes room for another")
 
-    async def _begin_life(self) -> ServerLife:
-        config, max_result_bytes = self.config, self._around.limits.max_result_bytes
-        assert config.command is not None
-        process = await self._around.guard.spawn(
-            config.command,
-            config.args,
-            env=child_environment(self._around.base_environment, config.env),
-            cwd=config.cwd,
-        )
-        server_process = ServerProcess(process, self._speech, max_result_bytes)
-        return ServerLife(self.name, server_process, self._speech, max_result_bytes)
+    def _touch(self, place: _Place) -> None:
+        """Let a place count as the most recently used."""
+        self._places[place.key] = self._places.pop(place.key)
+        if place.timer is not None:
+            place.timer.cancel()
 
-    async def _serve(self, life: ServerLife, started_at: float) -> None:
-        async with asyncio.timeout(self.config.start_timeout_s):
-            await self._shake_hands(life)
-            tools = await life.list_tools()
-        self._life = life
-        await self._offer(tools)
-        self._become_ready(life, started_at)
-        while await life.wait_tools_changed():
-            with suppress(*FAULTS):  # it keeps the tools it had
-                await self._offer(await life.list_tools())
+    def _note_unused(self, instance: ServerInstance) -> None:
+        self._rests.set()
+        place = self._by_instance.get(instance)
+        if place is None or self.config.instance == "shared":
+            return
+        self._touch(place)
+        self._stop_later(place, self.config.idle_stop_s)
 
-    async def _shake_hands(self, life: ServerLife) -> None:
-        try:
-            await life.shake_hands(self._around.handshake, discover=self._discovers)
-        except HandshakeFailed:
-            # Some servers of before 2026 end at a request that they do not know.
-            self._discovers = not (self._discovers and life.is_over)
-            raise
+    def _stop_later(self, place: _Place, wait_s: float) -> None:
+        if self.config.idle_stop_s:
+            loop = asyncio.get_running_loop()
+            place.timer = loop.call_later(wait_s, self._stop_idle, place)
 
-    async def _offer(self, tools: list[dict[str, Any]]) -> None:
-        self._tool_count = len(tools)
+    def _stop_idle(self, place: _Place) -> None:
+        """Stop an instance; one that is held back is remembered for as long as it is."""
+        if self._by_instance.get(place.instance) is not place or place.instance.is_in_use:
+            return
+        if place.instance.retry_in_s:
+            self._stop_later(place, place.instance.retry_in_s)
+        else:
+            self._dismiss(place, "is idle")
+
+    def _dismiss(self, place: _Place, reason: str) -> None:
+        if place.timer is not None:
+            place.timer.cancel()
+        del self._places[place.key]
+        del self._by_instance[place.instance]
+        self._gone_start_count += place.instance.start_count
+        place.instance.stop(reason)
+
+    async def _take_tools(self, instance: ServerInstance, tools: list[dict[str, Any]]) -> None:
+        self._family.tool_count = len(tools)
+        if instance.terms is not None:
+            self.server_version = instance.terms.server_version
         await self._on_tools(self, tools)
 
-    def _become_ready(self, life: ServerLife, started_at: float) -> None:
-        life.ready_at = self._around.clock.monotonic_s()
-        self._state, self._last_end = ServerState.READY, None
-        self._around.events.emit(
-            UpstreamStarted(
-                upstream=self.name,
-                pid=life.pid,
-                tool_count=self._tool_count,
-                start_s=life.ready_at - started_at,
-            )
-        )
-        self._tell_start_over()
 
-    async def _back_off(self, end: str, ready_s: float, short_lives: int) -> None:
-        policy, gave_up = self._around.restart, self._around.restart.gives_up(short_lives)
-        delay_s = policy.delay_s(short_lives, random.random())
-        self._retry_at = self._around.clock.monotonic_s() + delay_s
-        self._last_end = end
-        self._state = ServerState.GAVE_UP if gave_up else ServerState.BACKING_OFF
-        event = UpstreamGaveUp if gave_up else UpstreamDied
-        self._around.events.emit(event(upstream=self.name, reason=end, retry_s=delay_s))
-        if gave_up or ready_s == 0.0:
-            self._tell_start_over()
-        await asyncio.sleep(delay_s)
-
-    def _tell_start_over(self) -> None:
-        """Wake whoever waits for a start; who comes later waits for the next one."""
-        self._first_start_over.set()
-        self._start_over.set()
-        self._start_over.clear()
-
-    def _retry_in_s(self) -> float | None:
-        if self._retry_at is None:
-            return None
-        return max(0.0, self._retry_at - self._around.clock.monotonic_s())
-
-
-def _reason_of(error: OSError) -> str:
-    named = f": {error.filename}" if error.filename else ""
-    return f"{error.strerror or str(error) or 'it takes too long'}{named}"
-
+_RETRY_AFTER_S = 1.0
 
 OnTools = Callable[[UpstreamServer, list[dict[str, Any]]], Awaitable[None]]
 """Told of a server's tools, as it describes them, before it is ready and at each change."""

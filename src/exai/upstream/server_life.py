@@ -1,49 +1,80 @@
-"""One life of an MCP server: from its process's start, over the handshake, to its end.
+"""One life of an MCP server: from its start, over the handshake, to its end.
 
 Knows what a running server can be asked; knows nothing of earlier lives or of the next.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from exai.core.errors import ToolFailed
-from exai.core.outcomes import Completed
 from exai.core.tool import ToolRun
-from exai.upstream.handshake import Handshake, HandshakeFailed, Terms
-from exai.upstream.json_rpc import FAULTS, ErrorAnswer, JsonRpcConnection, ServerLost
-from exai.upstream.server_process import ServerProcess
+from exai.upstream.carrier import Carrier
+from exai.upstream.handshake import NO_CAPABILITIES, Handshake, HandshakeFailed, Terms
+from exai.upstream.json_rpc import (
+    FAULTS,
+    ErrorAnswer,
+    JsonRpcConnection,
+    OnNotification,
+    ServerLost,
+)
+from exai.upstream.listening import Listening
+from exai.upstream.listing import (
+    KINDS_CHANGED_BY,
+    TOOLS,
+    Description,
+    Kind,
+    list_all,
+)
+from exai.upstream.request_params import request_params
+from exai.upstream.server_requests import OnRequest
 from exai.upstream.speech import Speech
-from exai.upstream.tool_listing import list_tools
-from exai.upstream.tool_result import read_tool_result
+from exai.upstream.wishes import Wishes
 
-_TOOLS_CHANGED = "notifications/tools/list_changed"
+_AGREED = "notifications/subscriptions/acknowledged"
 _CHANGES_PAUSE_S = 1.0
 _MESSAGE_LENGTH = 1000
 
 
 class ServerLife:
-    """A server that runs. `shake_hands` comes before everything else that is asked of it."""
+    """A server that runs. `shake_hands` comes before everything else that is asked of it.
+
+    It is kept to the `wishes`. `on_notification` is told what concerns no request, `on_request`
+    answers what it asks.
+    """
 
     _hearing: asyncio.Task[str]
+    _keeping: asyncio.Task[None] | None = None
 
     def __init__(
-        self, name: str, process: ServerProcess, speech: Speech, max_result_bytes: int
+        self,
+        name: str,
+        carrier: Carrier,
+        speech: Speech,
+        max_result_bytes: int,
+        *,
+        wishes: Wishes | None = None,
+        on_notification: OnNotification | None = None,
+        on_request: OnRequest | None = None,
     ) -> None:
-        self.pid = process.pid
+        self.pid = carrier.pid
         self.ready_at: float | None = None
         self.terms = Terms()
         self._name = name
-        self._process = process
+        self._carrier = carrier
         self._connection = JsonRpcConnection(
-            process,
+            carrier,
             speech=speech,
             max_result_bytes=max_result_bytes,
             on_notification=self._take_notification,
+            on_request=on_request,
         )
+        self._on_notification = on_notification
         self._tasks = asyncio.TaskGroup()
-        self._tools_changed = asyncio.Event()
+        self._wishes = wishes or Wishes()
+        self._listening = Listening(self._connection, self._wishes, self._note_gap)
+        self._changed: dict[Kind, None] = {}
+        self._has_changed = asyncio.Event()
 
     @property
     def is_over(self) -> bool:
@@ -53,64 +84,90 @@ class ServerLife:
     async def run(self, serve: Callable[[], Awaitable[None]]) -> str:
         """Hear the server while `serve` runs, then stop it; return how its life ended."""
         async with self._tasks as tasks:
-            tasks.create_task(self._process.read_stderr())
-            closing = tasks.create_task(self._process.close_after_exit())
-            watching = tasks.create_task(self._process.watch_stdin())
+            tasks.create_task(self._carrier.attend())
             self._hearing = tasks.create_task(self._connection.run())
-            self._hearing.add_done_callback(lambda _: self._tools_changed.set())
+            self._hearing.add_done_callback(lambda _: self._has_changed.set())
             try:
                 fault = await _fault_in(serve)
             finally:
-                watching.cancel()
-                await self._process.stop()
-                closing.cancel()
-        return fault or self._hearing.result()
+                has_ended = self.is_over
+                if self._keeping is not None:
+                    self._keeping.cancel()
+                await self._carrier.stop()
+        return self._hearing.result() if has_ended or fault is None else fault
 
-    async def shake_hands(self, handshake: Handshake, *, discover: bool) -> None:
-        """Agree on how to speak; raises `HandshakeFailed`."""
-        self.terms = await handshake.negotiate(self._connection, discover=discover)
-        if self.terms.must_subscribe:
-            self._tasks.create_task(self._subscribe())
+    async def shake_hands(
+        self,
+        handshake: Handshake,
+        *,
+        discover: bool,
+        capabilities: Mapping[str, Any] = NO_CAPABILITIES,
+    ) -> None:
+        """Agree on how to speak: as a client that has `capabilities`; raises `HandshakeFailed`."""
+        self.terms = await handshake.negotiate(
+            self._connection, discover=discover, capabilities=capabilities
+        )
+        self._keeping = self._tasks.create_task(self._listening.run(self.terms))
 
-    async def list_tools(self) -> list[dict[str, Any]]:
-        """Return the tools as the server describes them; raises as a request does."""
-        return await list_tools(self._connection, self.terms)
+    async def list(self, kind: Kind) -> list[Description] | None:
+        """Return all of a kind as the server describes it; raises as a request does.
 
-    async def wait_tools_changed(self) -> bool:
-        """Wait until the tools are others, and for a while for more of it. False: it ended."""
-        await self._tools_changed.wait()
+        None where the server says that it has no such thing; of tools it need not say so.
+        """
+        if kind is not TOOLS and not self.terms.offers(kind.capability):
+            return None
+        listed = await list_all(self._connection, self.terms, kind)
+        if kind is TOOLS:
+            await self._carrier.know_tools(listed)
+        return listed
+
+    async def wait_changed(self) -> tuple[Kind, ...]:
+        """Wait until lists are others, and for a while for more of it; none where it ended."""
+        await self._has_changed.wait()
         await asyncio.wait([self._hearing], timeout=_CHANGES_PAUSE_S)
-        self._tools_changed.clear()
-        return not self.is_over
+        self._has_changed.clear()
+        changed, self._changed = tuple(self._changed), {}
+        return () if self.is_over else changed
 
-    async def call_tool(
-        self, tool: str, arguments: dict[str, Any], run: ToolRun, cancel_grace_s: float
-    ) -> Completed:
-        """Call a tool; raises `ToolFailed`, and what a request raises but for `ErrorAnswer`."""
-        meta = dict(self.terms.request_meta)
-        if run.traceparent is not None:
-            meta["traceparent"] = run.traceparent
+    async def ask(
+        self,
+        method: str,
+        params: dict[str, Any],
+        run: ToolRun,
+        cancel_grace_s: float,
+        given: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Make one request for a call, `given` what the server had asked for; return its result.
+
+        Raises `ToolFailed`, and what a request raises but for `ErrorAnswer`.
+        """
         try:
-            result = await self._connection.request(
-                "tools/call",
-                {"name": tool, "arguments": arguments, "_meta": meta},
+            return await self._connection.request(
+                method,
+                request_params(params, given or {}, run, self.terms, self._wishes.log_level()),
                 on_progress=lambda params: _report(params, run),
                 cancel_grace_s=cancel_grace_s,
             )
         except ErrorAnswer as error:
+            data = {} if error.data is None else {"jsonrpc_data": error.data}
             message = error.message[:_MESSAGE_LENGTH]
-            raise ToolFailed(message, jsonrpc_code=error.code) from None
-        return read_tool_result(result, self._name)
+            raise ToolFailed(message, jsonrpc_code=error.code, **data) from None
 
-    def _take_notification(self, method: str) -> None:
-        if method == _TOOLS_CHANGED:
-            self._tools_changed.set()
+    def _take_notification(self, method: str, params: dict[str, Any]) -> None:
+        if method in KINDS_CHANGED_BY:
+            self._note_changed(KINDS_CHANGED_BY[method])
+        elif method == _AGREED:
+            self._listening.take_agreement(params)
+        if self._on_notification is not None:
+            self._on_notification(method, params)
 
-    async def _subscribe(self) -> None:
-        """Ask to be told of changed tools; a server that refuses keeps those it has."""
-        wish = {"notifications": {"toolsListChanged": True}, "_meta": self.terms.request_meta}
-        with suppress(*FAULTS):
-            await self._connection.request("subscriptions/listen", wish)
+    def _note_changed(self, kinds: Iterable[Kind]) -> None:
+        self._changed.update(dict.fromkeys(kinds))
+        self._has_changed.set()
+
+    def _note_gap(self) -> None:
+        for kinds in KINDS_CHANGED_BY.values():
+            self._note_changed(kinds)
 
 
 async def _fault_in(serve: Callable[[], Awaitable[None]]) -> str | None:

@@ -1,14 +1,17 @@
 """One MCP server's process: lines to it, lines from it, and what it says on stderr.
 
-Knows pipes and bounds; knows nothing of JSON-RPC, nor when a server is to be started.
+Knows pipes and bounds; knows nothing of what a message says, nor when a server is to be
+started.
 """
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 from exai.processes.process_guard import GuardedProcess
+from exai.upstream.carrier import Carrier, Message, Receiver
 from exai.upstream.line_splitter import LineSplitter, Overlong
 from exai.upstream.speech import MAX_LINE_BYTES, Speech
 
@@ -21,11 +24,11 @@ _STOP_GRACE_S = 2.0
 _MAX_UNREAD_BYTES = 1_048_576
 
 
-class ServerProcess:
-    """A running MCP server, seen as two streams of lines.
+class ServerProcess(Carrier):
+    """A running MCP server, seen as two streams of lines."""
 
-    Its owner runs `read_stderr`, `watch_stdin` and `close_after_exit` beside reading `lines`.
-    """
+    _watching: asyncio.Task[None] | None = None
+    _closing: asyncio.Task[None] | None = None
 
     def __init__(self, process: GuardedProcess, speech: Speech, max_line_bytes: int) -> None:
         self.pid = process.pid
@@ -39,7 +42,57 @@ class ServerProcess:
         self._unwritten_bytes = 0
         self._fault: str | None = None
 
-    async def lines(self) -> AsyncIterator[bytearray | Overlong]:
+    async def run(self, receiver: Receiver) -> str:
+        """Bring the lines of stdout until it ends; return how the process did."""
+        async for line in self._lines():
+            await receiver.take(line)
+        self.has_ended = True
+        return await self._describe_end()
+
+    async def attend(self) -> None:
+        """Hear what the server says on stderr, and notice its end."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._read_stderr())
+            self._closing = tasks.create_task(self._close_after_exit())
+            self._watching = tasks.create_task(self._watch_stdin())
+
+    @asynccontextmanager
+    async def carry(self, request: Message) -> AsyncIterator[bool]:
+        """Write the request once there is room."""
+        yield await self._write_line(request.encode())
+
+    def cancel(self, request_id: int) -> bool:
+        """Tell the server, which may answer nevertheless."""
+        cancelled = {"requestId": request_id}
+        self.notify(Message(method="notifications/cancelled", params=cancelled))
+        return True
+
+    def notify(self, message: Message) -> None:
+        """Send a notification; it is lost where the server has ended."""
+        self.write_nowait(message.encode())
+
+    async def write(self, answer: bytes) -> None:
+        """Write an answer once there is room."""
+        await self._write_line(answer)
+
+    def write_nowait(self, answer: bytes) -> None:
+        """Write a short line without waiting; a server that reads none of them is given up."""
+        self._write(answer)
+        if self._process.stdin.transport.get_write_buffer_size() > _MAX_UNREAD_BYTES:
+            self._break_off("does not read its input")
+
+    async def know_tools(self, tools: Sequence[dict[str, Any]]) -> None:
+        """Nothing of them changes what is written."""
+
+    async def stop(self) -> None:
+        """Close stdin, then SIGTERM, then SIGKILL; bounded."""
+        if self._watching is not None:
+            self._watching.cancel()
+        await self._process.stop(_STOP_GRACE_S)
+        if self._closing is not None:
+            self._closing.cancel()
+
+    async def _lines(self) -> AsyncIterator[bytearray | Overlong]:
         """Yield the lines of stdout until it ends, soon after the process at the latest."""
         turn = 0
         while chunk := await self._process.stdout.read(_CHUNK_BYTES):
@@ -53,7 +106,7 @@ class ServerProcess:
                 if line:
                     yield line
 
-    async def write_line(self, line: bytes) -> bool:
+    async def _write_line(self, line: bytes) -> bool:
         """Write a line once there is room. False: the server cannot get it any more.
 
         No more than one write of lines is on its way, and a line, so that nothing piles up
@@ -66,13 +119,7 @@ class ServerProcess:
                 return False
             return self._write(line)
 
-    def write_line_nowait(self, line: bytes) -> None:
-        """Write a short line without waiting; a server that reads none of them is given up."""
-        self._write(line)
-        if self._process.stdin.transport.get_write_buffer_size() > _MAX_UNREAD_BYTES:
-            self._break_off("does not read its input")
-
-    async def read_stderr(self) -> None:
+    async def _read_stderr(self) -> None:
         """Hand on what the server says, until its end; slows down one that floods."""
         splitter = LineSplitter(MAX_LINE_BYTES)
         while chunk := await self._process.stderr.read(_CHUNK_BYTES):
@@ -83,20 +130,20 @@ class ServerProcess:
             for line in splitter.feed(chunk):
                 self._speech.say(line.head if isinstance(line, Overlong) else line)
 
-    async def watch_stdin(self) -> None:
+    async def _watch_stdin(self) -> None:
         """Give a server up that has closed its stdin and lives on: it will answer nothing."""
         with suppress(ConnectionError):
             await self._process.stdin.wait_closed()
         if await self._exit_status() is None:
             self._break_off("closed its input")
 
-    async def close_after_exit(self) -> None:
+    async def _close_after_exit(self) -> None:
         """Wait for the process's end, and let no one who holds its stdout prolong it."""
         await self._process.wait()
         await asyncio.sleep(_EXIT_WAIT_S)
         self._process.close_pipes()
 
-    async def describe_end(self) -> str:
+    async def _describe_end(self) -> str:
         """Return how the process ended, once its stdout has."""
         if self._fault is not None:
             return self._fault
@@ -106,10 +153,6 @@ class ServerProcess:
         if status < 0:
             return f"was killed by {_signal_name(-status)}"
         return f"exited with status {status}"
-
-    async def stop(self) -> None:
-        """Close stdin, then SIGTERM, then SIGKILL; bounded."""
-        await self._process.stop(_STOP_GRACE_S)
 
     def _write(self, line: bytes) -> bool:
         """Write a line, together with what else comes in this turn of the event loop.

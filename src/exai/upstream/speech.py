@@ -6,10 +6,9 @@ Knows lines and a rate; knows nothing of where they are shown.
 from exai.core.clock import Clock
 from exai.core.events import EventSink, UpstreamSpoke
 from exai.core.foreign_text import escaped
+from exai.upstream.allowance import Allowance
 
 MAX_LINE_BYTES = 2000
-_BURST = 100
-_LINES_PER_S = 10.0
 
 
 class Speech:
@@ -18,34 +17,23 @@ class Speech:
     def __init__(self, upstream: str, events: EventSink, clock: Clock) -> None:
         self._upstream = upstream
         self._events = events
-        self._clock = clock
-        self._tokens = float(_BURST)
-        self._filled_at = clock.monotonic_s()
-        self._left_out = 0
+        self._allowance = Allowance(clock)
 
     def may_speak(self) -> bool:
         """Tell whether the next line would be an event."""
-        now = self._clock.monotonic_s()
-        self._tokens = min(_BURST, self._tokens + (now - self._filled_at) * _LINES_PER_S)
-        self._filled_at = now
-        return self._tokens >= 1
+        return self._allowance.has_some()
 
     def say(self, line: bytes | bytearray) -> None:
         """Emit one line, or count it as left out."""
-        if not line[:MAX_LINE_BYTES].strip():
+        if not line[:MAX_LINE_BYTES].strip() or not self._allowance.take():
             return
-        if not self.may_speak():
-            self._left_out += 1
-            return
-        self._tokens -= 1
-        if self._left_out:
-            self._emit(f"[{self._left_out:,} lines were left out]")
-            self._left_out = 0
+        if left_out := self._allowance.take_left_out():
+            self._emit(f"[{left_out:,} lines were left out]")
         self._emit(shown(line))
 
     def leave_out(self, line_count: int) -> None:
         """Count lines that nobody will read."""
-        self._left_out += line_count
+        self._allowance.leave_out(line_count)
 
     def _emit(self, line: str) -> None:
         self._events.emit(UpstreamSpoke(upstream=self._upstream, line=line))

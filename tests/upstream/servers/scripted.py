@@ -33,6 +33,7 @@ waiting: dict[Any, dict[str, Any]] = {}
 own_requests: dict[str, Any] = {}
 listings: list[dict[str, Any]] = []
 broken_after = 1_000_000
+counted = 0
 extra_tools: list[dict[str, Any]] = json.loads(Path(args.tools).read_text()) if args.tools else []
 
 
@@ -67,6 +68,21 @@ def list_tools(request_id: Any, params: dict[str, Any]) -> None:
 
 def do_echo(request_id: Any, arguments: dict[str, Any]) -> None:
     answer(request_id, arguments.get("text", ""))
+
+
+def do_slowly(request_id: Any, arguments: dict[str, Any]) -> None:
+    time.sleep(arguments["seconds"])
+    answer(request_id, arguments["text"])
+
+
+def do_count(request_id: Any, arguments: dict[str, Any]) -> None:
+    global counted
+    counted += 1
+    answer(request_id, str(counted))
+
+
+def do_pid(request_id: Any, arguments: dict[str, Any]) -> None:
+    answer(request_id, str(os.getpid()))
 
 
 def do_result(request_id: Any, arguments: dict[str, Any]) -> None:
@@ -158,8 +174,15 @@ def do_flood(request_id: Any, arguments: dict[str, Any]) -> None:
 
 def do_ask(request_id: Any, arguments: dict[str, Any]) -> None:
     """Send the client a request; its answer is the result."""
-    own_requests["own-1"] = request_id
-    send(id="own-1", method=arguments["method"], params={})
+    own_id = arguments.get("id", "own-1")
+    own_requests[own_id] = request_id
+    send(id=own_id, method=arguments["method"], params=arguments.get("params", {}))
+
+
+def do_tell(request_id: Any, arguments: dict[str, Any]) -> None:
+    """Send the client a notification."""
+    send(**arguments)
+    answer(request_id)
 
 
 def do_ask_for_ever(request_id: Any, arguments: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from exai.core.errors import UpstreamFailed
-from exai.upstream.tool_listing import MAX_TOOLS
+from exai.upstream.listing import MAX_LISTED
 from tests.upstream.running_server import running, scripted
 
 
@@ -15,7 +15,7 @@ async def test_all_pages_are_asked_for() -> None:
 
 async def test_a_listing_without_an_end_is_cut() -> None:
     async with running(scripted("--endless")) as srv:
-        assert len(srv.listings["srv"][0]) == MAX_TOOLS + 1
+        assert len(srv.listings["srv"][0]) == MAX_LISTED + 1
 
 
 async def test_a_server_without_tools_is_ready_all_the_same() -> None:

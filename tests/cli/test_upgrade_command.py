@@ -9,11 +9,11 @@ from typing import NoReturn
 import msgspec
 import pytest
 
-from exai.cli import reload_command
+from exai.cli import upgrade_command
 from exai.cli.address_file import find_address, leave_address, leave_refusal
 from exai.cli.config_file import CommandLine
 from exai.cli.exit_codes import ExitCode
-from exai.cli.reload_command import run_reload
+from exai.cli.upgrade_command import run_upgrade
 from exai.stores.instance_lock import InstanceLock
 from tests.cli.exai_process import Shell, serving
 
@@ -26,7 +26,7 @@ def shell(home: Path) -> Shell:
 
 
 def reload(state_dir: Path) -> ExitCode:
-    return run_reload(CommandLine(state_dir=str(state_dir)), upgrade=True)
+    return run_upgrade(CommandLine(state_dir=str(state_dir)))
 
 
 def never_kill(pid: int, number: int) -> NoReturn:
@@ -69,17 +69,12 @@ async def test_a_check_says_what_a_start_would(shell: Shell) -> None:
     assert "server.prot" in wrong.err
 
 
-def test_to_reload_nothing_says_what_can_be(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_reload(CommandLine(), upgrade=False) == ExitCode.USAGE
-    assert "exai reload --upgrade" in capsys.readouterr().err
-
-
 def test_a_wrong_configuration_is_told_before_anybody_is_asked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "exai.toml").write_text("[server]\nprot = 1\n")
     command_line = CommandLine(config=tmp_path / "exai.toml")
-    assert run_reload(command_line, upgrade=True) == ExitCode.USAGE
+    assert run_upgrade(command_line) == ExitCode.USAGE
     assert "server.prot" in capsys.readouterr().err
 
 
@@ -153,7 +148,7 @@ def test_a_daemon_that_does_not_come_back_is_not_waited_for_for_ever(
 ) -> None:
     told: list[tuple[int, int]] = []
     monkeypatch.setattr(os, "kill", lambda *signalled: told.append(signalled))
-    monkeypatch.setattr(reload_command, "_patience_s", lambda server: 0.1)
+    monkeypatch.setattr(upgrade_command, "_patience_s", lambda server: 0.1)
     with InstanceLock(tmp_path):
         leave_address(tmp_path, "ws://127.0.0.1:1/", "http://127.0.0.1:2/")
         assert reload(tmp_path) == ExitCode.NOT_READY

@@ -1,0 +1,375 @@
+"""The MCP server that a bridge is to the program that started it.
+
+Knows which request means what, and who waits for an answer; knows no streams, and of the
+daemon only its session.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from exai.cli.bridge_session import BridgedCall, BridgeSession, CallFailed
+from exai.cli.bridge_subscriptions import Subscriptions
+from exai.cli.bridge_tools import KnownTools
+from exai.client.answers import CallResult, Progress
+from exai.core.errors import ErrorCode
+from exai.core.requests import RequestId
+from exai.protocols.mcp_eras import (
+    IDEMPOTENCY_KEY,
+    LOG_LEVEL_KEY,
+    Era,
+    ServerInfo,
+    check_era,
+    discover_result,
+    era_of_first,
+    finish_result,
+    initialize_result,
+    meta_for_the_server,
+    meta_of,
+)
+from exai.protocols.mcp_logging import LEVELS, is_wanted, read_level
+from exai.protocols.mcp_messages import (
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    PARSE_ERROR,
+    Id,
+    McpError,
+    McpNotification,
+    McpRequest,
+    McpResponse,
+    NotAMessage,
+    encode_error,
+    encode_notification,
+    encode_result,
+    find_id,
+    read_message,
+)
+from exai.protocols.mcp_news import ACKNOWLEDGED, News, read_listen
+from exai.protocols.mcp_progress import ProgressCount, progress_token
+from exai.protocols.mcp_results import (
+    CANNOT_BE_ASKED,
+    completed_result,
+    failed_result,
+    input_required_result,
+    method_error,
+    tool_error,
+    tools_result,
+)
+from exai.upstream.line_splitter import Overlong
+from exai.upstream.messages import TooIntricate, Unreadable, decode_message
+
+_MAX_IN_FLIGHT = 1000
+_INPUT_FIELDS = ("inputResponses", "requestState")
+
+Result = dict[str, Any]
+
+
+class Wire(NamedTuple):
+    """How messages leave: always, or only where the other side reads."""
+
+    write: Callable[[bytes], object]
+    is_full: Callable[[], bool]
+    wait_room: Callable[[], Awaitable[None]]
+
+
+class BridgeServer:
+    """Answers one client, whichever era it speaks."""
+
+    def __init__(
+        self,
+        wire: Wire,
+        session: BridgeSession,
+        tools: KnownTools,
+        subscriptions: Subscriptions,
+        tasks: asyncio.TaskGroup,
+        info: ServerInfo,
+    ) -> None:
+        self._wire = wire
+        self._session = session
+        self._tools = tools
+        self._subscriptions = subscriptions
+        self._tasks = tasks
+        self._info = info
+        self._era: Era | None = None
+        self._log_level = LEVELS[0]
+        self._in_flight: dict[Id, asyncio.Task[None]] = {}
+        self._late_news: dict[News, None] = {}
+        self._has_late_news = asyncio.Event()
+        self._at_once: dict[str, Callable[[McpRequest], Result]] = {
+            "initialize": lambda request: initialize_result(request.params, info),
+            "server/discover": lambda request: discover_result(),
+            "ping": lambda request: {},
+            "logging/setLevel": self._set_level,
+        }
+        self._in_time: dict[str, Callable[[McpRequest], Awaitable[Result]]] = {
+            "tools/list": self._list_tools,
+            "tools/call": self._call_tool,
+            "subscriptions/listen": self._listen,
+            "resources/subscribe": self._subscribe,
+            "resources/unsubscribe": self._unsubscribe,
+        }
+
+    async def handle_line(self, line: bytes | bytearray | Overlong) -> None:
+        """Do what a line asks, or see to it that it is done."""
+        try:
+            message = await _decode(line)
+            if message is not None:
+                self._handle(message)
+        except NotAMessage as fault:
+            self._wire.write(encode_error(fault.id, fault))
+
+    def tell(self, news: News) -> None:
+        """Tell the client what it wants to hear; once only where it does not read for a while."""
+        if self._wire.is_full():
+            self._late_news[news] = None
+            self._has_late_news.set()
+            return
+        if self._era is Era.HANDSHAKE and self._subscriptions.may_hear(news):
+            self._wire.write(encode_notification(news.method, news.params()))
+        for id_ in self._subscriptions.listeners(news):
+            self._wire.write(encode_notification(news.method, news.params(id_)))
+
+    async def run(self) -> None:
+        """Tell late what could not be told."""
+        while True:
+            await self._has_late_news.wait()
+            await self._wire.wait_room()
+            self._has_late_news.clear()
+            late, self._late_news = self._late_news, {}
+            for news in late:
+                self.tell(news)
+
+    def _handle(self, message: McpRequest | McpNotification | McpResponse) -> None:
+        match message:
+            case McpRequest():
+                self._answer(message)
+            case McpNotification("notifications/cancelled", params):
+                self._cancel(params.get("requestId"))
+            case _:
+                pass  # we ask nothing, and of other notifications nothing follows
+
+    def _answer(self, request: McpRequest) -> None:
+        try:
+            self._admit(request)
+            if answer := self._at_once.get(request.method):
+                self._write_result(request, answer(request))
+                return
+        except McpError as fault:
+            self._wire.write(encode_error(request.id, fault))
+            return
+        task = self._tasks.create_task(self._answer_in_time(request))
+        self._in_flight[request.id] = task
+        task.add_done_callback(lambda ended: self._forget(request.id, ended))
+
+    def _admit(self, request: McpRequest) -> None:
+        """Raise `McpError` for a request that is not to be answered otherwise."""
+        era = self._era or era_of_first(request)
+        check_era(request, era)
+        self._era = era
+        if request.id in self._in_flight:
+            raise McpError(INVALID_REQUEST, f"a request with the id {request.id!r} is under way")
+
+    async def _answer_in_time(self, request: McpRequest) -> None:
+        try:
+            self._check_capacity()
+            handle = self._in_time.get(request.method, self._call_method)
+            self._write_result(request, await handle(request))
+        except McpError as fault:
+            self._wire.write(encode_error(request.id, fault))
+        except CallFailed as failure:
+            if request.method == "tools/call":
+                result = failed_result(
+                    failure.error, has_output_schema=self._has_output_schema(request)
+                )
+                self._write_result(request, result)
+            else:
+                error = method_error(request.method, failure.error)
+                self._wire.write(encode_error(request.id, error))
+
+    def _check_capacity(self) -> None:
+        if len(self._in_flight) > _MAX_IN_FLIGHT:
+            raise CallFailed(
+                ErrorCode.OVER_CAPACITY,
+                f"more than {_MAX_IN_FLIGHT:,} requests of this client are under way",
+                retryable=True,
+            )
+
+    def _write_result(self, request: McpRequest, result: Result) -> None:
+        assert self._era is not None
+        finished = finish_result(request.method, result, self._era, self._info)
+        self._wire.write(encode_result(request.id, finished))
+
+    def _forget(self, id_: Id, task: asyncio.Task[None]) -> None:
+        if self._in_flight.get(id_) is task:
+            del self._in_flight[id_]
+
+    def _cancel(self, id_: Any) -> None:
+        """Take back a request; its id is free at once, and nothing more is said of it."""
+        if not isinstance(id_, (int, str)) or isinstance(id_, bool):
+            return
+        task = self._in_flight.pop(id_, None)
+        if task is None and isinstance(id_, str) and id_.isdecimal():
+            task = self._in_flight.pop(int(id_), None)  # some clients write it as a text here
+        if task is not None:
+            task.cancel()
+
+    def _set_level(self, request: McpRequest) -> Result:
+        self._log_level = read_level(request.params)
+        self._subscriptions.set_level(self._log_level)
+        return {}
+
+    async def _list_tools(self, request: McpRequest) -> Result:
+        if request.params.get("cursor") is not None:
+            raise McpError(INVALID_PARAMS, "the list of tools has one page, and no cursor")
+        assert self._era is not None
+        return tools_result(self._tools.tools or await self._tools.wait(), self._era)
+
+    async def _call_tool(self, request: McpRequest) -> Result:
+        call = _read_call(request)
+        result = await self._session.call(call, self._listener(request))
+        assert self._era is not None
+        if result.input_required is not None:
+            return input_required_result(result.input_required, self._era)
+        if result.ok:
+            return completed_result(result.outputs, result.structured, result.result_meta)
+        error = _error_of(result)
+        fault = tool_error(call.name, error, is_continued=bool(call.input))
+        if fault is not None:
+            raise fault
+        return failed_result(
+            error,
+            result.outputs,
+            result.structured,
+            has_output_schema=self._has_output_schema(request),
+        )
+
+    async def _call_method(self, request: McpRequest) -> Result:
+        """Have a request that is no tool call answered by the tool that bears its name."""
+        meta = meta_of(request.params)
+        call = BridgedCall(
+            name=request.method,
+            arguments={
+                key: value
+                for key, value in request.params.items()
+                if key != "_meta" and key not in _INPUT_FIELDS
+            },
+            meta=meta_for_the_server(meta),
+            input=_input_of(request.params),
+        )
+        result = await self._session.call(call, self._listener(request))
+        if not result.ok:
+            raise method_error(request.method, _error_of(result))
+        assert self._era is not None
+        if result.input_required is not None:
+            if self._era is Era.HANDSHAKE:
+                raise McpError(INVALID_REQUEST, CANNOT_BE_ASKED)
+            return input_required_result(result.input_required, self._era)
+        return result.structured or {}
+
+    async def _listen(self, request: McpRequest) -> Result:
+        listening = read_listen(request.id, request.params)
+        with self._subscriptions.listening(listening):
+            self._wire.write(encode_notification(ACKNOWLEDGED, listening.acknowledgement()))
+            await asyncio.Event().wait()  # until the client takes it back
+        return listening.result()
+
+    async def _subscribe(self, request: McpRequest) -> Result:
+        result = await self._call_method(request)
+        self._subscriptions.add(str(request.params.get("uri")))
+        return result
+
+    async def _unsubscribe(self, request: McpRequest) -> Result:
+        self._subscriptions.discard(str(request.params.get("uri")))
+        return await self._call_method(request)
+
+    def _has_output_schema(self, request: McpRequest) -> bool:
+        return self._tools.has_output_schema(str(request.params.get("name")))
+
+    def _listener(self, request: McpRequest) -> Callable[[Progress], None]:
+        """Return what tells the client how far its request is, and what the server logs."""
+        meta = meta_of(request.params)
+        token = progress_token(meta)
+        clock = asyncio.get_running_loop().time
+        count = None if token is None else ProgressCount(token, clock())
+        asked_level = meta.get(LOG_LEVEL_KEY)
+
+        def hear(said: Progress) -> None:
+            if self._wire.is_full():
+                return
+            if said.log is not None:
+                least = asked_level if self._era is Era.MODERN else self._log_level
+                if is_wanted(said.log, least):
+                    self._wire.write(encode_notification("notifications/message", said.log))
+            elif count is not None:
+                params = _told(count, said, clock())
+                if params is not None:
+                    self._wire.write(encode_notification("notifications/progress", params))
+
+        return hear
+
+
+def _told(count: ProgressCount, said: Progress, now: float) -> dict[str, Any] | None:
+    if said.delta is not None and said.message is None and said.progress is None:
+        return count.streamed(now)
+    return count.told(now, progress=said.progress, total=said.total, message=said.message)
+
+
+async def _decode(
+    line: bytes | bytearray | Overlong,
+) -> McpRequest | McpNotification | McpResponse | None:
+    """Return what a line says, None where it says nothing. Raises `NotAMessage`."""
+    if isinstance(line, Overlong):
+        id_ = find_id(line.head, line.tail)
+        raise NotAMessage(f"the message has {line.size_bytes:,} bytes, which is too much", id_)
+    if not line.strip():
+        return None
+    if line.lstrip()[:1] == b"[":
+        return read_message([])
+    try:
+        return read_message(await decode_message(line))
+    except (Unreadable, TooIntricate) as fault:
+        ends = bytes(line[:4096]), bytes(line[-4096:].rstrip())
+        raise NotAMessage(str(fault), find_id(*ends), PARSE_ERROR) from None
+
+
+def _read_call(request: McpRequest) -> BridgedCall:
+    """Read the params of `tools/call`. Raises `McpError`."""
+    params, meta = request.params, meta_of(request.params)
+    name, arguments = params.get("name"), params.get("arguments")
+    if not isinstance(name, str):
+        raise McpError(INVALID_PARAMS, "tools/call needs the name of a tool")
+    if arguments is not None and not isinstance(arguments, dict):
+        raise McpError(INVALID_PARAMS, "the arguments of a tool are an object")
+    traceparent = meta.get("traceparent")
+    return BridgedCall(
+        name=name,
+        arguments=arguments or {},
+        idempotency_key=_read_key(meta),
+        traceparent=traceparent if isinstance(traceparent, str) else None,
+        meta=meta_for_the_server(meta),
+        input=_input_of(params),
+    )
+
+
+def _read_key(meta: dict[str, Any]) -> str | None:
+    key = meta.get(IDEMPOTENCY_KEY)
+    if key is None:
+        return None
+    try:
+        return msgspec.convert(key, RequestId)
+    except msgspec.ValidationError:
+        raise McpError(
+            INVALID_PARAMS, f"_meta[{IDEMPOTENCY_KEY!r}] is 1 to 128 ASCII characters without space"
+        ) from None
+
+
+def _input_of(params: dict[str, Any]) -> dict[str, Any]:
+    return {field: params[field] for field in _INPUT_FIELDS if params.get(field) is not None}
+
+
+def _error_of(result: CallResult) -> dict[str, Any]:
+    error = result.frame.get("error")
+    unknown = {"code": ErrorCode.INTERNAL_ERROR.value, "message": "the daemon does not say why"}
+    return error if isinstance(error, dict) else unknown
