@@ -1,4 +1,8 @@
-"""What a call of `echo` costs an MCP client, beside the official SDK's server alone."""
+"""What a call of `echo` costs an MCP client, beside the official SDK's server alone.
+
+The session over HTTP has two of those: one from which a client can get a lost answer again, as it
+can from the daemon, and one that just sends it.
+"""
 
 from typing import NamedTuple
 
@@ -30,10 +34,13 @@ def _door(name: str, language: Language, kind: str) -> Door:
 
 DOORS = [
     _door("HTTP, 2026-07-28", "mcp_modern", "stateless"),
-    _door("HTTP session, 2025-11-25", "mcp_session", "stateful"),
+    _door("HTTP session, 2025-11-25", "mcp_session", "resumable"),
     _door("WebSocket, 2026-07-28", "mcp_websocket_modern", "websocket"),
     _door("WebSocket, 2025-11-25", "mcp_websocket_session", "websocket"),
 ]
+UNRESUMABLE = mcp_lowlevel(
+    "stateful", "mcp_session", "MCP SDK, HTTP session, 2025-11-25, not resumable"
+)
 
 
 def cells(scale: Scale) -> list[Cell]:
@@ -43,8 +50,13 @@ def cells(scale: Scale) -> list[Cell]:
         for callers in CALLERS
         if callers in scale.callers
         for door in DOORS
-        for server in (door.ours, door.bare, door.durable)
+        for server in _servers(door)
     ]
+
+
+def _servers(door: Door) -> list[Server]:
+    beside = [UNRESUMABLE] if door.bare.language == UNRESUMABLE.language else []
+    return [*beside, door.bare, door.ours, door.durable]
 
 
 def _cell(server: Server, callers: int, scale: Scale) -> Cell:
@@ -63,7 +75,7 @@ def tables(results: Results) -> list[str]:
     for callers in CALLERS:
         for door in DOORS:
             bare = _name(door.bare, callers)
-            for server in (door.bare, door.ours, door.durable):
+            for server in _servers(door):
                 cell = _name(server, callers)
                 if results.has(cell, bare):
                     rows.append(_row(results, cell, bare))

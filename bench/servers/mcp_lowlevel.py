@@ -1,13 +1,17 @@
 """The official MCP SDK's low-level server with an `echo` tool, and nothing else beside it.
 
-    python bench/servers/mcp_lowlevel.py stateless|stateful|websocket picows|websockets
+    python bench/servers/mcp_lowlevel.py stateless|stateful|resumable|websocket picows|websockets
 
-`stateless` and `stateful` are the SDK's HTTP application, in its default modes; `websocket` has
-the SDK's loop over a WebSocket library: the least that serves MCP there. Says where it listens.
+`stateless` and `stateful` are the SDK's HTTP application, in its default modes; `resumable` keeps
+the latest events of all streams, too, as a server must whose clients can pick up a lost answer;
+`websocket` has the SDK's loop over a WebSocket library: the least that serves MCP there. Says
+where it listens.
 """
 
 import asyncio
+import itertools
 import sys
+from collections import deque
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -16,8 +20,15 @@ import uvloop
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.runner import serve_dual_era_loop
+from mcp.server.streamable_http import EventCallback, EventId, EventStore, StreamId
 from mcp.shared.message import SessionMessage
-from mcp_types import CallToolRequestParams, CallToolResult, TextContent, jsonrpc_message_adapter
+from mcp_types import (
+    CallToolRequestParams,
+    CallToolResult,
+    JSONRPCMessage,
+    TextContent,
+    jsonrpc_message_adapter,
+)
 
 from bench.servers.announced_listener import announced_listener
 
@@ -35,6 +46,26 @@ async def call_tool(
 server: Server[Any] = Server(
     "bench", on_call_tool=call_tool, get_tool_input_schema={"echo": SCHEMA}.get
 )
+
+
+class Events(EventStore):
+    """The latest events, of all sessions together."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count()
+        self._kept: deque[tuple[str, StreamId, JSONRPCMessage | None]] = deque(maxlen=500)
+
+    async def store_event(self, stream_id: StreamId, message: JSONRPCMessage | None) -> EventId:
+        """Keep an event; return how it is named."""
+        event_id = str(next(self._numbers))
+        self._kept.append((event_id, stream_id, message))
+        return event_id
+
+    async def replay_events_after(
+        self, last_event_id: EventId, send_callback: EventCallback
+    ) -> StreamId | None:
+        """Nobody asks for that here."""
+        raise NotImplementedError
 
 
 class Frames:
@@ -96,7 +127,11 @@ def main(kind: str, library: str) -> None:
     if kind == "websocket":
         uvloop.run(serve_websockets(library))
         return
-    app = server.streamable_http_app(stateless_http=kind == "stateless")
+    app = server.streamable_http_app(
+        stateless_http=kind == "stateless",
+        event_store=Events() if kind == "resumable" else None,
+        retry_interval=500,
+    )
     with announced_listener() as listener:
         uvicorn.Server(uvicorn.Config(app, log_level="error")).run(sockets=[listener])
 
