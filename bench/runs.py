@@ -4,8 +4,15 @@ from typing import Any, Literal
 
 import msgspec
 
-Language = Literal["exai", "mcp_modern", "mcp_session", "mcp_stdio"]
-"""What a server speaks: `exai.v1`, MCP over HTTP of 2026 or of before, MCP over pipes."""
+Language = Literal[
+    "exai",
+    "mcp_modern",
+    "mcp_session",
+    "mcp_stdio",
+    "mcp_websocket_modern",
+    "mcp_websocket_session",
+]
+"""What a server speaks: `exai.v1`; MCP of 2026 or of before, over HTTP, WebSocket, or pipes."""
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):

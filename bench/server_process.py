@@ -20,6 +20,8 @@ ROOT = Path(__file__).parent.parent
 SERVERS = ROOT / "bench" / "servers"
 PEERS_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
 STDIO_TOOLS = [sys.executable, str(SERVERS / "stdio_tools.py")]
+LIBRARY = "LIBRARY"
+"""Stands in a command for the WebSocket library that is measured."""
 UPSTREAM = "bench"
 """The name of the MCP server behind the daemon: its tool `work` is `bench__work` there."""
 
@@ -49,28 +51,41 @@ def settings_of(server: Server) -> dict[str, Any]:
 
 
 def exai(
-    name: str = "exai", *, upstream: Mapping[str, object] | None = None, **settings: str
+    name: str = "exai",
+    *,
+    language: Language = "exai",
+    upstream: Mapping[str, object] | None = None,
+    **settings: str,
 ) -> Server:
     """Return `exai serve` with its defaults, but for a rate limit that nobody reaches."""
     command = (sys.executable, "-m", "exai", "serve")
     rates = {"EXAI_RATES_PRINCIPAL_PER_S": _UNLIMITED, "EXAI_RATES_PRINCIPAL_BURST": _UNLIMITED}
-    return Server(name, "exai", command, rates | settings, upstream)
+    return Server(name, language, command, rates | settings, upstream)
 
 
 def websocket_floor(kind: str) -> Server:
     """Return the library with nothing on it (`echo`), or with the least (`handler`)."""
     name = {"echo": "raw echo", "handler": "bare handler"}[kind]
-    return Server(name, "exai", (sys.executable, str(SERVERS / "websocket_floor.py"), kind))
+    return Server(name, "exai", (*_python("websocket_floor"), kind, LIBRARY))
 
 
 def mcp_sdk(kind: str, language: Language, name: str) -> Server:
     """Return the official SDK's HTTP server."""
-    return Server(name, language, (sys.executable, str(SERVERS / "mcp_sdk.py"), kind))
+    return Server(name, language, (*_python("mcp_sdk"), kind))
+
+
+def mcp_lowlevel(kind: str, language: Language, name: str) -> Server:
+    """Return the official SDK's low-level server, over HTTP or over a WebSocket library."""
+    return Server(name, language, (*_python("mcp_lowlevel"), kind, LIBRARY))
 
 
 def fastmcp(kind: str, language: Language, name: str) -> Server:
     """Return FastMCP's HTTP server."""
     return Server(name, language, (str(PEERS_PYTHON), str(SERVERS / "fastmcp_http.py"), kind))
+
+
+def _python(server: str) -> tuple[str, str]:
+    return sys.executable, str(SERVERS / f"{server}.py")
 
 
 STDIO = Server("stdio server alone", "mcp_stdio", tuple(STDIO_TOOLS))
@@ -87,7 +102,7 @@ def serving(server: Server, library: str) -> Iterator[Address]:
             command += _exai_options(home, server.upstream)
             environment |= {"EXAI_SERVER_WEBSOCKET_LIBRARY": library, **server.settings}
         else:
-            command += [library] if server.language == "exai" else []
+            command = [library if part == LIBRARY else part for part in command]
             environment["PYTHONPATH"] = str(ROOT)
         with (
             (home / "stderr").open("wb") as stderr,
@@ -137,11 +152,13 @@ def _address(server: Server, process: subprocess.Popen[bytes], home: Path) -> Ad
     if not urls:
         complaint = (home / "stderr").read_text(errors="replace")[-2000:]
         raise SystemExit(f"{server.name} did not start:\n{complaint}")
-    token = ""
+    url, token = urls[0].decode(), ""
     if server.settings is not None:
-        _wait_ready(urls[1].decode())
+        http_url = urls[1].decode()
+        _wait_ready(http_url)
         token = (home / "token").read_text().strip()
-    return Address(language=server.language, pid=process.pid, url=urls[0].decode(), token=token)
+        url = f"{http_url}mcp" if server.language in ("mcp_modern", "mcp_session") else url
+    return Address(language=server.language, pid=process.pid, url=url, token=token)
 
 
 def _wait_ready(url: str) -> None:

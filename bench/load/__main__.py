@@ -20,6 +20,7 @@ from bench.load.caller import Answer, Call, Caller
 from bench.load.calling import CallingGroup
 from bench.load.exai_caller import ExaiCaller
 from bench.load.mcp_callers import HttpCaller, StdioCaller
+from bench.load.mcp_websocket_caller import McpWebSocketCaller
 from bench.process_tree import ProcessTree
 from bench.runs import Address, Group, Load, LoadFigures, Order
 
@@ -31,9 +32,15 @@ def make_caller(address: Address, group: Group) -> Caller:
     """Return a caller that speaks as the server does."""
     if address.fds is not None:
         return StdioCaller(address.fds)
-    if address.language == "exai":
-        return ExaiCaller(address.url, address.token, acks=group.acks)
-    return HttpCaller(address.url, is_modern=address.language == "mcp_modern")
+    url, token = address.url, address.token
+    match address.language:
+        case "exai":
+            return ExaiCaller(url, token, acks=group.acks)
+        case "mcp_websocket_modern" | "mcp_websocket_session" as language:
+            is_modern = language == "mcp_websocket_modern"
+            return McpWebSocketCaller(url, token, is_modern=is_modern)
+        case language:
+            return HttpCaller(url, token, is_modern=language == "mcp_modern")
 
 
 async def open_all(callers: list[Caller], stack: AsyncExitStack) -> None:

@@ -10,6 +10,7 @@ from bench.load.mcp_messages import (
     MODERN_VERSION,
     SESSION_VERSION,
     call_request,
+    discover,
     initialize,
     read_answer,
 )
@@ -20,22 +21,25 @@ _READ_BYTES = 262_144
 class HttpCaller(Caller, asyncio.Protocol):
     """One connection to an MCP server over HTTP, with a session where the older era has one."""
 
-    def __init__(self, url: str, *, is_modern: bool) -> None:
+    def __init__(self, url: str, token: str, *, is_modern: bool) -> None:
         super().__init__()
         self._where = urlsplit(url)
+        self._authorization = f"authorization: Bearer {token}\r\n" if token else ""
         self._is_modern = is_modern
         self._unread = b""
         self._opening: asyncio.Future[bytes] | None = None
-        self._head = self._head_with(f"mcp-protocol-version: {MODERN_VERSION}\r\n")
-        if is_modern:
-            self._head += b"mcp-method: tools/call\r\nmcp-name: echo\r\n"
+        self._head = b""
 
     async def open(self) -> None:
-        """Connect, and open a session where there are any."""
+        """Connect, have the server ready, and open a session where there are any."""
         loop = asyncio.get_running_loop()
         host, _, port = self._where.netloc.partition(":")
         self._transport, _ = await loop.create_connection(lambda: self, host, int(port))
         if self._is_modern:
+            version = f"mcp-protocol-version: {MODERN_VERSION}\r\n"
+            self._head = self._head_with(f"{version}mcp-method: server/discover\r\n")
+            await self._ask(discover())
+            self._head = self._head_with(f"{version}mcp-method: tools/call\r\nmcp-name: echo\r\n")
             return
         self._head = self._head_with("")
         response = await self._ask(initialize())
@@ -85,7 +89,7 @@ class HttpCaller(Caller, asyncio.Protocol):
         return (
             f"POST {self._where.path} HTTP/1.1\r\nhost: {self._where.netloc}\r\n"
             "content-type: application/json\r\naccept: application/json, text/event-stream\r\n"
-            f"{headers}"
+            f"{self._authorization}{headers}"
         ).encode()
 
 

@@ -10,13 +10,12 @@ from bench.load.caller import Answer, Call, arguments_json
 MODERN_VERSION = "2026-07-28"
 SESSION_VERSION = "2025-11-25"
 _CLIENT = {"name": "bench", "version": "1"}
-_MODERN_META = json.dumps(
-    {
-        "io.modelcontextprotocol/protocolVersion": MODERN_VERSION,
-        "io.modelcontextprotocol/clientInfo": _CLIENT,
-        "io.modelcontextprotocol/clientCapabilities": {},
-    }
-)
+_MODERN_META = {
+    "io.modelcontextprotocol/protocolVersion": MODERN_VERSION,
+    "io.modelcontextprotocol/clientInfo": _CLIENT,
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+_MODERN_META_JSON = json.dumps(_MODERN_META)
 
 
 class _Block(msgspec.Struct, frozen=True):
@@ -54,12 +53,17 @@ def initialize() -> bytes:
     )
 
 
+def discover() -> bytes:
+    """Return the request that a client of 2026 may begin with."""
+    return request("server/discover", _meta=_MODERN_META)
+
+
 INITIALIZED = b'{"jsonrpc":"2.0","method":"notifications/initialized"}'
 
 
 def call_request(call: Call, *, is_modern: bool = False) -> bytes:
     """Return the request that calls a tool."""
-    meta = f',"_meta":{_MODERN_META}' if is_modern else ""
+    meta = f',"_meta":{_MODERN_META_JSON}' if is_modern else ""
     return (
         f'{{"jsonrpc":"2.0","id":"{call.request_id}","method":"tools/call","params":'
         f'{{"name":"{call.tool}","arguments":{arguments_json(call)}{meta}}}}}'

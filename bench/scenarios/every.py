@@ -7,11 +7,21 @@ from bench.scenarios import (
     echo,
     fairness,
     idle_sessions,
+    mcp_doors,
     overload,
     stdio_upstream,
 )
 
 SCENARIOS: dict[str, Scenario] = {
     module.SCENARIO.name: module.SCENARIO
-    for module in (echo, durability, stdio_upstream, bursts, overload, fairness, idle_sessions)
+    for module in (
+        echo,
+        mcp_doors,
+        durability,
+        stdio_upstream,
+        bursts,
+        overload,
+        fairness,
+        idle_sessions,
+    )
 }

@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
@@ -199,19 +199,18 @@ class McpCall(_OfSession):
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
 
-    async def progress(self) -> AsyncIterator[CallProgressed]:
-        """Yield what is said until the answer has come, which is `answer` then.
+    async def hear(self) -> CallProgressed | None:
+        """Return what is said next; None once the answer has come, which is `answer` then.
 
         Whoever is cancelled meanwhile leaves the call as it is; see `leave`.
         """
-        loop = asyncio.get_running_loop()
-        while self.answer is None or self._untold:
-            if self._untold:
-                yield self._untold.popleft()
-                continue
-            self._waiting = loop.create_future()
+        while not self._untold:
+            if self.answer is not None:
+                self._session.note_answer(self, self.answer)
+                return None
+            self._waiting = asyncio.get_running_loop().create_future()
             await self._waiting
-        self._session.note_answer(self, self.answer)
+        return self._untold.popleft()
 
     def leave(self) -> None:
         """Let the call be, where its caller has gone: without a key nobody can ask for it again."""

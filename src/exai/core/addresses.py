@@ -6,11 +6,15 @@ Knows names and literals; knows nothing of sockets.
 import ipaddress
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 _IPV6_SITE_BITS = 64
+_REMEMBERED = 64
+"""The same few are asked for with each request, and parsing one takes longer than judging it."""
 _HOST_AND_PORT = re.compile(r"(?:\[(?P<literal>[^\]]*)\]|(?P<name>[^:]*))(?::[0-9]*)?")
 
 
+@lru_cache(_REMEMBERED)
 def canonical_address(literal: str) -> str:
     """Return an IP address as everybody writes it: no scope, IPv4 where it is mapped into IPv6.
 
@@ -64,6 +68,7 @@ def own_network_of(address: str, trusted_proxies: Sequence[str]) -> str | None:
     return network_of(address)
 
 
+@lru_cache(_REMEMBERED)
 def canonical_host(text: str) -> str:
     """Return a host's name, lower-case, or its canonical address, without a port.
 
@@ -78,6 +83,7 @@ def canonical_host(text: str) -> str:
         return "" if name.endswith(".") else name
 
 
+@lru_cache(_REMEMBERED)
 def is_loopback(host: str) -> bool:
     """Tell whether a canonical host never leaves this machine."""
     try:

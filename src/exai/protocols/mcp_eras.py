@@ -4,6 +4,7 @@ The handshake era (up to 2025-11-25) opens a connection with `initialize`; since
 every request has an envelope in its `_meta`, and every result says what it is. Knows no I/O.
 """
 
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -94,7 +95,7 @@ class ServerInfo(NamedTuple):
         return {"name": self.name, "version": self.version}
 
 
-def meta_of(params: dict[str, Any]) -> dict[str, Any]:
+def meta_of(params: Mapping[str, Any]) -> dict[str, Any]:
     """Return a request's `_meta`; empty where there is none, or none that can be read."""
     meta = params.get("_meta")
     return meta if isinstance(meta, dict) else {}

@@ -119,6 +119,11 @@ def find_id(head: bytes, tail: bytes) -> Id | None:
     return None if found is None else usable_id(msgspec.json.decode(found[1]))
 
 
+def encode_request(id_: Id, method: str, params: dict[str, Any]) -> bytes:
+    """Write what waits for an answer."""
+    return _encode({"jsonrpc": "2.0", "id": id_, "method": method, "params": params})
+
+
 def encode_result(id_: Id, result: dict[str, Any]) -> bytes:
     """Write the answer to a request."""
     return _encode({"jsonrpc": "2.0", "id": id_, "result": result})

@@ -41,6 +41,8 @@ def client_side_of(ctx: ServerRequestContext[Any, Any]) -> McpClientSide | None:
     declared = ctx.session.client_capabilities
     if declared is None or not ctx.session.can_send_request:
         return None
-    said = declared.model_dump(by_alias=True, mode="json", exclude_none=True)
-    capabilities = {name: said[name] for name in _ASKED_FOR if name in said}
-    return McpClientSide(ctx, capabilities) if capabilities else None
+    named = {name for name in _ASKED_FOR if getattr(declared, name) is not None}
+    if not named:
+        return None
+    capabilities = declared.model_dump(by_alias=True, mode="json", exclude_none=True, include=named)
+    return McpClientSide(ctx, capabilities)

@@ -5,9 +5,8 @@ memory, so it happens once, in a thread. What is said then is not known here.
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any
 
@@ -55,8 +54,9 @@ class McpDoor:
         self._sdk: Any = None
         self._tasks = asyncio.TaskGroup()
         self._has_begun = asyncio.Event()
-        self._served: Counter[Any] = Counter()
-        """Open conversations, and under None how many HTTP requests are owed an answer."""
+        self._conversations: set[Any] = set()
+        self._owed_count = 0
+        """How many HTTP requests are owed an answer."""
         self._has_left = asyncio.Event()
 
     @property
@@ -96,12 +96,11 @@ class McpDoor:
 
     async def close_all(self, close: Close, patience_s: float) -> None:
         """Close every connection once it has sent what it owes; wait so long for all answers."""
-        for each in self._served:
-            if each is not None:
-                each.finish(close)
+        for each in list(self._conversations):
+            each.finish(close)
         with suppress(TimeoutError):
             async with asyncio.timeout(patience_s):
-                while self._served:
+                while self._conversations or self._owed_count:
                     self._has_left.clear()
                     await self._has_left.wait()
 
@@ -126,7 +125,7 @@ class McpDoor:
                 patience_s=self._config.slow_consumer_s,
             )
             conversation = sdk.conversation(channel, outbox, session)
-            with self._under_way(conversation), sessions.held(session):
+            with self._open(conversation), sessions.held(session):
                 slow_down = self._slow_down_of(principal, channel.remote_address)
                 close: Close = await conversation.run(slow_down)
                 return close
@@ -140,19 +139,22 @@ class McpDoor:
             return
         address = self._address_of(request)
         await self._slow_down_of(principal, address)()
-        sdk = await self._load()
+        sdk = self._sdk or await self._load()
         is_owed = scope["method"] == "POST" and request.headers.get("mcp-method") != _LISTEN
-        with self._under_way(None) if is_owed else nullcontext():
+        self._owed_count += is_owed
+        try:
             await sdk.serve_http(principal, address, scope, receive, send)
+        finally:
+            self._owed_count -= is_owed
+            self._has_left.set()
 
     @contextmanager
-    def _under_way(self, what: Any) -> Iterator[None]:
-        self._served[what] += 1
+    def _open(self, conversation: Any) -> Iterator[None]:
+        self._conversations.add(conversation)
         try:
             yield
         finally:
-            self._served[what] -= 1
-            self._served += Counter()  # without what has come to nothing
+            self._conversations.discard(conversation)
             self._has_left.set()
 
     def _address_of(self, request: HTTPConnection) -> str:

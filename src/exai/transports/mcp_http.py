@@ -13,11 +13,12 @@ from mcp.server.connection import Connection
 from mcp.server.runner import serve_connection
 from mcp.server.streamable_http import MCP_SESSION_ID_HEADER, StreamableHTTPServerTransport
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp.server.transport_security import RequestBodyLimitMiddleware
 from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
-from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
+from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher, cancelled_request_id_from_params
 from mcp.shared.message import SessionMessage
 from mcp.shared.transport_context import TransportContext
-from mcp_types import InitializeRequestParams
+from mcp_types import InitializeRequestParams, JSONRPCMessage, JSONRPCNotification
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -28,6 +29,7 @@ from exai.connections.mcp_sessions import McpSessions
 from exai.core.errors import QueueFull
 from exai.core.lifecycle import running
 from exai.transports.json_responses import json_response
+from exai.transports.mcp_dispatcher import CANCELLED
 from exai.transports.mcp_events import McpEvents
 from exai.transports.mcp_server import CALLER, McpCaller, McpServer, asking_principal
 
@@ -35,12 +37,15 @@ _RETRY_MS = 500
 
 
 class McpHttp:
-    """Serves `/mcp` while `run` does."""
+    """Serves `/mcp` while `run` does. No request's body may be larger than `max_body_bytes`."""
 
-    def __init__(self, server: McpServer, sessions: McpSessions) -> None:
+    def __init__(self, server: McpServer, sessions: McpSessions, max_body_bytes: int) -> None:
         self._server = server
         self._sessions = sessions
-        self._stateless = StreamableHTTPSessionManager(server.sdk, stateless=True)
+        self._stateless = StreamableHTTPSessionManager(
+            server.sdk, stateless=True, max_request_body_size=max_body_bytes
+        )
+        self._limited = RequestBodyLimitMiddleware(self._serve_session, max_body_bytes)
         self._served: dict[str, _Served] = {}
         self._tasks = asyncio.TaskGroup()
         self._has_begun = asyncio.Event()
@@ -55,14 +60,17 @@ class McpHttp:
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         await self._has_begun.wait()
-        caller: McpCaller = scope[CALLER]
-        headers = Headers(scope=scope)
-        version = headers.get(MCP_PROTOCOL_VERSION_HEADER)
+        version = Headers(scope=scope).get(MCP_PROTOCOL_VERSION_HEADER)
         if version is not None and version not in HANDSHAKE_PROTOCOL_VERSIONS:
+            caller: McpCaller = scope[CALLER]
             asking_principal.set(caller.principal)
             await self._stateless.handle_request(scope, receive, send)
-            return
-        session_id = headers.get(MCP_SESSION_ID_HEADER)
+        else:
+            await self._limited(scope, receive, send)
+
+    async def _serve_session(self, scope: Scope, receive: Receive, send: Send) -> None:
+        caller: McpCaller = scope[CALLER]
+        session_id = Headers(scope=scope).get(MCP_SESSION_ID_HEADER)
         if session_id is None:
             await self._open(caller, scope, receive, send)
             return
@@ -193,8 +201,14 @@ class _Watched:
     async def __anext__(self) -> SessionMessage | Exception:
         item: SessionMessage | Exception = await self._incoming.__anext__()
         if isinstance(item, SessionMessage):
-            self._server.note_cancellation(self._session, item.message)
+            self._take_back_if_told(item.message)
         return item
+
+    def _take_back_if_told(self, message: JSONRPCMessage) -> None:
+        if isinstance(message, JSONRPCNotification) and message.method == CANCELLED:
+            request_id = cancelled_request_id_from_params(message.params)
+            if request_id is not None:
+                self._server.take_back(self._session, request_id)
 
 
 class _Answered:

@@ -1,6 +1,5 @@
 """All of the daemon's doors that stand on the official SDK, as `mcp_door` imports them."""
 
-from mcp.server.transport_security import RequestBodyLimitMiddleware
 from starlette.types import Receive, Scope, Send
 
 from exai.connections.mcp_session import McpSession
@@ -28,8 +27,7 @@ class McpSdk:
     ) -> None:
         self._tools = tools
         self._server = McpServer(name, sessions, self._tool_of)
-        self._http = McpHttp(self._server, sessions)
-        self._limited = RequestBodyLimitMiddleware(self._http.serve, config.max_message_bytes)
+        self._http = McpHttp(self._server, sessions, config.max_message_bytes)
 
     async def run(self) -> None:
         """Let requests be served, until cancelled."""
@@ -44,7 +42,7 @@ class McpSdk:
     ) -> None:
         """Answer one HTTP request of somebody."""
         scope[CALLER] = McpCaller(principal, remote_address)
-        await self._limited(scope, receive, send)
+        await self._http.serve(scope, receive, send)
 
     def _tool_of(self, principal: Principal, name: str) -> ToolSpec | None:
         try:

@@ -15,15 +15,12 @@ from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import NotificationOptions, Server
 from mcp.server.models import InitializationOptions
 from mcp.shared.exceptions import MCPError
-from mcp.shared.jsonrpc_dispatcher import cancelled_request_id_from_params
 from mcp_types import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
     CallToolRequestParams,
     CompleteRequestParams,
     GetPromptRequestParams,
-    JSONRPCMessage,
-    JSONRPCNotification,
     NotificationParams,
     PaginatedRequestParams,
     ReadResourceRequestParams,
@@ -51,7 +48,7 @@ from exai.protocols.mcp_eras import (
     meta_for_the_server,
     meta_of,
 )
-from exai.protocols.mcp_messages import McpError
+from exai.protocols.mcp_messages import Id, McpError
 from exai.protocols.mcp_news import ACKNOWLEDGED, read_listen
 from exai.transports.mcp_client_side import client_side_of
 from exai.transports.mcp_news import NewsOfSession
@@ -68,7 +65,6 @@ asking_principal: ContextVar[Principal] = ContextVar("asking_principal")
 CALLER = "exai.mcp_caller"
 """Where an HTTP request carries its `McpCaller`, in its scope."""
 
-_CANCELLED = "notifications/cancelled"
 _LISTS_STAY_FRESH_MS = 5000
 _CONTENTS_ARE_STALE_AT_ONCE = CacheHint(ttl_ms=0)
 """What a resource's server may say otherwise, since 2026."""
@@ -114,6 +110,7 @@ class McpServer:
             cache_hints=hints | {"resources/read": _CONTENTS_ARE_STALE_AT_ONCE},
             get_tool_input_schema=self._schema_of,
         )
+        self.sdk.middleware.clear()  # its spans of OpenTelemetry would go nowhere, at some cost
         add = self.sdk.add_request_handler
         add("tools/list", PaginatedRequestParams, self._list_tools)
         add("tools/call", CallToolRequestParams, self._call_tool)
@@ -133,16 +130,14 @@ class McpServer:
         )
         return self.sdk.create_initialization_options(changed)
 
-    def note_cancellation(self, session: McpSession, message: JSONRPCMessage) -> None:
-        """Take a call back, if a message says so, before the SDK stops to wait for it.
+    def take_back(self, session: McpSession, request_id: Id) -> None:
+        """Cancel a call, before the SDK stops to wait for it.
 
         To the SDK a caller that has gone and one that cancels are the same.
         """
-        if isinstance(message, JSONRPCNotification) and message.method == _CANCELLED:
-            request_id = cancelled_request_id_from_params(message.params)
-            call = self._under_way.get((session.session_id, str(request_id)))
-            if call is not None:
-                call.take_back()
+        call = self._under_way.get((session.session_id, str(request_id)))
+        if call is not None:
+            call.take_back()
 
     async def tell_news(self, session: McpSession, notify: Notify) -> None:
         """Tell a client of before 2026 what is new, for as long as it is there; once is enough."""
@@ -157,7 +152,7 @@ class McpServer:
         return _complete(ctx, mcp_results.tools_result(tools, _era_of(ctx)))
 
     async def _call_tool(self, ctx: Context, params: CallToolRequestParams) -> dict[str, Any]:
-        raw = dict(ctx.params or {})
+        raw = ctx.params or {}
         meta = meta_of(raw)
         request = CallTool(
             name=params.name,
@@ -192,7 +187,7 @@ class McpServer:
         )
 
     async def _relay(self, ctx: Context, params: RequestParams) -> dict[str, Any]:
-        raw = dict(ctx.params or {})
+        raw = ctx.params or {}
         arguments = {key: value for key, value in raw.items() if key != "_meta"}
         request = CallTool(
             name=ctx.method, arguments=arguments, meta=meta_for_the_server(meta_of(raw))
@@ -239,10 +234,10 @@ class McpServer:
             call = session.call(request, client_side_of(ctx))
             named = session.session_id, str(ctx.request_id)
             self._under_way[named] = call
-            meta, notify = meta_of(dict(ctx.params or {})), _notifying(ctx, related=True)
+            meta, notify = meta_of(ctx.params or {}), _notifying(ctx, related=True)
             telling = Telling(meta, _era_of(ctx), session.log_level, notify)
             try:
-                async for said in call.progress():
+                while (said := await call.hear()) is not None:
                     await telling.tell(said)
             except BaseException:
                 call.leave()

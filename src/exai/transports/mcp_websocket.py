@@ -1,22 +1,17 @@
-"""MCP over a channel: each text message is one JSON-RPC message, of either era."""
+"""MCP over a channel: each text message is one JSON-RPC message, of either era.
+
+The first request decides the era of a connection, once.
+"""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from types import TracebackType
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Self
 
-import msgspec
-from mcp.server.runner import serve_dual_era_loop
-from mcp.shared.message import SessionMessage
-from mcp_types import (
-    ErrorData,
-    JSONRPCError,
-    JSONRPCMessage,
-    JSONRPCNotification,
-    JSONRPCRequest,
-    JSONRPCResponse,
-)
-from pydantic import ValidationError
+from mcp.server.connection import Connection
+from mcp.server.runner import serve_connection, serve_one
+from mcp.shared.dispatcher import DispatchContext
+from mcp.shared.transport_context import TransportContext
 
 from exai.connections.mcp_session import McpSession
 from exai.connections.outbox import Outbox
@@ -25,24 +20,29 @@ from exai.core.errors import MalformedFrame
 from exai.core.replies import Reply
 from exai.protocols import close_codes
 from exai.protocols.close_codes import Close
+from exai.protocols.mcp_eras import (
+    CLIENT_CAPABILITIES_KEY,
+    CLIENT_INFO_KEY,
+    VERSION_KEY,
+    Era,
+    era_of_first,
+    meta_of,
+)
 from exai.protocols.mcp_messages import (
-    INVALID_REQUEST,
     PARSE_ERROR,
     Id,
     McpError,
-    McpNotification,
     McpRequest,
-    McpResponse,
     NotAMessage,
     encode_error,
-    encode_result,
     read_message,
 )
-from exai.protocols.strict_json import check_limits, decode_object
+from exai.protocols.strict_json import decode_object
+from exai.transports.mcp_dispatcher import ChannelDispatcher, McpMessage
 from exai.transports.mcp_server import McpServer
 
 _DECODED_AT_ONCE_BYTES = 65_536
-_encode = msgspec.json.Encoder().encode
+_MAX_EARLY = 8
 
 
 class Frame(Reply, frozen=True):
@@ -67,7 +67,7 @@ class Conversation:
         self._outbox = outbox
         self._server = server
         self._session = session
-        self._owed: set[Id] = set()
+        self._dispatcher: ChannelDispatcher | None = None
         self._farewell: Close | None = None
 
     async def run(self, slow_down: Callable[[], Awaitable[None]]) -> Close:
@@ -93,148 +93,123 @@ class Conversation:
         self._farewell = close
         self._close_if_done()
 
-    def hear(self, message: JSONRPCMessage) -> None:
-        """Take note of what the peer is owed, before the SDK sees its message."""
-        self._server.note_cancellation(self._session, message)
-        if isinstance(message, JSONRPCRequest) and message.method == "tools/call":
-            self._owed.add(message.id)
-
-    def say(self, message: JSONRPCMessage) -> None:
-        """Send a message. Never waits: the outbox bounds what piles up."""
-        self._outbox.put(Frame(encode_message(message)))
-        if isinstance(message, JSONRPCResponse | JSONRPCError) and message.id is not None:
-            self._owed.discard(message.id)
-            self._close_if_done()
-
     async def _speak(self, slow_down: Callable[[], Awaitable[None]]) -> None:
-        await serve_dual_era_loop(
-            self._server.sdk,
-            _Incoming(self._channel, self, self._outbox, slow_down),
-            _Outgoing(self),
-            lifespan_state=self._session,
-            session_id=self._session.session_id,
-            init_options=self._server.greeting,
-        )
+        incoming = _Incoming(self._channel, self._say, slow_down)
+        opening = await incoming.find_first_request()
+        if opening is not None:
+            era = era_of_first(opening)
+            self._dispatcher = ChannelDispatcher(
+                incoming,
+                self._say,
+                era,
+                take_back=self._take_back,
+                note_answered=self._close_if_done,
+            )
+            if era is Era.MODERN:
+                await self._dispatcher.run(self._serve_alone, _ignore)
+            else:
+                await self._serve_session(self._dispatcher)
         self._outbox.finish(close_codes.NORMAL)
 
+    async def _serve_session(self, dispatcher: ChannelDispatcher) -> None:
+        session = self._session
+        await serve_connection(
+            self._server.sdk,
+            dispatcher,
+            connection=Connection.for_loop(dispatcher, session_id=session.session_id),
+            lifespan_state=session,
+            init_options=self._server.greeting,
+        )
+
+    async def _serve_alone(
+        self,
+        exchange: DispatchContext[TransportContext],
+        method: str,
+        params: Mapping[str, Any] | None,
+    ) -> dict[str, Any]:
+        """Serve a request that says by itself whose it is."""
+        meta = meta_of(params or {})
+        connection = Connection.from_envelope(
+            meta[VERSION_KEY], meta.get(CLIENT_INFO_KEY), meta[CLIENT_CAPABILITIES_KEY]
+        )
+        return await serve_one(
+            self._server.sdk,
+            exchange,
+            method,
+            params,
+            connection=connection,
+            lifespan_state=self._session,
+        )
+
+    def _say(self, text: bytes) -> None:
+        """Send a message. Never waits: the outbox bounds what piles up."""
+        self._outbox.put(Frame(text))
+
+    def _take_back(self, request_id: Id) -> None:
+        self._server.take_back(self._session, request_id)
+
     def _close_if_done(self) -> None:
-        if self._farewell is not None and not self._owed:
+        is_owed = self._dispatcher is not None and self._dispatcher.owed_count > 0
+        if self._farewell is not None and not is_owed:
             self._outbox.finish(self._farewell)
 
 
-class _Stream:
-    """What the SDK wants of a stream beside its messages."""
-
-    async def aclose(self) -> None:
-        """Do nothing: the channel is closed by whoever opened it."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
+async def _ignore(
+    exchange: DispatchContext[TransportContext], method: str, params: Mapping[str, Any] | None
+) -> None:
+    """A client of 2026 notifies of nothing but cancellations, which are heard already."""
 
 
-class _Incoming(_Stream):
-    """The messages of the peer, as the SDK reads them; unusable ones are answered here."""
+class _Incoming:
+    """The messages of the peer; unusable ones are answered here."""
 
     def __init__(
         self,
         channel: Channel,
-        conversation: Conversation,
-        outbox: Outbox,
+        say: Callable[[bytes], None],
         slow_down: Callable[[], Awaitable[None]],
     ) -> None:
         self._channel = channel
-        self._conversation = conversation
-        self._outbox = outbox
+        self._say = say
         self._slow_down = slow_down
+        self._early: deque[McpMessage] = deque()
+
+    async def find_first_request(self) -> McpRequest | None:
+        """Return the first request, which will be read again, as will some of what came before."""
+        early: deque[McpMessage] = deque(maxlen=_MAX_EARLY)
+        async for message in self:
+            early.append(message)
+            if isinstance(message, McpRequest):
+                self._early = early
+                return message
+        return None
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> SessionMessage:
-        try:
-            return await self.receive()
-        except ChannelClosed:
-            raise StopAsyncIteration from None
-
-    async def receive(self) -> SessionMessage:
-        """Wait for the next usable message; raises `ChannelClosed`."""
+    async def __anext__(self) -> McpMessage:
+        if self._early:
+            return self._early.popleft()
         while True:
-            frame = await self._channel.receive()
+            try:
+                frame = await self._channel.receive()
+            except ChannelClosed:
+                raise StopAsyncIteration from None
             await self._slow_down()
-            message = await self._read(frame)
-            if isinstance(message, Frame):
-                self._outbox.put(message)
-            else:
-                self._conversation.hear(message)
-                return SessionMessage(message)
-
-    async def _read(self, frame: bytes) -> JSONRPCMessage | Frame:
-        """Return the message in a frame, or what answers one that has none."""
-        if len(frame) > _DECODED_AT_ONCE_BYTES:
-            return await asyncio.to_thread(_decode, frame)
-        return _decode(frame)
+            try:
+                return await _read(frame)
+            except NotAMessage as fault:
+                self._say(encode_error(fault.id, fault))
+            except MalformedFrame as malformed:
+                self._say(encode_error(None, McpError(PARSE_ERROR, str(malformed))))
 
 
-def _decode(frame: bytes) -> JSONRPCMessage | Frame:
-    try:
-        check_limits(frame)
-        message = decode_object(frame)
-    except MalformedFrame as malformed:
-        return Frame(encode_error(None, McpError(PARSE_ERROR, str(malformed))))
-    try:
-        return _as_sdk_message(read_message(message))
-    except NotAMessage as fault:
-        return Frame(encode_error(fault.id, fault))
+async def _read(frame: bytes) -> McpMessage:
+    """Return the message in a frame. Raises `NotAMessage`, `MalformedFrame`."""
+    if len(frame) > _DECODED_AT_ONCE_BYTES:
+        return await asyncio.to_thread(_decode, frame)
+    return _decode(frame)
 
 
-def _as_sdk_message(message: McpRequest | McpNotification | McpResponse) -> JSONRPCMessage:
-    """Return a message as the SDK has it; what is in it was read already."""
-    match message:
-        case McpRequest(id_, method, params):
-            return JSONRPCRequest.model_construct(
-                jsonrpc="2.0", id=id_, method=method, params=params
-            )
-        case McpNotification(method, params):
-            return JSONRPCNotification.model_construct(jsonrpc="2.0", method=method, params=params)
-        case McpResponse(id_, None, error):
-            return JSONRPCError(jsonrpc="2.0", id=id_, error=_error_data(error))
-        case McpResponse(id_, result, _):
-            return JSONRPCResponse.model_construct(jsonrpc="2.0", id=id_, result=result)
-
-
-def _error_data(error: dict[str, Any] | None) -> ErrorData:
-    """Return what a client answered; one that answered nothing usable has failed, too."""
-    try:
-        return ErrorData.model_validate(error)
-    except ValidationError:
-        return ErrorData(code=INVALID_REQUEST, message="the client's answer has no result")
-
-
-class _Outgoing(_Stream):
-    """What the SDK says, on its way to the peer."""
-
-    def __init__(self, conversation: Conversation) -> None:
-        self._conversation = conversation
-
-    async def send(self, item: SessionMessage, /) -> None:
-        """Send a message."""
-        self._conversation.say(item.message)
-
-
-def encode_message(message: JSONRPCMessage) -> bytes:
-    """Return a message as JSON; results, which are plain already, are not looked at again."""
-    if isinstance(message, JSONRPCResponse):
-        return encode_result(message.id, message.result)
-    return _encode(_plain(message))
-
-
-def _plain(message: Any) -> Any:
-    return message.model_dump(by_alias=True, mode="json", exclude_unset=True)
+def _decode(frame: bytes) -> McpMessage:
+    return read_message(decode_object(frame))
