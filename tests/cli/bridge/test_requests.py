@@ -201,7 +201,7 @@ async def test_blocks_structure_and_meta_of_a_result_arrive_as_they_are(
 
 
 async def test_a_refusal_is_a_result_and_an_unknown_tool_an_error(
-    bridge: BridgeProcess, daemon: ScriptedDaemon
+    shell: Shell, daemon: ScriptedDaemon
 ) -> None:
     async def refuse(peer: Peer, call: Frame) -> None:
         await peer.fail(call, "OVER_CAPACITY", "full", retryable=True, retry_after_s=1.5)
@@ -210,20 +210,22 @@ async def test_a_refusal_is_a_result_and_an_unknown_tool_an_error(
         await peer.fail(call, "TOOL_NOT_FOUND", "there is no tool")
 
     daemon.tools |= {"refuse": refuse, "unknown": unknown}
-    await bridge.ask("tools/list", "l")
-    refused = await bridge.call("refuse")
-    assert refused["result"]["content"] == [{"type": "text", "text": "OVER_CAPACITY: full"}]
-    assert reason_of(refused) == {
-        "code": "OVER_CAPACITY",
-        "message": "full",
-        "retryable": True,
-        "retry_after_s": 1.5,
-    }
-    assert refused["result"]["structuredContent"] == reason_of(refused)
-    assert (await bridge.call("unknown"))["error"] == {
-        "code": INVALID_PARAMS,
-        "message": "Unknown tool: unknown",
-    }
+    async with bridging(shell) as bridge:
+        await bridge.shake_hands()
+        await bridge.ask("tools/list", "l")
+        refused = await bridge.call("refuse")
+        assert refused["result"]["content"] == [{"type": "text", "text": "OVER_CAPACITY: full"}]
+        assert reason_of(refused) == {
+            "code": "OVER_CAPACITY",
+            "message": "full",
+            "retryable": True,
+            "retry_after_s": 1.5,
+        }
+        assert refused["result"]["structuredContent"] == reason_of(refused)
+        assert (await bridge.call("unknown"))["error"] == {
+            "code": INVALID_PARAMS,
+            "message": "Unknown tool: unknown",
+        }
 
 
 async def test_another_method_is_a_call_whose_structure_is_the_result(
