@@ -7,14 +7,16 @@ minted here, and only an idempotency key lets a client ask for an answer again.
 import asyncio
 import itertools
 import secrets
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 import msgspec
 
 from exai.core.client_side import ClientSide
 from exai.core.identity import Principal
+from exai.core.outcomes import Completed
 from exai.core.peer import Peer
 from exai.core.replies import CallAnswered, CallProgressed, Reply, ToolsListed
 from exai.core.requests import Acknowledge, CallTool, CancelTool, ListTools, Request
@@ -78,6 +80,7 @@ class McpSession(Peer):
         self._calls = calls
         self._store = store
         self._tasks = tasks
+        self._watchers: Counter[str] = Counter()
         self._received: list[str] = []
         self._told: list[str] = []
         self._note: asyncio.TimerHandle | None = None
@@ -113,6 +116,32 @@ class McpSession(Peer):
     def take_back(self, request_id: str) -> None:
         """Cancel a call."""
         self._calls.handle_message(self, CancelTool(request_id))
+
+    @asynccontextmanager
+    async def watching(self, uris: Collection[str]) -> AsyncIterator[set[str]]:
+        """Hear of changes of these resources while the context is open: of those that it yields.
+
+        Several may watch the same one: only the last lets it go.
+        """
+        self._watchers.update(uris)
+        try:
+            yield {uri for uri in uris if await self._ask_about(uri, "resources/subscribe")}
+        finally:
+            self._watchers.subtract(uris)
+            for uri in [uri for uri in uris if not self._watchers[uri]]:
+                del self._watchers[uri]
+                self._tasks.create_task(self._ask_about(uri, "resources/unsubscribe"))
+
+    async def _ask_about(self, uri: str, method: str) -> bool:
+        """Make a call about a resource; tell whether it succeeded."""
+        call = self.call(CallTool(name=method, arguments={"uri": uri}))
+        try:
+            while await call.hear() is not None:
+                pass
+        except BaseException:
+            call.leave()
+            raise
+        return call.answer is not None and isinstance(call.answer.outcome, Completed)
 
     def note_answer(self, call: "McpCall", answer: CallAnswered) -> None:
         """Let the ledger know that an answer was handed over.

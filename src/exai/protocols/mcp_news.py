@@ -60,7 +60,8 @@ class Listening(NamedTuple):
     def wants(self, news: News) -> bool:
         """Tell whether this subscription is told."""
         if news.method == RESOURCE_UPDATED:
-            return news.uri in self.uris
+            # What changed may be a part of what was asked for.
+            return news.uri is not None and news.uri.startswith(tuple(self.uris))
         return news.method in self.methods
 
     def acknowledgement(self) -> dict[str, Any]:

@@ -216,8 +216,12 @@ class McpServer:
             raise _as_sdk_error(fault) from None
         notify = _notifying(ctx, related=True)
         with self._sessions.held(self._session_of(ctx)) as session:
-            async with NewsOfSession(session, listening, notify) as news:
-                await notify(ACKNOWLEDGED, listening.acknowledgement())
+            async with (
+                NewsOfSession(session, listening, notify) as news,
+                session.watching(listening.uris) as watched,
+            ):
+                honored = listening._replace(uris=frozenset(watched))
+                await notify(ACKNOWLEDGED, honored.acknowledgement())
                 await news.tell()
         return listening.result()
 
