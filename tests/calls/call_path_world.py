@@ -99,6 +99,7 @@ class Caller:
         self.principal = Principal(principal)
         self.session_id = session_id
         self.acknowledges = False
+        self.comes_back = True
         self.has_ended = False
         self.is_kept = True
         self.client: ClientSide | None = None

@@ -80,6 +80,7 @@ class Caller:
     """One session: sends mixed requests, waits for the answers, and checks whose they are."""
 
     acknowledges = True
+    comes_back = True
     has_ended = False
     is_kept = True
     client: ClientSide | None = None

@@ -1,7 +1,7 @@
 """The ways in for MCP clients, each with the official SDK's client behind it."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Literal, NamedTuple
 
 import anyio
@@ -12,6 +12,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
 from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
 from exai.testing.running_daemon import TOKEN, RunningDaemon
 
@@ -73,9 +74,10 @@ async def websocket_transport(url: str, headers: dict[str, str]) -> AsyncIterato
 
     async def read() -> None:
         async with to_client:
-            async for frame in websocket:
-                message = jsonrpc_message_adapter.validate_json(frame)
-                await to_client.send(SessionMessage(message))
+            with suppress(ConnectionClosed):
+                async for frame in websocket:
+                    message = jsonrpc_message_adapter.validate_json(frame)
+                    await to_client.send(SessionMessage(message))
 
     async def write() -> None:
         async with from_client:

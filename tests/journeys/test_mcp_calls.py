@@ -305,3 +305,37 @@ async def test_since_2026_changed_tools_are_told_to_who_asked(
                 assert await anext(aiter(news)) == ToolsListChanged()
         names = [tool.name for tool in (await client.list_tools(cache_mode="bypass")).tools]
     assert "more" in names
+
+
+@every_door
+async def test_what_waits_when_the_daemon_stops_is_to_be_sent_again(
+    tmp_path: Path, gates: Gates, door: Door
+) -> None:
+    limits = LimitsConfig(global_max_inflight=1)
+    config = daemon_config(tmp_path, limits=limits)
+    tools = [ScriptedTool("gate", gates)]
+    keyed: Any = {"exai/idempotencyKey": "key-1"}
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        running_daemon(config, tools) as daemon,
+        mcp_client(daemon, door, says_goodbye=False) as client,
+        asyncio.TaskGroup() as tasks,
+    ):
+        await client.list_tools()  # so that the client needs to know nothing more
+        runs = tasks.create_task(client.call_tool("gate", {"gate": "a"}))
+        await gates.until_inside("a")
+        waiting = [
+            tasks.create_task(client.call_tool("gate", {"gate": "b"})),
+            tasks.create_task(client.call_tool("gate", {"gate": "c"}, meta=keyed)),
+        ]
+        await daemon.events.wait_for(CallAccepted, 3)
+        daemon.stop.set()
+        for call in waiting:
+            said = reason(await call)
+            assert (said["code"], said["retryable"]) == ("SERVICE_UNAVAILABLE", True)
+        gates.open("a")
+        assert not (await runs).is_error
+    gates.open("c")
+    async with running_daemon(config, tools) as daemon, mcp_client(daemon, door) as client:
+        assert not (await client.call_tool("gate", {"gate": "c"}, meta=keyed)).is_error
+    assert gates.runs == ["a", "c"]

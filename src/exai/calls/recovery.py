@@ -6,7 +6,7 @@ Whatever ended that process, its records say how far each call had come:
     RUNNING, idempotent, once     it is run again, once
     RUNNING otherwise             it may have had its effect: INTERRUPTED
     its deadline has passed       TIMEOUT
-    its session has ended         CANCELLED
+    nobody can ask for its answer CANCELLED
 
 What is the same request as another by its key ends as that one did, or goes on with it. All
 is decided before anybody can connect; what is to run goes through admission afterwards.
@@ -105,9 +105,10 @@ class Recovery:
         settled: dict[str, Outcome],
     ) -> Outcome | None:
         """Return how a call ends that cannot go on; None for one that can."""
-        if peer is None:
-            effect = _possible_effect(record)
-            return Failed(CallCancelled("the session ended", **effect).describe())
+        is_for_nobody = peer is not None and not peer.comes_back and not _has_key(record)
+        if peer is None or is_for_nobody:
+            ended = "the connection ended" if is_for_nobody else "the session ended"
+            return Failed(CallCancelled(ended, **_possible_effect(record)).describe())
         if record.follows is not None and record.follows not in going_on:
             earlier = settled.get(record.follows) or await self._outcome_of(record)
             if earlier is not None and not _is_of_one_caller(earlier):
@@ -199,6 +200,10 @@ def _as_far_as_their_work(
 
 def _is_of_one_caller(outcome: Outcome) -> bool:
     return isinstance(outcome, Failed) and outcome.error.code in _OF_ONE_CALLER
+
+
+def _has_key(record: CallRecord) -> bool:
+    return record.idempotency_key is not None or record.follows is not None
 
 
 def _may_run_again(record: CallRecord) -> bool:

@@ -182,13 +182,25 @@ class RequestRouter:
             await arriving.wait_moved()
         for call in self._in_flight:
             if call.is_waiting:
-                self._settling.set_aside(call)
+                self._leave_to_next(call)
+
+    def _leave_to_next(self, call: Call) -> bool:
+        """Leave a call to the next process, if anybody can ask for its answer there."""
+        if call.peer.comes_back:
+            return self._settling.set_aside(call)
+        if call.request.idempotency_key is None:
+            self._settling.end(call, daemon_stopping())
+            return True
+        is_left = self._settling.set_aside(call)
+        if is_left:  # its caller, who cannot wait for it, is to send it again
+            call.peer.send(_refused(call.request_id, daemon_stopping()))
+        return is_left
 
     def _cut_off(self, call: Call) -> None:
         """End a call that runs; what may run again is left to the next process."""
         is_first_run = call.is_idempotent and call.attempt == 1
         may_run_later = self._ledger.is_durable and (call.is_waiting or is_first_run)
-        if not (may_run_later and self._settling.set_aside(call)):
+        if not (may_run_later and self._leave_to_next(call)):
             may_have_run = bool(call.possible_effect())
             self._settling.end(call, CallInterrupted(may_have_run=may_have_run))
 

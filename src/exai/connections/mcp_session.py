@@ -70,7 +70,7 @@ class McpSession(Peer):
         self.ends_after_s = ends_after_s
         self.about = about
         self.is_kept = is_kept
-        self.acknowledges = False
+        self.acknowledges = self.comes_back = False
         self.has_ended = False
         self.client: ClientSide | None = None
         self.log_level: str | None = None
@@ -178,7 +178,7 @@ class _OfSession(Peer):
         self._session = session
         self.session_id = session.session_id
         self.principal = session.principal
-        self.acknowledges = False
+        self.acknowledges = self.comes_back = False
         self.client: ClientSide | None = None
 
     @property

@@ -52,6 +52,7 @@ class McpSessions:
         self._clock = clock
         self._events = events
         self._sessions: dict[str, McpSession] = {}
+        self._is_draining = False
         self._end_listeners: list[Callable[[str], object]] = []
 
     def __len__(self) -> int:
@@ -100,8 +101,12 @@ class McpSessions:
         finally:
             session.holder_count -= 1
             session.idle_since = self._clock.monotonic_s()
-            if not session.ends_after_s and self._is_over(session):
+            if not session.ends_after_s and not self._is_draining and self._is_over(session):
                 self.end(session, "its connection ended")
+
+    def drain(self) -> None:
+        """Let no session end with its connection: the next process may have its calls to do."""
+        self._is_draining = True
 
     def end(self, session: McpSession, reason: str) -> None:
         """End a session: its calls leave as if cancelled, its results are dropped."""

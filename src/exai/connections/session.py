@@ -37,6 +37,7 @@ class Session(Peer):
         self.acknowledges = False
         self.has_ended = False
         self.client: ClientSide | None = None
+        self.comes_back = True
         self.outbox: Outbox | None = None
         self.idle_since = 0.0
         self.is_owed = True

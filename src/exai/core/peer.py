@@ -14,6 +14,8 @@ class Peer(Protocol):
     session_id: str
     acknowledges: bool
     """Whether the peer promises to acknowledge its results."""
+    comes_back: bool
+    """Whether it may come back, also to a later process, and ask for an answer by its request."""
     has_ended: bool
     """Whether the session is over: nothing of it begins any more."""
 

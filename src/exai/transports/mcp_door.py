@@ -26,7 +26,7 @@ from exai.protocols import close_codes
 from exai.protocols.close_codes import Close
 from exai.protocols.hello import Refused, ServerName
 from exai.tools.registry import ToolRegistry
-from exai.transports.json_responses import unauthorized
+from exai.transports.json_responses import json_response, unauthorized
 from exai.transports.upgrade_rules import MCP_SUBPROTOCOL, bearer_token_of, forwarded_for_of
 from exai.transports.websocket import ServeChannel
 
@@ -54,6 +54,7 @@ class McpDoor:
         self._sdk: Any = None
         self._tasks = asyncio.TaskGroup()
         self._has_begun = asyncio.Event()
+        self._is_closing = self._is_over = False
         self._conversations: set[Any] = set()
         self._owed_count = 0
         """How many HTTP requests are owed an answer."""
@@ -96,6 +97,8 @@ class McpDoor:
 
     async def close_all(self, close: Close, patience_s: float) -> None:
         """Close every connection once it has sent what it owes; wait so long for all answers."""
+        self._is_closing = True
+        self._reception.mcp_sessions.drain()
         for each in list(self._conversations):
             each.finish(close)
         with suppress(TimeoutError):
@@ -103,12 +106,15 @@ class McpDoor:
                 while self._conversations or self._owed_count:
                     self._has_left.clear()
                     await self._has_left.wait()
+        self._is_over = True
 
     async def _serve_admitted(self, channel: Channel) -> Close:
         connections, sessions = self._reception.connections, self._reception.mcp_sessions
         principal = self._reception.tokens.authenticate(channel.bearer_token)
         if principal is None:
             raise Refused(close_codes.UNAUTHORIZED)
+        if self._is_closing:
+            raise Refused(close_codes.SERVICE_RESTART)
         with (
             connections.admit(channel),
             connections.admit_principal(principal, takes_over=False),
@@ -139,6 +145,10 @@ class McpDoor:
             return
         address = self._address_of(request)
         await self._slow_down_of(principal, address)()
+        if self._is_over:
+            refusal = {"error": "the daemon is stopping; try again"}
+            await json_response(refusal, 503, {"retry-after": "2"})(scope, receive, send)
+            return
         sdk = self._sdk or await self._load()
         is_owed = scope["method"] == "POST" and request.headers.get("mcp-method") != _LISTEN
         self._owed_count += is_owed
