@@ -129,3 +129,9 @@ def test_a_line_that_begins_with_a_method_is_surely_no_answer() -> None:
 def test_an_id_is_a_number_or_its_digits(value: Any) -> None:
     assert id_of(7) == id_of("7") == 7
     assert id_of(value) is None
+
+
+@pytest.mark.parametrize("odd", [b"017", b'"\x01"', b'"\xff"', b'"a\\"', b"-0"])
+def test_an_id_that_is_no_json_is_none(odd: bytes) -> None:
+    line = b'{"id":%s,"result":{}}' % odd
+    assert find_id(line, line) is None
