@@ -91,6 +91,13 @@ async def test_all_that_a_tool_says_passes(daemon: RunningDaemon, door: Door) ->
 
 
 @every_door
+async def test_large_arguments_pass(daemon: RunningDaemon, door: Door) -> None:
+    async with mcp_client(daemon, door) as client:
+        result = await client.call_tool("fail", {"text": "x" * 5_000_000})
+    assert reason(result)["code"] == "TOOL_EXECUTION_ERROR"
+
+
+@every_door
 async def test_a_failure_is_a_result_with_a_reason_for_programs(
     daemon: RunningDaemon, door: Door
 ) -> None:

@@ -128,6 +128,20 @@ async def test_a_cancelled_call_is_not_answered(tmp_path: Path, gates: Gates) ->
         assert (await me.ask(LIST))["id"] == LIST["id"]
 
 
+async def test_a_call_may_be_cancelled_before_it_begins(tmp_path: Path, gates: Gates) -> None:
+    async with started(daemon_config(tmp_path), gates) as daemon, peer(daemon) as me:
+        await me.ask(INITIALIZE)
+        for number in range(2, 30):
+            params = {"requestId": str(number)}
+            await me.send(call(f"g{number}", number))
+            await me.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params})
+        assert (await me.ask(LIST))["id"] == LIST["id"]
+        daemon.stop.set()
+        with pytest.raises(ConnectionClosed):
+            await me.receive()
+        assert me.websocket.close_code == 1012
+
+
 async def test_a_cancelled_call_with_a_key_ends_too(tmp_path: Path, gates: Gates) -> None:
     async with started(daemon_config(tmp_path), gates) as daemon, peer(daemon) as me:
         await me.ask(INITIALIZE)

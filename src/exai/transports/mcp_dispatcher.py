@@ -48,7 +48,7 @@ class ChannelDispatcher(Dispatcher[TransportContext]):
     """Serves the requests of one era that come, each in a task of its own, and asks in turn.
 
     `take_back` hears the id of a request that is cancelled, before its task is; `note_answered`
-    is told when a request is done with, and `owed_count` is how many calls are not.
+    is told when a message is done with.
     """
 
     def __init__(
@@ -60,7 +60,6 @@ class ChannelDispatcher(Dispatcher[TransportContext]):
         take_back: Callable[[Id], None],
         note_answered: Callable[[], None],
     ) -> None:
-        self.owed_count = 0
         self._incoming = incoming
         self._say = say
         self._era = era
@@ -70,7 +69,12 @@ class ChannelDispatcher(Dispatcher[TransportContext]):
         self._ids = itertools.count(1)
         self._asked: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._serving: dict[str, asyncio.Task[None]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], McpRequest | McpNotification] = {}
+
+    @property
+    def owes_answers(self) -> bool:
+        """Tell whether any call is not answered yet."""
+        return any(message.method == _CALL for message in self._tasks.values())
 
     async def run(
         self,
@@ -89,17 +93,15 @@ class ChannelDispatcher(Dispatcher[TransportContext]):
                         case McpRequest():
                             task = tasks.create_task(self._serve(message, on_request))
                             self._serving[str(message.id)] = task
+                            self._attend(task, message)
                             if message.method == "initialize":
                                 await asyncio.wait([task])
                         case McpNotification():
                             self._cancel_if_told(message)
-                            notice = _Exchange(self, self._transport, None, message.params)
-                            task = tasks.create_task(_told(on_notify, notice, message))
+                            task = tasks.create_task(self._hear(message, on_notify))
+                            self._attend(task, message)
                         case McpResponse():
                             self._resolve(message)
-                            continue
-                    self._tasks.add(task)
-                    task.add_done_callback(self._tasks.discard)
                 for task in self._tasks:
                     task.cancel()
         finally:
@@ -132,21 +134,29 @@ class ChannelDispatcher(Dispatcher[TransportContext]):
     async def _serve(self, request: McpRequest, on_request: OnRequest) -> None:
         id_, method, params = request
         exchange = _Exchange(self, self._transport, id_, params)
-        is_owed = method == _CALL
-        self.owed_count += is_owed
         try:
             check_era(request, self._era)
-            result = await on_request(exchange, method, params)
+            answer = encode_result(id_, await on_request(exchange, method, params))
         except Exception as error:  # noqa: BLE001 - a connection outlives what a method raises
-            self._say(encode_error(id_, _as_fault(method, error)))
-        else:
-            self._say(encode_result(id_, result))
+            answer = encode_error(id_, _as_fault(method, error))
         finally:
             exchange.is_open = False
-            if self._serving.get(str(id_)) is asyncio.current_task():
-                del self._serving[str(id_)]
-            self.owed_count -= is_owed
-            self._note_answered()
+        self._say(answer)
+
+    async def _hear(self, message: McpNotification, on_notify: OnNotify) -> None:
+        exchange = _Exchange(self, self._transport, None, message.params)
+        await on_notify(exchange, message.method, message.params)
+
+    def _attend(self, task: asyncio.Task[None], message: McpRequest | McpNotification) -> None:
+        """Know a task until it is done, which may be before it has begun."""
+        self._tasks[task] = message
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        message = self._tasks.pop(task)
+        if isinstance(message, McpRequest) and self._serving.get(str(message.id)) is task:
+            del self._serving[str(message.id)]
+        self._note_answered()
 
     def _cancel_if_told(self, message: McpNotification) -> None:
         """Cancel a request, which is not answered then."""
@@ -170,7 +180,7 @@ class ChannelDispatcher(Dispatcher[TransportContext]):
 class _Exchange:
     """One message of the peer, and what may be said about it while it is served.
 
-    A `DispatchContext`, whose properties a class of its own name could not have as attributes.
+    A `DispatchContext` in all but its base, which would not let its properties be set.
     """
 
     message_metadata: MessageMetadata = None
@@ -218,10 +228,6 @@ class _Exchange:
             said = {"progress": progress, "total": total, "message": message}
             told = {key: value for key, value in said.items() if value is not None}
             await self.notify("notifications/progress", {"progressToken": token, **told})
-
-
-async def _told(on_notify: OnNotify, notice: _Exchange, message: McpNotification) -> None:
-    await on_notify(notice, message.method, message.params)
 
 
 def _as_fault(method: str, error: Exception) -> McpError:

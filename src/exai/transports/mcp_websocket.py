@@ -149,9 +149,9 @@ class Conversation:
         self._server.take_back(self._session, request_id)
 
     def _close_if_done(self) -> None:
-        is_owed = self._dispatcher is not None and self._dispatcher.owed_count > 0
-        if self._farewell is not None and not is_owed:
-            self._outbox.finish(self._farewell)
+        if self._farewell is None or (self._dispatcher and self._dispatcher.owes_answers):
+            return
+        self._outbox.finish(self._farewell)
 
 
 async def _ignore(
