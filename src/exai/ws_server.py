@@ -200,6 +200,7 @@ class Daemon:
         session_count, call_count = len(self._sessions), len(self._calls.sharing)
         self._events.emit(DaemonDraining(server.drain_s, session_count, call_count))
         self._sessions.drain(GoingAway("restart", _RECONNECT_AFTER_S))
+        self._reception.mcp_sessions.drain()
         interrupted_count = await self._calls.router.drain(server.drain_s)
         left_s = begun_at + server.drain_s - self._clock.monotonic_s()
         patience_s = max(left_s, server.close_timeout_s)

@@ -98,7 +98,6 @@ class McpDoor:
     async def close_all(self, close: Close, patience_s: float) -> None:
         """Close every connection once it has sent what it owes; wait so long for all answers."""
         self._is_closing = True
-        self._reception.mcp_sessions.drain()
         for each in list(self._conversations):
             each.finish(close)
         with suppress(TimeoutError):
