@@ -12,6 +12,7 @@ import pytest
 
 from exai.cli.exit_codes import ExitCode
 from exai.stores.sqlite_file import FILE_NAME
+from exai.stores.sqlite_schema import MIGRATIONS
 from tests.cli.exai_process import Shell, serving
 from tests.journeys.wire import open_wire
 from tests.stores.ledgers import (
@@ -67,7 +68,7 @@ async def test_calls_results_and_whose_they_are_are_counted(shell: Shell, state_
     open_since = await fill(state_dir)
     told = await stats(shell)
     assert told["path"] == str(state_dir / FILE_NAME)
-    assert (told["version"], len(told["ledger_id"])) == (1, 16)
+    assert (told["version"], len(told["ledger_id"])) == (len(MIGRATIONS), 16)
     assert told["size_bytes"] == (state_dir / FILE_NAME).stat().st_size
     assert (told["log_bytes"], told["free_bytes"] > 4000) == (0, True)
     assert told["calls"] == {"accepted": 1, "running": 1, "settled": 1, "erased": 3}

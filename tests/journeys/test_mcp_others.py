@@ -1,6 +1,7 @@
 """What MCP servers have beside tools, through every door for MCP clients, in both eras."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from mcp_types import PromptReference, ResourceTemplateReference
 from exai.testing.running_daemon import RunningDaemon
 from tests.journeys.mcp_doors import DOORS, PATIENCE_S, Door, door_name, mcp_client
 from tests.journeys.mcp_servers import library, serving
+from tests.journeys.test_mcp_sessions import events_of, http_client
 
 pytestmark = pytest.mark.slow
 
@@ -108,3 +110,34 @@ async def test_since_2026_changed_lists_reach_who_listens(
     ):
         await client.call_tool("new__add_book", {"name": "more"})
         assert await anext(aiter(news)) == ResourcesListChanged()
+
+
+@pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning")
+async def test_what_a_client_over_http_wants_to_hear_outlives_a_restart(tmp_path: Path) -> None:
+    servers = {"new": library("new")}
+    async with serving(tmp_path, servers) as daemon, http_client(daemon) as me:
+        await me.initialize()
+        for method, params in (
+            ("resources/subscribe", {"uri": "new://a"}),
+            ("resources/subscribe", {"uri": "new://b"}),
+            ("resources/unsubscribe", {"uri": "new://b"}),
+            ("logging/setLevel", {"level": "warning"}),
+        ):
+            [answer] = events_of(await me.post(request(method, **params)))
+            assert answer["result"] == {}
+        headers = me.headers
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        serving(tmp_path, servers) as daemon,
+        http_client(daemon) as me,
+    ):
+        me.headers = headers
+        while True:
+            [told] = events_of(await me.post(request("tools/call", name="new__listeners")))
+            if json.loads(told["result"]["content"][0]["text"]) == ["new://a"]:
+                break
+            await asyncio.sleep(0.05)  # the subscription is made anew beside the call
+
+
+def request(method: str, /, **params: Any) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": 5, "method": method, "params": params}

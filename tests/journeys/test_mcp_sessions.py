@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import msgspec
@@ -260,3 +261,52 @@ async def test_a_key_may_come_as_a_header(tmp_path: Path, gates: Gates) -> None:
         assert gates.runs == ["a"]
         wrong = events_of(await me.post(call("a"), Idempotency_Key="two words"))[0]
         assert wrong["error"]["code"] == -32602
+
+
+async def test_two_keys_are_one_too_many(tmp_path: Path, gates: Gates) -> None:
+    async with started(daemon_config(tmp_path), gates) as daemon, http_client(daemon) as me:
+        await me.initialize()
+        keyed = call("a")
+        keyed["params"]["_meta"] = {"exai/idempotencyKey": "key-1"}
+        [answer] = events_of(await me.post(keyed, Idempotency_Key="key-2"))
+        assert answer["error"]["code"] == -32602
+        gates.open("a")
+        [answer] = events_of(await me.post(keyed, Idempotency_Key="key-1"))
+        assert answer["result"]["isError"] is False
+
+
+@pytest.mark.parametrize("body_bytes", [40, 60_000])
+async def test_a_refused_request_does_not_spoil_the_connection(
+    tmp_path: Path, gates: Gates, body_bytes: int
+) -> None:
+    async with started(daemon_config(tmp_path), gates) as daemon:
+        at = urlsplit(daemon.address.http_url)
+        reader, writer = await asyncio.open_connection(at.hostname, at.port)
+        head = f"POST /mcp HTTP/1.1\r\nHost: {at.netloc}\r\nContent-Length: {body_bytes}\r\n\r\n"
+        async with asyncio.timeout(4.0):
+            writer.write(head.encode())
+            await writer.drain()
+            await asyncio.sleep(0.05)  # as a client does that sends head and body apart
+            writer.write(b"x" * body_bytes)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
+            writer.write(f"GET /livez HTTP/1.1\r\nHost: {at.netloc}\r\n\r\n".encode())
+            rest = await reader.readuntil(b'{"status":"ok"}')
+            assert b"HTTP/1.1 200 OK" in rest
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_a_refused_request_that_goes_on_and_on_ends_with_its_answer(
+    tmp_path: Path, gates: Gates
+) -> None:
+    async with started(daemon_config(tmp_path), gates) as daemon:
+        at = urlsplit(daemon.address.http_url)
+        reader, writer = await asyncio.open_connection(at.hostname, at.port)
+        writer.write(
+            f"POST /mcp HTTP/1.1\r\nHost: {at.netloc}\r\nContent-Length: 9000000\r\n\r\n".encode()
+        )
+        async with asyncio.timeout(4.0):
+            answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 401 ")
+        assert b"connection: close" in answer.lower()
+        writer.close()

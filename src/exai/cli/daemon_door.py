@@ -57,6 +57,8 @@ class NoDoor(Exception):
 
 def find_door(loaded: LoadedConfig, url: str | None, principal: str | None) -> Door:
     """Return the way to the daemon's WebSocket. Raises `NoDoor`."""
+    if url is not None and not url.startswith(("ws://", "wss://")):
+        raise NoDoor(f"--url: expected a ws:// or wss:// address, got {url!r}")
     return _find(loaded, url, principal, "port")
 
 

@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import secrets
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
@@ -48,7 +48,8 @@ class McpCalls(Protocol):
 class McpSession(Peer):
     """What outlives the connections and requests of one client.
 
-    `about` is what a later process must know of it to go on with it. It ends `ends_after_s` after
+    `about` is what a later process must know of it to go on with it; `on_wish` is called when its
+    client wants to hear something else than before. It ends `ends_after_s` after
     `idle_since`, when it was seen in use last (monotonic), unless a connection or a request holds
     it, or a call is under way.
     """
@@ -74,6 +75,8 @@ class McpSession(Peer):
         self.has_ended = False
         self.client: ClientSide | None = None
         self.log_level: str | None = None
+        self.subscriptions: set[str] = set()
+        self.on_wish: Callable[[], object] = lambda: None
         self.listeners: set[Listener] = set()
         self.holder_count = 0
         self.idle_since = 0.0
@@ -117,6 +120,28 @@ class McpSession(Peer):
         """Cancel a call."""
         self._calls.handle_message(self, CancelTool(request_id))
 
+    def note_wish(self, method: str, params: dict[str, Any]) -> None:
+        """Take note of what the client wants to hear from now on: it is what it said last."""
+        match method, params:
+            case "logging/setLevel", {"level": str() as level}:
+                self.log_level = level
+            case "resources/subscribe", {"uri": str() as uri}:
+                self.subscriptions.add(uri)
+            case "resources/unsubscribe", {"uri": str() as uri}:
+                self.subscriptions.discard(uri)
+            case _:
+                return
+        self.on_wish()
+
+    def restore_wishes(self, log_level: str | None, uris: Iterable[str]) -> None:
+        """Want to hear what the client wanted to hear of an earlier process."""
+        self.log_level, self.subscriptions = log_level, set(uris)
+        wishes = [("resources/subscribe", {"uri": uri}) for uri in self.subscriptions]
+        if log_level is not None:
+            wishes.append(("logging/setLevel", {"level": log_level}))
+        for method, params in wishes:
+            self._tasks.create_task(self._succeeds(method, params))
+
     @asynccontextmanager
     async def watching(self, uris: Collection[str]) -> AsyncIterator[set[str]]:
         """Hear of changes of these resources while the context is open: of those that it yields.
@@ -125,16 +150,16 @@ class McpSession(Peer):
         """
         self._watchers.update(uris)
         try:
-            yield {uri for uri in uris if await self._ask_about(uri, "resources/subscribe")}
+            yield {uri for uri in uris if await self._succeeds("resources/subscribe", {"uri": uri})}
         finally:
             self._watchers.subtract(uris)
             for uri in [uri for uri in uris if not self._watchers[uri]]:
                 del self._watchers[uri]
-                self._tasks.create_task(self._ask_about(uri, "resources/unsubscribe"))
+                self._tasks.create_task(self._succeeds("resources/unsubscribe", {"uri": uri}))
 
-    async def _ask_about(self, uri: str, method: str) -> bool:
-        """Make a call about a resource; tell whether it succeeded."""
-        call = self.call(CallTool(name=method, arguments={"uri": uri}))
+    async def _succeeds(self, method: str, params: dict[str, Any]) -> bool:
+        """Make a call of one of MCP's methods; tell whether it succeeded."""
+        call = self.call(CallTool(name=method, arguments=params))
         try:
             while await call.hear() is not None:
                 pass

@@ -8,6 +8,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -18,7 +19,7 @@ from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import BaseRoute
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from exai.core.config import ServerConfig
@@ -28,6 +29,9 @@ from exai.transports.upgrade_rules import OriginRules
 _MAX_HEADER_BYTES = 32_768
 _FIRST_REQUEST_WITHIN_S = 10.0
 _LAST_REQUEST_WITHIN_S = 0.2
+_METHODS_WITH_BODY = ("POST", "PUT", "PATCH")
+_MAX_REST_BYTES = 65_536
+_REST_WITHIN_S = 0.5
 
 
 class HttpServer:
@@ -43,7 +47,10 @@ class HttpServer:
         self._tls = tls
         self._app = Starlette(
             routes=routes,
-            middleware=[Middleware(_OriginGuard, rules=OriginRules(config))],
+            middleware=[
+                Middleware(_UnreadBodies),
+                Middleware(_OriginGuard, rules=OriginRules(config)),
+            ],
             exception_handlers={HTTPException: _say_status, Exception: _say_defect},
         )
         self._app.router.redirect_slashes = False
@@ -132,7 +139,7 @@ class _PatientProtocol(H11Protocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.cycle.more_body:  # nobody reads it, nor what follows; uvicorn closes soon
+        if self.cycle.more_body:  # nobody reads it, nor what follows
             self.flow.pause_reading()
         if self._is_last_request:
             super().shutdown()
@@ -154,6 +161,49 @@ class _PatientProtocol(H11Protocol):
     def _drop_the_silent(self) -> None:
         if not self._has_asked:
             self.transport.abort()
+
+
+class _UnreadBodies:
+    """Has the rest of a short body read before it is answered, so that the next request is heard.
+
+    Where there is more, or it does not come at once, the connection ends with the answer.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] not in _METHODS_WITH_BODY:
+            await self._app(scope, receive, send)
+            return
+        is_read = False
+
+        async def receive_and_note() -> Message:
+            nonlocal is_read
+            message = await receive()
+            is_read = not message.get("more_body", False)
+            return message
+
+        async def send_after_body(message: Message) -> None:
+            if message["type"] == "http.response.start" and not is_read:
+                await _read_rest(receive_and_note)
+                if not is_read:
+                    closing = [*message["headers"], (b"connection", b"close")]
+                    message = {**message, "headers": closing}
+            await send(message)
+
+        await self._app(scope, receive_and_note, send_after_body)
+
+
+async def _read_rest(receive: Receive) -> None:
+    """Read what is left of a body, if that is little and there."""
+    size_bytes, more = 0, True
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_REST_WITHIN_S):
+            while more and size_bytes <= _MAX_REST_BYTES:
+                message = await receive()
+                size_bytes += len(message.get("body", b""))
+                more = message.get("more_body", False)
 
 
 class _OriginGuard:

@@ -5,6 +5,7 @@ sessions; these are ours, for they outlive the daemon's process, and belong to a
 """
 
 import asyncio
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Self
 
@@ -26,7 +27,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from exai.connections.mcp_session import McpSession
 from exai.connections.mcp_sessions import McpSessions
-from exai.core.errors import QueueFull
+from exai.core.errors import QueueFull, ServiceUnavailable
 from exai.core.lifecycle import running
 from exai.transports.json_responses import json_response
 from exai.transports.mcp_dispatcher import CANCELLED
@@ -78,7 +79,8 @@ class McpHttp:
         if session is None or session.principal.name != caller.principal.name:
             await _no_session()(scope, receive, send)
             return
-        served = self._served.get(session_id) or await self._recover(session)
+        served = self._served.get(session_id) or self._recover(session)
+        await served.has_begun.wait()
         with self._sessions.held(session):
             await served.transport.handle_request(scope, receive, send)
         if served.transport.is_terminated:
@@ -93,7 +95,8 @@ class McpHttp:
             refusal = json_response({"jsonrpc": "2.0", "id": None, "error": error}, 503)
             await refusal(scope, receive, send)
             return
-        served = await self._serve(session, None)
+        served = self._serve(session, None)
+        await served.has_begun.wait()
         answered = _Answered(send)
         try:
             with self._sessions.held(session):
@@ -101,17 +104,18 @@ class McpHttp:
         finally:
             if not answered.well or served.about is None:
                 self._sessions.end(session, "was not initialized")
-        if served.about is not None:
-            session.about = served.about
-            await session.keep()
+        await served.keep()
 
-    async def _recover(self, session: McpSession) -> "_Served":
-        return await self._serve(session, session.about)
+    def _recover(self, session: McpSession) -> "_Served":
+        """Go on with a session of an earlier process: its client need not know."""
+        about = msgspec.json.decode(session.about, type=_About)
+        session.restore_wishes(about.log_level, about.uris)
+        return self._serve(session, about)
 
-    async def _serve(self, session: McpSession, about: bytes | None) -> "_Served":
+    def _serve(self, session: McpSession, about: "_About | None") -> "_Served":
         served = self._served[session.session_id] = _Served(session, about, self._server)
+        session.on_wish = lambda: self._tasks.create_task(served.keep())
         served.task = self._tasks.create_task(served.run())
-        await served.has_begun.wait()
         return served
 
     def _stop_serving(self, session_id: str) -> None:
@@ -125,6 +129,8 @@ class _About(msgspec.Struct, frozen=True):
 
     protocol_version: str
     client: dict[str, Any]
+    log_level: str | None = None
+    uris: tuple[str, ...] = ()
 
 
 class _Served:
@@ -132,13 +138,13 @@ class _Served:
 
     task: asyncio.Task[None] | None = None
 
-    def __init__(self, session: McpSession, about: bytes | None, server: McpServer) -> None:
+    def __init__(self, session: McpSession, about: _About | None, server: McpServer) -> None:
         self.transport = StreamableHTTPServerTransport(
             session.session_id, event_store=McpEvents(), retry_interval=_RETRY_MS
         )
         self.has_begun = asyncio.Event()
         self._session = session
-        self._known = None if about is None else msgspec.json.decode(about, type=_About)
+        self._known = about
         self._server = server
         self._connection: Connection | None = None
 
@@ -149,7 +155,16 @@ class _Served:
         if connection is None or connection.client_params is None:
             return None
         said = connection.client_params.model_dump(by_alias=True, mode="json", exclude_none=True)
-        return msgspec.json.encode(_About(connection.protocol_version, said))
+        level, uris = self._session.log_level, tuple(sorted(self._session.subscriptions))
+        return msgspec.json.encode(_About(connection.protocol_version, said, level, uris))
+
+    async def keep(self) -> None:
+        """Have another process know what it must; where that fails, it is tried at each call."""
+        about = self.about
+        if about is not None and about != self._session.about:
+            self._session.about, self._session.is_kept = about, False
+            with suppress(ServiceUnavailable):
+                await self._session.keep()
 
     async def run(self) -> None:
         """Serve until cancelled, or until the client ends the session."""

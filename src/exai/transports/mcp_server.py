@@ -84,6 +84,7 @@ _RELAYED: Mapping[str, type[RequestParams]] = {
     "prompts/list": PaginatedRequestParams,
     "prompts/get": GetPromptRequestParams,
     "completion/complete": CompleteRequestParams,
+    "logging/setLevel": SetLevelRequestParams,
 }
 
 
@@ -114,7 +115,6 @@ class McpServer:
         add = self.sdk.add_request_handler
         add("tools/list", PaginatedRequestParams, self._list_tools)
         add("tools/call", CallToolRequestParams, self._call_tool)
-        add("logging/setLevel", SetLevelRequestParams, self._set_level)
         add("subscriptions/listen", SubscriptionsListenRequestParams, self._listen)
         for method, params in _RELAYED.items():
             add(method, params, self._relay)
@@ -195,16 +195,13 @@ class McpServer:
         outcome = await self._outcome_of(ctx, request)
         if isinstance(outcome, Completed):
             if outcome.input_required is None:
+                self._session_of(ctx).note_wish(ctx.method, arguments)
                 return _complete(ctx, outcome.structured or {})
             if _era_of(ctx) is Era.MODERN:
                 return mcp_results.input_required_result(outcome.input_required, Era.MODERN)
             raise MCPError(INTERNAL_ERROR, mcp_results.CANNOT_BE_ASKED)
         error = msgspec.to_builtins(outcome.error)
         raise _as_sdk_error(mcp_results.method_error(ctx.method, error, _era_of(ctx)))
-
-    async def _set_level(self, ctx: Context, params: SetLevelRequestParams) -> dict[str, Any]:
-        self._session_of(ctx).log_level = params.level
-        return await self._relay(ctx, params)
 
     async def _listen(
         self, ctx: Context, params: SubscriptionsListenRequestParams
@@ -293,9 +290,10 @@ def _notifying(ctx: Context, *, related: bool) -> Notify:
 
 def _idempotency_key(ctx: Context, meta: dict[str, Any]) -> str | None:
     """Return the key under which a request may be sent again, from its `_meta` or a header."""
-    key = meta.get(IDEMPOTENCY_KEY)
-    if key is None and ctx.request is not None:
-        key = ctx.request.headers.get("idempotency-key")
+    header = None if ctx.request is None else ctx.request.headers.get("idempotency-key")
+    key = meta.get(IDEMPOTENCY_KEY, header)
+    if header is not None and key != header:
+        raise MCPError(INVALID_PARAMS, f"{IDEMPOTENCY_KEY} and the header Idempotency-Key differ")
     try:
         return None if key is None else msgspec.convert(key, RequestId)
     except msgspec.ValidationError:
