@@ -41,7 +41,7 @@ async def test_a_server_behind_http_is_called_shown_and_found_again(tmp_path: Pa
             assert (shown["far"]["state"], shown["far"]["url"]) == ("ready", served.url)
             assert shown["far"]["protocol_version"] == "2026-07-28"
             assert "does not accept our credentials" in shown["off"]["last_end"]
-            assert SECRET not in health.text + metrics.text
+            assert SECRET not in str(shown) + metrics.text
 
 
 async def shown_servers(client: httpx2.AsyncClient) -> dict[str, Any]:
