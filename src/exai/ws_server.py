@@ -102,7 +102,7 @@ class Daemon:
         )
         self._sessions, self._tokens = self._reception.sessions, self._reception.tokens
         self._observation = self._build_observation()
-        self._mcp = McpDoor(config.server, self._reception, self.tools, SERVER, self._events)
+        self._mcp = McpDoor(config, self._reception, self.tools, SERVER, self._events)
         serve, may_enter = self._mcp.beside(self._reception.serve), self._mcp.may_enter
         routes = [*self._build_routes(read_config), self._mcp.route]
         self._doors = Doors(config.server, serve, routes, may_enter, self._events)

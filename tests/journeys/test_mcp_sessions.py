@@ -12,10 +12,10 @@ import msgspec
 import pytest
 
 from exai.core.config import Config, LimitsConfig, PrincipalConfig, Secret, ServerConfig
-from exai.core.events import SessionEnded
+from exai.core.events import SessionEnded, SessionOpened
 from exai.testing.running_daemon import TOKEN, RunningDaemon, daemon_config, running_daemon
 from exai.testing.scripted_tool import Gates, ScriptedTool
-from tests.journeys.mcp_doors import PATIENCE_S, mcp_url
+from tests.journeys.mcp_doors import DOORS, PATIENCE_S, mcp_client, mcp_url
 
 OTHER = "token-of-somebody-else-0123"
 TWO = {
@@ -310,3 +310,14 @@ async def test_a_refused_request_that_goes_on_and_on_ends_with_its_answer(
         assert answer.startswith(b"HTTP/1.1 401 ")
         assert b"connection: close" in answer.lower()
         writer.close()
+
+
+async def test_a_session_of_another_kind_is_none_of_http(tmp_path: Path, gates: Gates) -> None:
+    async with (
+        started(daemon_config(tmp_path), gates) as daemon,
+        http_client(daemon) as me,
+        mcp_client(daemon, DOORS[0]) as modern,
+    ):
+        await modern.list_tools()
+        other = await daemon.events.first_of(SessionOpened)
+        assert (await me.post(LIST, Mcp_Session_Id=other.session_id)).status_code == 404

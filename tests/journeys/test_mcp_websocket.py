@@ -11,7 +11,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from exai.core.config import AuthConfig, Config, ServerConfig
+from exai.core.config import AuthConfig, Config, LimitsConfig, ServerConfig
 from exai.core.events import SessionEnded
 from exai.core.outcomes import Completed, text_block
 from exai.core.tool import ToolRun
@@ -201,3 +201,31 @@ async def test_a_drain_delivers_what_runs(tmp_path: Path, gates: Gates) -> None:
         with pytest.raises(ConnectionClosed):
             await me.receive()
         assert me.websocket.close_code == 1012
+
+
+async def test_there_are_no_more_requests_under_way_than_may_be(
+    tmp_path: Path, gates: Gates
+) -> None:
+    config = daemon_config(tmp_path, limits=LimitsConfig(mcp_max_requests=2))
+    async with started(config, gates) as daemon, peer(daemon) as me:
+        await me.ask(INITIALIZE)
+        for number in (5, 6):
+            await me.send(call(f"g{number}", number))
+        await gates.until_inside("g5", "g6")
+        refused = await me.ask(LIST)
+        assert "limits.mcp_max_requests" in refused["error"]["message"]
+        gates.open("g5")
+        assert (await me.receive())["id"] == 5
+        assert "result" in await me.ask(LIST)
+
+
+@pytest.mark.parametrize("traceparent", [5, None, {"a": 1}])
+async def test_a_meta_of_any_shape_can_be_stored_and_read_again(
+    tmp_path: Path, gates: Gates, traceparent: Any
+) -> None:
+    keyed = call("a", 5)
+    keyed["params"]["_meta"] = {"exai/idempotencyKey": "key-1", "traceparent": traceparent}
+    async with started(daemon_config(tmp_path), gates) as daemon, peer(daemon) as me:
+        await me.ask(INITIALIZE)
+        gates.open("a")
+        assert (await me.ask(keyed))["result"]["isError"] is False

@@ -116,7 +116,7 @@ class Recovery:
         if self._left_s(record) <= 0:
             return Failed(_too_late(record).describe())
         has_run = record.state is CallState.RUNNING
-        if record.request is None or (has_run and not _may_run_again(record)):
+        if _request_of(record) is None or (has_run and not _may_run_again(record)):
             interrupted = CallInterrupted(may_have_run=bool(_possible_effect(record)))
             return Failed(interrupted.describe())
         return None
@@ -137,8 +137,9 @@ class Recovery:
 
     def _taken_over(self, record: CallRecord, peer: Peer) -> Call:
         """Return a call as it was, in this process."""
-        assert record.request is not None
-        call = Call(record.call_id, _decode(record.request), record.request_id, peer)
+        request = _request_of(record)
+        assert request is not None
+        call = Call(record.call_id, request, record.request_id, peer)
         now = self._clock.monotonic_s()
         call.known_as = record.follows or record.call_id
         call.timeout_s = record.timeout_s
@@ -200,6 +201,14 @@ def _as_far_as_their_work(
 
 def _is_of_one_caller(outcome: Outcome) -> bool:
     return isinstance(outcome, Failed) and outcome.error.code in _OF_ONE_CALLER
+
+
+def _request_of(record: CallRecord) -> CallTool | None:
+    """Return what was asked for; None where that is not known, or can no longer be read."""
+    try:
+        return None if record.request is None else _decode(record.request)
+    except msgspec.MsgspecError:
+        return None
 
 
 def _has_key(record: CallRecord) -> bool:

@@ -20,7 +20,6 @@ from exai.core.identity import Principal
 from exai.core.session_store import SessionRecord, SessionStore
 
 _SHARED = "shared-"
-_SHARED_IDLE_S = 60.0
 
 
 class McpSessionCalls(McpCalls, Protocol):
@@ -90,7 +89,8 @@ class McpSessions:
         known = self._sessions.get(session_id)
         if known is not None:
             return known
-        return self._open(session_id, principal, remote_address, client_name, _SHARED_IDLE_S)
+        ends_after_s = self._limits.mcp_session_idle_s
+        return self._open(session_id, principal, remote_address, client_name, ends_after_s)
 
     @contextmanager
     def held(self, session: McpSession) -> Iterator[McpSession]:

@@ -117,6 +117,8 @@ class LimitsConfig(Section, frozen=True, kw_only=True):
     principal_max_detached_sessions: PositiveCount = 200
     mcp_max_sessions: PositiveCount = 1000
     mcp_session_idle_s: PositiveSeconds = 1800.0
+    mcp_max_requests: PositiveCount = 1000
+    mcp_max_listeners: PositiveCount = 64
     max_result_bytes: PositiveCount = 16_777_216
     session_max_subscriptions: PositiveCount = 256
     session_max_unacked: PositiveCount = 1000

@@ -24,7 +24,7 @@ from mcp.shared.message import MessageMetadata
 from mcp.shared.transport_context import TransportContext
 from mcp_types import CONNECTION_CLOSED, INTERNAL_ERROR
 
-from exai.protocols.mcp_eras import Era, check_era
+from exai.protocols.mcp_eras import Era, check_era, owes_answer
 from exai.protocols.mcp_messages import (
     Id,
     McpError,
@@ -40,7 +40,6 @@ from exai.protocols.mcp_messages import (
 McpMessage = McpRequest | McpNotification | McpResponse
 CANCELLED = "notifications/cancelled"
 
-_CALL = "tools/call"
 _log = logging.getLogger(__name__)
 
 
@@ -57,6 +56,7 @@ class ChannelDispatcher(Dispatcher[TransportContext]):
         say: Callable[[bytes], None],
         era: Era,
         *,
+        max_requests: int,
         take_back: Callable[[Id], None],
         note_answered: Callable[[], None],
     ) -> None:
@@ -64,6 +64,7 @@ class ChannelDispatcher(Dispatcher[TransportContext]):
         self._say = say
         self._era = era
         self._transport = TransportContext(kind="channel", can_send_request=era is Era.HANDSHAKE)
+        self._max_requests = max_requests
         self._take_back = take_back
         self._note_answered = note_answered
         self._ids = itertools.count(1)
@@ -74,7 +75,8 @@ class ChannelDispatcher(Dispatcher[TransportContext]):
     @property
     def owes_answers(self) -> bool:
         """Tell whether any call is not answered yet."""
-        return any(message.method == _CALL for message in self._tasks.values())
+        requests = (each for each in self._tasks.values() if isinstance(each, McpRequest))
+        return any(owes_answer(request.method) for request in requests)
 
     async def run(
         self,
@@ -90,6 +92,8 @@ class ChannelDispatcher(Dispatcher[TransportContext]):
             async with asyncio.TaskGroup() as tasks:
                 async for message in self._incoming:
                     match message:
+                        case McpRequest() if len(self._serving) >= self._max_requests:
+                            self._say(encode_error(message.id, _too_many(self._max_requests)))
                         case McpRequest():
                             task = tasks.create_task(self._serve(message, on_request))
                             self._serving[str(message.id)] = task
@@ -247,3 +251,11 @@ def _as_raised(error: dict[str, Any]) -> MCPError:
     if isinstance(code, int) and isinstance(message, str):
         return MCPError(code, message, error.get("data"))
     return MCPError(INTERNAL_ERROR, "the client's answer has no result")
+
+
+def _too_many(most: int) -> McpError:
+    return McpError(
+        INTERNAL_ERROR,
+        f"{most} requests of this connection are under way, and no more may be "
+        "(limits.mcp_max_requests)",
+    )

@@ -18,20 +18,20 @@ from exai.connections.outbox import Outbox
 from exai.connections.reception import Reception
 from exai.core.addresses import canonical_address, origin_of
 from exai.core.channel import Channel, ChannelClosed
-from exai.core.config import ServerConfig
+from exai.core.config import Config
 from exai.core.errors import QueueFull
 from exai.core.events import ConnectionRefused, EventSink
 from exai.core.identity import Principal
 from exai.protocols import close_codes
 from exai.protocols.close_codes import Close
 from exai.protocols.hello import Refused, ServerName
+from exai.protocols.mcp_eras import owes_answer
 from exai.tools.registry import ToolRegistry
 from exai.transports.json_responses import json_response, unauthorized
 from exai.transports.upgrade_rules import MCP_SUBPROTOCOL, bearer_token_of, forwarded_for_of
 from exai.transports.websocket import ServeChannel
 
 PATH = "/mcp"
-_LISTEN = "subscriptions/listen"
 
 
 class McpDoor:
@@ -39,7 +39,7 @@ class McpDoor:
 
     def __init__(
         self,
-        config: ServerConfig,
+        config: Config,
         reception: Reception,
         tools: ToolRegistry,
         name: ServerName,
@@ -126,8 +126,8 @@ class McpDoor:
                 raise Refused(close_codes.TRY_AGAIN_LATER) from None
             outbox = Outbox(
                 sdk.frame_text,
-                max_bytes=self._config.outbox_bytes,
-                patience_s=self._config.slow_consumer_s,
+                max_bytes=self._config.server.outbox_bytes,
+                patience_s=self._config.server.slow_consumer_s,
             )
             conversation = sdk.conversation(channel, outbox, session)
             with self._open(conversation), sessions.held(session):
@@ -149,7 +149,8 @@ class McpDoor:
             await json_response(refusal, 503, {"retry-after": "2"})(scope, receive, send)
             return
         sdk = self._sdk or await self._load()
-        is_owed = scope["method"] == "POST" and request.headers.get("mcp-method") != _LISTEN
+        method = request.headers.get("mcp-method", "")
+        is_owed = scope["method"] == "POST" and owes_answer(method)
         self._owed_count += is_owed
         try:
             await sdk.serve_http(principal, address, scope, receive, send)
@@ -169,7 +170,7 @@ class McpDoor:
     def _address_of(self, request: HTTPConnection) -> str:
         assert request.client is not None
         peer, forwarded = request.client.host, forwarded_for_of(request.headers.items())
-        return origin_of(canonical_address(peer), forwarded, self._config.trusted_proxies)
+        return origin_of(canonical_address(peer), forwarded, self._config.server.trusted_proxies)
 
     def _slow_down_of(self, principal: Principal, address: str) -> Callable[[], Awaitable[None]]:
         """Return what waits until one more message of somebody may come."""

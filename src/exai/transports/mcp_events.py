@@ -13,7 +13,7 @@ from mcp_types import JSONRPCMessage, JSONRPCResponse
 from exai.calls.arguments_digest import size_bytes_of
 
 _MAX_EVENTS = 500
-_MAX_BYTES = 16_777_216
+_MAX_BYTES = 4_194_304
 _SMALL_BYTES = 1000
 
 

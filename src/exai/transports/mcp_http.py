@@ -7,7 +7,7 @@ sessions; these are ours, for they outlive the daemon's process, and belong to a
 import asyncio
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import msgspec
 from mcp.server.connection import Connection
@@ -21,6 +21,7 @@ from mcp.shared.message import SessionMessage
 from mcp.shared.transport_context import TransportContext
 from mcp_types import InitializeRequestParams, JSONRPCMessage, JSONRPCNotification
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from pydantic import ValidationError
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
@@ -80,6 +81,9 @@ class McpHttp:
             await _no_session()(scope, receive, send)
             return
         served = self._served.get(session_id) or self._recover(session)
+        if served is None:
+            await _no_session()(scope, receive, send)
+            return
         await served.has_begun.wait()
         with self._sessions.held(session):
             await served.transport.handle_request(scope, receive, send)
@@ -106,14 +110,21 @@ class McpHttp:
                 self._sessions.end(session, "was not initialized")
         await served.keep()
 
-    def _recover(self, session: McpSession) -> "_Served":
-        """Go on with a session of an earlier process: its client need not know."""
-        about = msgspec.json.decode(session.about, type=_About)
-        session.restore_wishes(about.log_level, about.uris)
-        return self._serve(session, about)
+    def _recover(self, session: McpSession) -> "_Served | None":
+        """Go on with a session of an earlier process: its client need not know.
 
-    def _serve(self, session: McpSession, about: "_About | None") -> "_Served":
-        served = self._served[session.session_id] = _Served(session, about, self._server)
+        None where it is none of HTTP, or one that this version cannot go on with.
+        """
+        try:
+            about = msgspec.json.decode(session.about, type=_About)
+            client = InitializeRequestParams.model_validate(about.client)
+        except (msgspec.MsgspecError, ValidationError):
+            return None
+        session.restore_wishes(about.log_level, about.uris)
+        return self._serve(session, _Known(about.protocol_version, client))
+
+    def _serve(self, session: McpSession, known: "_Known | None") -> "_Served":
+        served = self._served[session.session_id] = _Served(session, known, self._server)
         session.on_wish = lambda: self._tasks.create_task(served.keep())
         served.task = self._tasks.create_task(served.run())
         return served
@@ -133,18 +144,25 @@ class _About(msgspec.Struct, frozen=True):
     uris: tuple[str, ...] = ()
 
 
+class _Known(NamedTuple):
+    """What is known of a client without its `initialize`."""
+
+    protocol_version: str
+    client: InitializeRequestParams
+
+
 class _Served:
     """A session's streams, and the loop that serves them. `about` is None before `initialize`."""
 
     task: asyncio.Task[None] | None = None
 
-    def __init__(self, session: McpSession, about: _About | None, server: McpServer) -> None:
+    def __init__(self, session: McpSession, known: _Known | None, server: McpServer) -> None:
         self.transport = StreamableHTTPServerTransport(
             session.session_id, event_store=McpEvents(), retry_interval=_RETRY_MS
         )
         self.has_begun = asyncio.Event()
         self._session = session
-        self._known = about
+        self._known = known
         self._server = server
         self._connection: Connection | None = None
 
@@ -175,9 +193,7 @@ class _Served:
             )
             connection = Connection.for_loop(dispatcher, session_id=self._session.session_id)
             if self._known is not None:
-                connection.client_params = InitializeRequestParams.model_validate(
-                    self._known.client
-                )
+                connection.client_params = self._known.client
                 connection.protocol_version = self._known.protocol_version
                 connection.initialized.set()
             self._connection = connection

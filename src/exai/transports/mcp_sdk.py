@@ -6,7 +6,7 @@ from exai.connections.mcp_session import McpSession
 from exai.connections.mcp_sessions import McpSessions
 from exai.connections.outbox import Outbox
 from exai.core.channel import Channel
-from exai.core.config import ServerConfig
+from exai.core.config import Config
 from exai.core.errors import ToolNotFound
 from exai.core.identity import Principal
 from exai.core.tool import ToolSpec
@@ -23,11 +23,13 @@ class McpSdk:
     frame_text = staticmethod(frame_text)
 
     def __init__(
-        self, name: ServerName, sessions: McpSessions, tools: ToolRegistry, config: ServerConfig
+        self, name: ServerName, sessions: McpSessions, tools: ToolRegistry, config: Config
     ) -> None:
         self._tools = tools
-        self._server = McpServer(name, sessions, self._tool_of)
-        self._http = McpHttp(self._server, sessions, config.max_message_bytes)
+        self._max_requests = config.limits.mcp_max_requests
+        listeners = config.limits.mcp_max_listeners
+        self._server = McpServer(name, sessions, self._tool_of, max_listeners=listeners)
+        self._http = McpHttp(self._server, sessions, config.server.max_message_bytes)
 
     async def run(self) -> None:
         """Let requests be served, until cancelled."""
@@ -35,7 +37,7 @@ class McpSdk:
 
     def conversation(self, channel: Channel, outbox: Outbox, session: McpSession) -> Conversation:
         """Return what will be said over a channel."""
-        return Conversation(channel, outbox, self._server, session)
+        return Conversation(channel, outbox, self._server, session, self._max_requests)
 
     async def serve_http(
         self, principal: Principal, remote_address: str, scope: Scope, receive: Receive, send: Send

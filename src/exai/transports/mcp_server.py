@@ -98,7 +98,10 @@ class McpCaller(NamedTuple):
 class McpServer:
     """The methods of MCP. `sdk` has their handlers."""
 
-    def __init__(self, name: ServerName, sessions: McpSessions, tool_of: ToolOf) -> None:
+    def __init__(
+        self, name: ServerName, sessions: McpSessions, tool_of: ToolOf, *, max_listeners: int
+    ) -> None:
+        self._max_listeners = max_listeners
         self._sessions = sessions
         self._tool_of = tool_of
         self._under_way: dict[tuple[str, str], McpCall] = {}
@@ -158,7 +161,7 @@ class McpServer:
             name=params.name,
             arguments=raw.get("arguments") or {},
             idempotency_key=_idempotency_key(ctx, meta),
-            traceparent=meta.get("traceparent"),
+            traceparent=_text(meta.get("traceparent")),
             meta=meta_for_the_server(meta),
             input={key: raw[key] for key in ("inputResponses", "requestState") if key in raw},
         )
@@ -213,6 +216,8 @@ class McpServer:
             raise _as_sdk_error(fault) from None
         notify = _notifying(ctx, related=True)
         with self._sessions.held(self._session_of(ctx)) as session:
+            if len(session.listeners) >= self._max_listeners:
+                raise MCPError(INTERNAL_ERROR, "too many listen (limits.mcp_max_listeners)")
             async with (
                 NewsOfSession(session, listening, notify) as news,
                 session.watching(listening.uris) as watched,
@@ -301,6 +306,10 @@ def _idempotency_key(ctx: Context, meta: dict[str, Any]) -> str | None:
             INVALID_PARAMS,
             f"{IDEMPOTENCY_KEY}: expected 1 to 128 printable ASCII characters, without space",
         ) from None
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _as_sdk_error(fault: McpError) -> MCPError:

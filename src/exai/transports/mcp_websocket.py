@@ -61,8 +61,14 @@ class Conversation:
     """What is said with one peer, over one channel."""
 
     def __init__(
-        self, channel: Channel, outbox: Outbox, server: McpServer, session: McpSession
+        self,
+        channel: Channel,
+        outbox: Outbox,
+        server: McpServer,
+        session: McpSession,
+        max_requests: int,
     ) -> None:
+        self._max_requests = max_requests
         self._channel = channel
         self._outbox = outbox
         self._server = server
@@ -102,6 +108,7 @@ class Conversation:
                 incoming,
                 self._say,
                 era,
+                max_requests=self._max_requests,
                 take_back=self._take_back,
                 note_answered=self._close_if_done,
             )
