@@ -1,7 +1,7 @@
 """Starting the daemon for a bridge that finds none: once, however many bridges look for it.
 
-The daemon is nobody's child: it has a session of its own, logs to a file in the state
-directory, and outlives the bridge.
+The daemon has a session of its own, logs to a file in the state directory, and outlives the
+bridge.
 """
 
 import asyncio
