@@ -141,3 +141,14 @@ async def test_what_a_client_over_http_wants_to_hear_outlives_a_restart(tmp_path
 
 def request(method: str, /, **params: Any) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": 5, "method": method, "params": params}
+
+
+@modern_doors
+async def test_who_listens_is_told_when_the_daemon_stops(daemon: RunningDaemon, door: Door) -> None:
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        mcp_client(daemon, door) as client,
+        client.listen(tools_list_changed=True) as news,
+    ):
+        daemon.stop.set()
+        assert [each async for each in news] == []  # the end is a graceful one: nothing is raised

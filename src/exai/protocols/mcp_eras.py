@@ -27,7 +27,6 @@ CLIENT_CAPABILITIES_KEY = _RESERVED + "clientCapabilities"
 LOG_LEVEL_KEY = _RESERVED + "logLevel"
 SERVER_INFO_KEY = _RESERVED + "serverInfo"
 _OWN = "exai/"
-LISTEN = "subscriptions/listen"
 IDEMPOTENCY_KEY = _OWN + "idempotencyKey"
 
 _OF_THIS_CONNECTION = frozenset({VERSION_KEY, CLIENT_INFO_KEY, "progressToken"})
@@ -200,8 +199,3 @@ def finish_result(
     if method in CACHEABLE_METHODS and kind == "complete":
         finished = {"ttlMs": 0, "cacheScope": "private", **finished}
     return finished
-
-
-def owes_answer(method: str) -> bool:
-    """Tell whether a request ends by itself; what listens goes on until its client has enough."""
-    return method != LISTEN

@@ -24,7 +24,7 @@ from mcp.shared.message import MessageMetadata
 from mcp.shared.transport_context import TransportContext
 from mcp_types import CONNECTION_CLOSED, INTERNAL_ERROR
 
-from exai.protocols.mcp_eras import Era, check_era, owes_answer
+from exai.protocols.mcp_eras import Era, check_era
 from exai.protocols.mcp_messages import (
     Id,
     McpError,
@@ -74,9 +74,8 @@ class ChannelDispatcher(Dispatcher[TransportContext]):
 
     @property
     def owes_answers(self) -> bool:
-        """Tell whether any call is not answered yet."""
-        requests = (each for each in self._tasks.values() if isinstance(each, McpRequest))
-        return any(owes_answer(request.method) for request in requests)
+        """Tell whether any request is not answered yet."""
+        return any(isinstance(message, McpRequest) for message in self._tasks.values())
 
     async def run(
         self,

@@ -25,7 +25,6 @@ from exai.core.identity import Principal
 from exai.protocols import close_codes
 from exai.protocols.close_codes import Close
 from exai.protocols.hello import Refused, ServerName
-from exai.protocols.mcp_eras import owes_answer
 from exai.tools.registry import ToolRegistry
 from exai.transports.json_responses import json_response, unauthorized
 from exai.transports.upgrade_rules import MCP_SUBPROTOCOL, bearer_token_of, forwarded_for_of
@@ -98,6 +97,8 @@ class McpDoor:
     async def close_all(self, close: Close, patience_s: float) -> None:
         """Close every connection once it has sent what it owes; wait so long for all answers."""
         self._is_closing = True
+        if self._sdk is not None:
+            self._sdk.end_listening()
         for each in list(self._conversations):
             each.finish(close)
         with suppress(TimeoutError):
@@ -149,8 +150,7 @@ class McpDoor:
             await json_response(refusal, 503, {"retry-after": "2"})(scope, receive, send)
             return
         sdk = self._sdk or await self._load()
-        method = request.headers.get("mcp-method", "")
-        is_owed = scope["method"] == "POST" and owes_answer(method)
+        is_owed = scope["method"] == "POST"
         self._owed_count += is_owed
         try:
             await sdk.serve_http(principal, address, scope, receive, send)

@@ -39,6 +39,7 @@ class NewsOfSession:
         self._notify = notify
         self._untold: dict[News, None] = {}
         self._has_news = asyncio.Event()
+        self._is_over = False
 
     async def __aenter__(self) -> Self:
         self._session.listeners.add(self._hear)
@@ -53,15 +54,20 @@ class NewsOfSession:
         self._session.listeners.discard(self._hear)
 
     async def tell(self) -> None:
-        """Tell the news until cancelled."""
+        """Tell the news until cancelled, or told to end."""
         subscription = None if self._listening is None else self._listening.subscription
-        while True:
+        while not self._is_over:
             await self._has_news.wait()
             self._has_news.clear()
             while self._untold:
                 news = next(iter(self._untold))
                 del self._untold[news]
                 await self._notify(news.method, news.params(subscription))
+
+    def end(self) -> None:
+        """Let `tell` return once it has told what it has heard."""
+        self._is_over = True
+        self._has_news.set()
 
     def _hear(self, reply: Reply) -> None:
         news = _news_of(reply)

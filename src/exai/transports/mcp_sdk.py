@@ -39,6 +39,10 @@ class McpSdk:
         """Return what will be said over a channel."""
         return Conversation(channel, outbox, self._server, session, self._max_requests)
 
+    def end_listening(self) -> None:
+        """Answer all requests that listen."""
+        self._server.end_listening()
+
     async def serve_http(
         self, principal: Principal, remote_address: str, scope: Scope, receive: Receive, send: Send
     ) -> None:

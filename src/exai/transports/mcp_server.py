@@ -104,6 +104,8 @@ class McpServer:
         self._max_listeners = max_listeners
         self._sessions = sessions
         self._tool_of = tool_of
+        self._is_over = False
+        self._listening: set[NewsOfSession] = set()
         self._under_way: dict[tuple[str, str], McpCall] = {}
         hints: dict[CacheableMethod, CacheHint] = dict.fromkeys(
             _LISTS, CacheHint(ttl_ms=_LISTS_STAY_FRESH_MS)
@@ -141,6 +143,12 @@ class McpServer:
         call = self._under_way.get((session.session_id, str(request_id)))
         if call is not None:
             call.take_back()
+
+    def end_listening(self) -> None:
+        """Answer all requests that listen, or will: they would go on for ever."""
+        self._is_over = True
+        for news in self._listening:
+            news.end()
 
     async def tell_news(self, session: McpSession, notify: Notify) -> None:
         """Tell a client of before 2026 what is new, for as long as it is there; once is enough."""
@@ -224,8 +232,14 @@ class McpServer:
             ):
                 honored = listening._replace(uris=frozenset(watched))
                 await notify(ACKNOWLEDGED, honored.acknowledgement())
-                await news.tell()
-        return listening.result()
+                self._listening.add(news)
+                if self._is_over:
+                    news.end()
+                try:
+                    await news.tell()
+                finally:
+                    self._listening.discard(news)
+        return _complete(ctx, listening.result())
 
     async def _initialized(self, ctx: Context, params: NotificationParams) -> None:
         await self.tell_news(self._session_of(ctx), _notifying(ctx, related=False))
