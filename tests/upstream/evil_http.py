@@ -72,6 +72,7 @@ class EvilServer:
         self._scheme = scheme
         self.asked: list[Asked] = []
         self.answers: dict[str, Answer] = {}
+        self.serving: set[asyncio.Task[Any]] = set()
         self.session_count = 0
         self.port = 0
 
@@ -89,6 +90,9 @@ class EvilServer:
         return [asked for asked in self.asked if asked.method == method]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.serving.add(task)
         try:
             while (asked := await _read(reader, writer)) is not None:
                 self.asked.append(asked)
@@ -97,6 +101,7 @@ class EvilServer:
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
+            self.serving.discard(task)
             writer.close()
 
     async def _as_usual(self, asked: Asked) -> None:
@@ -129,9 +134,12 @@ async def evil(tls: ssl.SSLContext | None = None) -> AsyncIterator[EvilServer]:
     server = EvilServer("http" if tls is None else "https")
     listening = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls)
     server.port = listening.sockets[0].getsockname()[1]
-    async with listening:
+    try:
         yield server
+    finally:
         listening.close()
+        for serving in server.serving:
+            serving.cancel()
 
 
 async def _read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Asked | None:

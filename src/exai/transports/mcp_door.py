@@ -7,12 +7,11 @@ memory, so it happens once, in a thread. What is said then is not known here.
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from importlib import import_module
 from typing import Any
 
 from starlette.requests import HTTPConnection
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from exai.connections.outbox import Outbox
 from exai.connections.reception import Reception
@@ -22,6 +21,7 @@ from exai.core.config import Config
 from exai.core.errors import QueueFull
 from exai.core.events import ConnectionRefused, EventSink
 from exai.core.identity import Principal
+from exai.core.slow_imports import import_in_thread
 from exai.protocols import close_codes
 from exai.protocols.close_codes import Close
 from exai.protocols.hello import Refused, ServerName
@@ -150,12 +150,21 @@ class McpDoor:
             await json_response(refusal, 503, {"retry-after": "2"})(scope, receive, send)
             return
         sdk = self._sdk or await self._load()
-        is_owed = scope["method"] == "POST"
-        self._owed_count += is_owed
+        owed_count = 0
+
+        async def receive_all() -> Message:
+            """Owe an answer to who has sent all of a request."""
+            nonlocal owed_count
+            message = await receive()
+            if scope["method"] == "POST" and not owed_count and not message.get("more_body"):
+                owed_count = 1
+                self._owed_count += 1
+            return message
+
         try:
-            await sdk.serve_http(principal, address, scope, receive, send)
+            await sdk.serve_http(principal, address, scope, receive_all, send)
         finally:
-            self._owed_count -= is_owed
+            self._owed_count -= owed_count
             self._has_left.set()
 
     @contextmanager
@@ -188,7 +197,7 @@ class McpDoor:
         await self._has_begun.wait()
         async with self._loading:
             if self._sdk is None:
-                module = await asyncio.to_thread(import_module, "exai.transports.mcp_sdk")
+                module = await import_in_thread("exai.transports.mcp_sdk")
                 self._sdk = module.McpSdk(
                     self._name, self._reception.mcp_sessions, self._tools, self._config
                 )

@@ -6,11 +6,11 @@ first server has been started. `sdk_handshake` is the only module that knows the
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from importlib import import_module
 from typing import Any
 
 import msgspec
 
+from exai.core.slow_imports import import_in_thread
 from exai.upstream.json_rpc import Requests
 
 CAPABILITIES_META = "io.modelcontextprotocol/clientCapabilities"
@@ -64,9 +64,7 @@ class Handshake:
         """
         async with self._importing:
             if self._negotiate is None:
-                sdk_handshake = await asyncio.to_thread(
-                    import_module, "exai.upstream.sdk_handshake"
-                )
+                sdk_handshake = await import_in_thread("exai.upstream.sdk_handshake")
                 self._negotiate = sdk_handshake.negotiate
         return await self._negotiate(connection, self._client_version, discover, capabilities)
 

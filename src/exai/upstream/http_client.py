@@ -10,6 +10,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from exai.core.slow_imports import importing_alone
 from exai.upstream.carrier import Carrier
 
 if TYPE_CHECKING:
@@ -77,10 +78,11 @@ def _load() -> "httpx2.AsyncClient":
     The machine's proxy settings hold, but never for loopback. How many connections there
     are is for the permits to say, not for the pool.
     """
-    import anyio
-    import httpx2
+    with importing_alone():
+        import anyio
+        import httpx2
 
-    import exai.upstream.http_carrier  # noqa: F401
+        import exai.upstream.http_carrier  # noqa: F401
 
     anyio.run(anyio.sleep, 0)  # imports its backend: 100 ms that no later loop pays for
     return httpx2.AsyncClient(
