@@ -6,6 +6,7 @@ import json
 import os
 import ssl
 import time
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def saying(status: int, body: str = "", **headers: str) -> Answer:
         (401, "who?", {}, "does not accept our credentials (401 Unauthorized): who?", {}),
         (403, "<h1>no</h1>", {"content_type": "text/html"}, "refuses access (403 Forbidden)", {}),
         (405, "", {}, "takes no such request at its url (405 Method Not Allowed)", {}),
-        (413, "", {}, "finds the request too large (413 Request Entity Too Large)", {}),
+        (413, "", {}, f"finds the request too large (413 {HTTPStatus(413).phrase})", {}),
         (418, "tea\x1b[1m", {}, r"refuses the request (418 I'm a Teapot): tea\x1b[1m", {}),
         (500, "oops", {}, "failed (500 Internal Server Error): oops", RAN),
         (502, "", {}, "is not there, says what stands before it (502 Bad Gateway)", RAN),
