@@ -7,6 +7,7 @@ import pytest
 from mcp_types import InitializeResult
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 
+from exai.core.message_ids import find_id
 from exai.protocols.mcp_eras import (
     CLIENT_CAPABILITIES_KEY,
     HANDSHAKE_VERSIONS,
@@ -34,7 +35,6 @@ from exai.protocols.mcp_messages import (
     encode_error,
     encode_notification,
     encode_result,
-    find_id,
     read_message,
 )
 from exai.protocols.mcp_news import News, read_listen

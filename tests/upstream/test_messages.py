@@ -131,7 +131,7 @@ def test_an_id_is_a_number_or_its_digits(value: Any) -> None:
     assert id_of(value) is None
 
 
-@pytest.mark.parametrize("odd", [b"017", b'"\x01"', b'"\xff"', b'"a\\"', b"-0"])
+@pytest.mark.parametrize("odd", [b"017", b'"\x01"', b'"\xff"', b'"a\\"', b"+1", b"1e3"])
 def test_an_id_that_is_no_json_is_none(odd: bytes) -> None:
     line = b'{"id":%s,"result":{}}' % odd
     assert find_id(line, line) is None

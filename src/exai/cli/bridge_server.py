@@ -6,19 +6,23 @@ daemon only its session.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, NamedTuple
 
-import msgspec
-
-from exai.cli.bridge_session import BridgedCall, BridgeSession, CallFailed
+from exai.cli.bridge_session import BridgeSession, CallFailed
 from exai.cli.bridge_subscriptions import Subscriptions
 from exai.cli.bridge_tools import KnownTools
 from exai.client.answers import CallResult, Progress
 from exai.core.errors import ErrorCode
-from exai.core.requests import RequestId
+from exai.core.message_ids import Id, find_id
+from exai.protocols.mcp_calls import (
+    Answer,
+    method_result,
+    read_method_call,
+    read_tool_call,
+    tool_result,
+)
 from exai.protocols.mcp_eras import (
-    IDEMPOTENCY_KEY,
-    LOG_LEVEL_KEY,
     Era,
     ServerInfo,
     check_era,
@@ -26,15 +30,13 @@ from exai.protocols.mcp_eras import (
     era_of_first,
     finish_result,
     initialize_result,
-    meta_for_the_server,
     meta_of,
 )
-from exai.protocols.mcp_logging import LEVELS, is_wanted, read_level
+from exai.protocols.mcp_logging import LEVELS, read_level
 from exai.protocols.mcp_messages import (
     INVALID_PARAMS,
     INVALID_REQUEST,
     PARSE_ERROR,
-    Id,
     McpError,
     McpNotification,
     McpRequest,
@@ -43,27 +45,15 @@ from exai.protocols.mcp_messages import (
     encode_error,
     encode_notification,
     encode_result,
-    find_id,
     read_message,
 )
 from exai.protocols.mcp_news import ACKNOWLEDGED, News, read_listen
-from exai.protocols.mcp_progress import ProgressCount, progress_token
-from exai.protocols.mcp_results import (
-    CANNOT_BE_ASKED,
-    completed_result,
-    failed_result,
-    input_required_result,
-    method_error,
-    tool_error,
-    tools_result,
-)
+from exai.protocols.mcp_results import Result, failed_result, method_error, tools_result
+from exai.protocols.mcp_telling import Telling
 from exai.upstream.line_splitter import Overlong
 from exai.upstream.messages import TooIntricate, Unreadable, decode_message
 
 _MAX_IN_FLIGHT = 1000
-_INPUT_FIELDS = ("inputResponses", "requestState")
-
-Result = dict[str, Any]
 
 
 class Wire(NamedTuple):
@@ -228,40 +218,18 @@ class BridgeServer:
         return tools_result(self._tools.tools or await self._tools.wait(), self._era)
 
     async def _call_tool(self, request: McpRequest) -> Result:
-        call = _read_call(request)
+        call = read_tool_call(request.params)
         result = await self._session.call(call, self._listener(request))
         assert self._era is not None
-        if result.input_required is not None:
-            return input_required_result(result.input_required, self._era)
-        if result.ok:
-            return completed_result(result.outputs, result.structured, result.result_meta)
-        error = _error_of(result)
-        fault = tool_error(call.name, error, is_continued=bool(call.input))
-        if fault is not None:
-            raise fault
-        return failed_result(
-            error,
-            result.outputs,
-            result.structured,
-            has_output_schema=self._has_output_schema(request),
-        )
+        has_output_schema = partial(self._has_output_schema, request)
+        return tool_result(call, _answer_of(result), self._era, has_output_schema)
 
     async def _call_method(self, request: McpRequest) -> Result:
         """Have a request that is no tool call answered by the tool that bears its name."""
         assert self._era is not None
-        call = BridgedCall(
-            name=request.method,
-            arguments={key: value for key, value in request.params.items() if key != "_meta"},
-            meta=meta_for_the_server(meta_of(request.params)),
-        )
+        call = read_method_call(request.method, request.params)
         result = await self._session.call(call, self._listener(request))
-        if not result.ok:
-            raise method_error(request.method, _error_of(result), self._era)
-        if result.input_required is not None:
-            if self._era is Era.HANDSHAKE:
-                raise McpError(INVALID_REQUEST, CANNOT_BE_ASKED)
-            return input_required_result(result.input_required, self._era)
-        return result.structured or {}
+        return method_result(request.method, _answer_of(result), self._era)
 
     async def _listen(self, request: McpRequest) -> Result:
         listening = read_listen(request.id, request.params)
@@ -284,31 +252,18 @@ class BridgeServer:
 
     def _listener(self, request: McpRequest) -> Callable[[Progress], None]:
         """Return what tells the client how far its request is, and what the server logs."""
-        meta = meta_of(request.params)
-        token = progress_token(meta)
+        assert self._era is not None
         clock = asyncio.get_running_loop().time
-        count = None if token is None else ProgressCount(token, clock())
-        asked_level = meta.get(LOG_LEVEL_KEY)
+        telling = Telling(meta_of(request.params), self._era, clock())
 
         def hear(said: Progress) -> None:
             if self._wire.is_full():
                 return
-            if said.log is not None:
-                least = asked_level if self._era is Era.MODERN else self._log_level
-                if is_wanted(said.log, least):
-                    self._wire.write(encode_notification("notifications/message", said.log))
-            elif count is not None:
-                params = _told(count, said, clock())
-                if params is not None:
-                    self._wire.write(encode_notification("notifications/progress", params))
+            told = telling.told(said, clock(), self._log_level)
+            if told is not None:
+                self._wire.write(encode_notification(*told))
 
         return hear
-
-
-def _told(count: ProgressCount, said: Progress, now: float) -> dict[str, Any] | None:
-    if said.delta is not None and said.message is None and said.progress is None:
-        return count.streamed(now)
-    return count.told(now, progress=said.progress, total=said.total, message=said.message)
 
 
 async def _decode(
@@ -325,46 +280,14 @@ async def _decode(
     try:
         return read_message(await decode_message(line))
     except (Unreadable, TooIntricate) as fault:
-        ends = bytes(line[:4096]), bytes(line[-4096:].rstrip())
-        raise NotAMessage(str(fault), find_id(*ends), PARSE_ERROR) from None
+        raise NotAMessage(str(fault), find_id(line, line.rstrip()), PARSE_ERROR) from None
 
 
-def _read_call(request: McpRequest) -> BridgedCall:
-    """Read the params of `tools/call`. Raises `McpError`."""
-    params, meta = request.params, meta_of(request.params)
-    name, arguments = params.get("name"), params.get("arguments")
-    if not isinstance(name, str):
-        raise McpError(INVALID_PARAMS, "tools/call needs the name of a tool")
-    if arguments is not None and not isinstance(arguments, dict):
-        raise McpError(INVALID_PARAMS, "the arguments of a tool are an object")
-    traceparent = meta.get("traceparent")
-    return BridgedCall(
-        name=name,
-        arguments=arguments or {},
-        idempotency_key=_read_key(meta),
-        traceparent=traceparent if isinstance(traceparent, str) else None,
-        meta=meta_for_the_server(meta),
-        input=_input_of(params),
+def _answer_of(result: CallResult) -> Answer:
+    error = None if result.ok else result.frame.get("error")
+    if not result.ok and not isinstance(error, dict):
+        unknown = "the daemon does not say why"
+        error = {"code": ErrorCode.INTERNAL_ERROR.value, "message": unknown}
+    return Answer(
+        result.outputs, result.structured, result.result_meta, result.input_required, error
     )
-
-
-def _read_key(meta: dict[str, Any]) -> str | None:
-    key = meta.get(IDEMPOTENCY_KEY)
-    if key is None:
-        return None
-    try:
-        return msgspec.convert(key, RequestId)
-    except msgspec.ValidationError:
-        raise McpError(
-            INVALID_PARAMS, f"_meta[{IDEMPOTENCY_KEY!r}] is 1 to 128 ASCII characters without space"
-        ) from None
-
-
-def _input_of(params: dict[str, Any]) -> dict[str, Any]:
-    return {field: params[field] for field in _INPUT_FIELDS if params.get(field) is not None}
-
-
-def _error_of(result: CallResult) -> dict[str, Any]:
-    error = result.frame.get("error")
-    unknown = {"code": ErrorCode.INTERNAL_ERROR.value, "message": "the daemon does not say why"}
-    return error if isinstance(error, dict) else unknown

@@ -7,8 +7,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import msgspec
-
 from exai.cli.daemon_door import Door, NoDoor
 from exai.client.answers import CallResult, Frame, OnProgress
 from exai.client.backoff import Backoff
@@ -22,23 +20,13 @@ from exai.client.errors import (
     RequestTooLarge,
 )
 from exai.core.errors import ErrorCode
+from exai.core.requests import CallTool
 
 _REPEATS = 3
 _REPEATED_AT_FIRST_AFTER_S = 0.2
 _PATIENCE_WITH_RESTARTS_S = 5.0
 _A_LOOK_S = 1.0
 _KEPT_RESULTS = 100
-
-
-class BridgedCall(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be called, in the words of `exai.v1`."""
-
-    name: str
-    arguments: dict[str, Any]
-    idempotency_key: str | None = None
-    traceparent: str | None = None
-    meta: dict[str, Any] = {}
-    input: dict[str, Any] = {}
 
 
 class TokenRefused(Exception):
@@ -112,7 +100,7 @@ class BridgeSession:
             else:
                 tries = 0
 
-    async def call(self, call: BridgedCall, on_progress: OnProgress | None = None) -> CallResult:
+    async def call(self, call: CallTool, on_progress: OnProgress | None = None) -> CallResult:
         """Return the call's one answer, whatever it is; raise `CallFailed` where there is none.
 
         What was cut off by a daemon's end, and is certain to do no harm twice, is repeated.
@@ -193,7 +181,7 @@ class BridgeSession:
             except TimeoutError:
                 await self._starter.start()
 
-    async def _call_once(self, call: BridgedCall, on_progress: OnProgress | None) -> CallResult:
+    async def _call_once(self, call: CallTool, on_progress: OnProgress | None) -> CallResult:
         try:
             async with asyncio.timeout(self._patience_s):
                 client = await self.connected()
@@ -224,7 +212,7 @@ class BridgeSession:
         self._silence = words
 
 
-def _may_repeat(call: BridgedCall, result: CallResult) -> bool:
+def _may_repeat(call: CallTool, result: CallResult) -> bool:
     """Tell whether a call that a daemon's end has cut off may be made again as another call."""
     error = result.error
     if error is None or not error.retryable:

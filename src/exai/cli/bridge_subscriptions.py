@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from exai.cli.bridge_session import BridgedCall, BridgeSession, CallFailed
-from exai.protocols.mcp_messages import INTERNAL_ERROR, Id, McpError
+from exai.cli.bridge_session import BridgeSession, CallFailed
+from exai.core.message_ids import Id
+from exai.core.requests import CallTool
+from exai.protocols.mcp_messages import INTERNAL_ERROR, McpError
 from exai.protocols.mcp_news import LISTS_CHANGED, RESOURCE_UPDATED, Listening, News
 
 _MAX_LISTENERS = 64
@@ -87,7 +89,7 @@ class Subscriptions:
             while self._due:
                 (what, uri), (method, params) = self._due.popitem()
                 try:
-                    await self._session.call(BridgedCall(name=method, arguments=params))
+                    await self._session.call(CallTool(name=method, arguments=params))
                 except CallFailed:
                     self._due.setdefault((what, uri), (method, params))
                     break

@@ -101,7 +101,7 @@ def meta_of(params: Mapping[str, Any]) -> dict[str, Any]:
     return meta if isinstance(meta, dict) else {}
 
 
-def meta_for_the_server(meta: dict[str, Any]) -> dict[str, Any]:
+def meta_for_the_server(meta: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of a request's `_meta` goes along to an MCP server behind the daemon.
 
     A client that declares no capabilities says nothing by that.

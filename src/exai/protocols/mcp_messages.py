@@ -3,10 +3,11 @@
 Knows nothing of methods, eras or sockets.
 """
 
-import re
 from typing import Any, NamedTuple
 
 import msgspec
+
+from exai.core.message_ids import Id, usable_id
 
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
@@ -17,13 +18,6 @@ RESOURCE_NOT_FOUND = -32002
 MISSING_CLIENT_CAPABILITY = -32021
 UNSUPPORTED_PROTOCOL_VERSION = -32022
 URL_ELICITATION_REQUIRED = -32042
-
-Id = int | str
-
-_ID_TEXT = rb'"id"\s*:\s*(-?(?:0|[1-9]\d{0,17})|"[ !#-\[\]-~]{1,256}")\s*'
-_VERSION_TEXT = rb'"jsonrpc"\s*:\s*"2\.0"\s*'
-_ID_FIRST = re.compile(rb"\s*\{\s*(?:" + _VERSION_TEXT + rb",\s*)?" + _ID_TEXT + rb",")
-_ID_LAST = re.compile(rb",\s*" + _ID_TEXT + rb"(?:,\s*" + _VERSION_TEXT + rb")?\}\s*\Z")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -101,22 +95,6 @@ def _response(message: dict[str, Any], id_: Id | None) -> McpResponse:
         result if isinstance(result, dict) else None,
         error if isinstance(error, dict) else None,
     )
-
-
-def usable_id(value: Any) -> Id | None:
-    """Return a request id as it is, None where it cannot be one (`true` is no 1)."""
-    is_id = isinstance(value, (int, str)) and not isinstance(value, bool)
-    return value if is_id else None
-
-
-def find_id(head: bytes, tail: bytes) -> Id | None:
-    """Return the id of a message that cannot be decoded, by its first and last bytes.
-
-    Only the outermost object's id can stand where this looks: right after the opening
-    brace, or right before the closing one.
-    """
-    found = _ID_FIRST.match(head) or _ID_LAST.search(tail)
-    return None if found is None else usable_id(msgspec.json.decode(found[1]))
 
 
 def encode_request(id_: Id, method: str, params: dict[str, Any]) -> bytes:

@@ -7,7 +7,8 @@ that request. Knows no I/O.
 
 from typing import Any, NamedTuple
 
-from exai.protocols.mcp_messages import INVALID_PARAMS, Id, McpError
+from exai.core.message_ids import Id
+from exai.protocols.mcp_messages import INVALID_PARAMS, McpError
 
 SUBSCRIPTION_KEY = "io.modelcontextprotocol/subscriptionId"
 ACKNOWLEDGED = "notifications/subscriptions/acknowledged"

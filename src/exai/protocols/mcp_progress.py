@@ -5,6 +5,7 @@ the seconds since the call began. Pure: time is handed in.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 _STREAMED_EVERY_S = 1.0
@@ -57,7 +58,7 @@ class ProgressCount:
         return self._offset + progress
 
 
-def progress_token(meta: dict[str, Any]) -> int | str | None:
+def progress_token(meta: Mapping[str, Any]) -> int | str | None:
     """Return the token under which a request wants to hear of its progress."""
     token = meta.get("progressToken")
     is_token = isinstance(token, (int, str)) and not isinstance(token, bool)

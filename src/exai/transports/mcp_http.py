@@ -30,6 +30,7 @@ from exai.connections.mcp_session import McpSession
 from exai.connections.mcp_sessions import McpSessions
 from exai.core.errors import QueueFull, ServiceUnavailable
 from exai.core.lifecycle import running
+from exai.protocols.mcp_messages import INTERNAL_ERROR, INVALID_REQUEST
 from exai.transports.json_responses import json_response
 from exai.transports.mcp_dispatcher import CANCELLED
 from exai.transports.mcp_events import McpEvents
@@ -95,9 +96,7 @@ class McpHttp:
         try:
             session = self._sessions.open(caller.principal, caller.remote_address)
         except QueueFull as full:
-            error = {"code": -32603, "message": str(full)}
-            refusal = json_response({"jsonrpc": "2.0", "id": None, "error": error}, 503)
-            await refusal(scope, receive, send)
+            await _refusal(503, INTERNAL_ERROR, str(full))(scope, receive, send)
             return
         served = self._serve(session, None)
         await served.has_begun.wait()
@@ -256,5 +255,9 @@ class _Answered:
 
 
 def _no_session() -> Response:
-    error = {"code": -32600, "message": "Session not found"}
-    return json_response({"jsonrpc": "2.0", "id": None, "error": error}, 404)
+    return _refusal(404, INVALID_REQUEST, "Session not found")
+
+
+def _refusal(status: int, code: int, message: str) -> Response:
+    error = {"code": code, "message": message}
+    return json_response({"jsonrpc": "2.0", "id": None, "error": error}, status)

@@ -5,8 +5,9 @@ that lasts as long as it wants to (`subscriptions/listen`).
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from exai.connections.mcp_session import McpSession
 from exai.core.replies import (
@@ -17,9 +18,12 @@ from exai.core.replies import (
     ToolsChanged,
 )
 from exai.protocols.mcp_news import NEWS_OF_OP, RESOURCE_UPDATED, Listening, News
-from exai.transports.mcp_telling import Notify
 
 _MAX_NEWS = 1000
+
+Notify = Callable[[str, dict[str, Any]], Awaitable[None]]
+"""Sends a notification: its method, and its `params`."""
+
 _METHODS: dict[type[Reply], str] = {
     ToolsChanged: NEWS_OF_OP["tools_changed"],
     ResourcesChanged: NEWS_OF_OP["resources_changed"],

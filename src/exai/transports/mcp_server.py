@@ -5,11 +5,13 @@ envelopes and shapes; here each method becomes a request to the router, and each
 says of it. Knows nothing of HTTP or WebSockets but what a request brings along.
 """
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, NamedTuple, cast
 
-import msgspec
 from mcp.server.caching import CacheableMethod, CacheHint
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import NotificationOptions, Server
@@ -36,24 +38,24 @@ from exai.connections.mcp_session import McpCall, McpSession
 from exai.connections.mcp_sessions import McpSessions
 from exai.core.errors import ExaiError
 from exai.core.identity import Principal
-from exai.core.outcomes import Completed, Failed, Outcome
-from exai.core.requests import CallTool, RequestId
+from exai.core.message_ids import Id
+from exai.core.outcomes import Failed
+from exai.core.requests import CallTool
 from exai.core.tool import ToolSpec
-from exai.protocols import mcp_results
+from exai.protocols import mcp_calls, mcp_results
 from exai.protocols.hello import ServerName
+from exai.protocols.mcp_calls import Answer, answer_of
 from exai.protocols.mcp_eras import (
-    IDEMPOTENCY_KEY,
     MODERN_VERSIONS,
     Era,
-    meta_for_the_server,
     meta_of,
 )
-from exai.protocols.mcp_messages import Id, McpError
+from exai.protocols.mcp_messages import McpError
 from exai.protocols.mcp_news import ACKNOWLEDGED, read_listen
+from exai.protocols.mcp_telling import Telling
 from exai.transports.mcp_client_side import client_side_of
-from exai.transports.mcp_news import NewsOfSession
+from exai.transports.mcp_news import NewsOfSession, Notify
 from exai.transports.mcp_raw import RawMessage
-from exai.transports.mcp_telling import Notify, Telling
 
 Context = ServerRequestContext[Any, Any]
 ToolOf = Callable[[Principal, str], ToolSpec | None]
@@ -163,65 +165,26 @@ class McpServer:
         return _complete(ctx, mcp_results.tools_result(tools, _era_of(ctx)))
 
     async def _call_tool(self, ctx: Context, params: CallToolRequestParams) -> dict[str, Any]:
-        raw = ctx.params or {}
-        meta = meta_of(raw)
-        request = CallTool(
-            name=params.name,
-            arguments=raw.get("arguments") or {},
-            idempotency_key=_idempotency_key(ctx, meta),
-            traceparent=_text(meta.get("traceparent")),
-            meta=meta_for_the_server(meta),
-            input={key: raw[key] for key in ("inputResponses", "requestState") if key in raw},
-        )
-        outcome = await self._outcome_of(ctx, request)
-        if isinstance(outcome, Completed):
-            if outcome.input_required is not None:
-                return mcp_results.input_required_result(outcome.input_required, _era_of(ctx))
-            return _complete(
-                ctx,
-                mcp_results.completed_result(
-                    outcome.outputs, outcome.structured, outcome.result_meta
-                ),
-            )
-        error = msgspec.to_builtins(outcome.error)
-        fault = mcp_results.tool_error(params.name, error, is_continued=bool(request.input))
-        if fault is not None:
-            raise _as_sdk_error(fault)
-        return _complete(
-            ctx,
-            mcp_results.failed_result(
-                error,
-                outcome.outputs,
-                outcome.structured,
-                has_output_schema=self._promises_structure(ctx, params.name),
-            ),
-        )
+        with _faults_of_the_sdk():
+            call = mcp_calls.read_tool_call(ctx.params or {}, _header_key(ctx))
+            answer = await self._answer_to(ctx, call)
+            has_schema = partial(self._promises_structure, ctx, call.name)
+            return _complete(ctx, mcp_calls.tool_result(call, answer, _era_of(ctx), has_schema))
 
     async def _relay(self, ctx: Context, params: RequestParams) -> dict[str, Any]:
-        raw = ctx.params or {}
-        arguments = {key: value for key, value in raw.items() if key != "_meta"}
-        request = CallTool(
-            name=ctx.method, arguments=arguments, meta=meta_for_the_server(meta_of(raw))
-        )
-        outcome = await self._outcome_of(ctx, request)
-        if isinstance(outcome, Completed):
-            if outcome.input_required is None:
-                self._session_of(ctx).note_wish(ctx.method, arguments)
-                return _complete(ctx, outcome.structured or {})
-            if _era_of(ctx) is Era.MODERN:
-                return mcp_results.input_required_result(outcome.input_required, Era.MODERN)
-            raise MCPError(INTERNAL_ERROR, mcp_results.CANNOT_BE_ASKED)
-        error = msgspec.to_builtins(outcome.error)
-        raise _as_sdk_error(mcp_results.method_error(ctx.method, error, _era_of(ctx)))
+        with _faults_of_the_sdk():
+            call = mcp_calls.read_method_call(ctx.method, ctx.params or {})
+            answer = await self._answer_to(ctx, call)
+            result = mcp_calls.method_result(ctx.method, answer, _era_of(ctx))
+        self._session_of(ctx).note_wish(call.name, call.arguments)
+        return _complete(ctx, result)
 
     async def _listen(
         self, ctx: Context, params: SubscriptionsListenRequestParams
     ) -> dict[str, Any]:
         assert ctx.request_id is not None
-        try:
+        with _faults_of_the_sdk():
             listening = read_listen(ctx.request_id, dict(ctx.params or {}))
-        except McpError as fault:
-            raise _as_sdk_error(fault) from None
         notify = _notifying(ctx, related=True)
         with self._sessions.held(self._session_of(ctx)) as session:
             if len(session.listeners) >= self._max_listeners:
@@ -244,21 +207,23 @@ class McpServer:
     async def _initialized(self, ctx: Context, params: NotificationParams) -> None:
         await self.tell_news(self._session_of(ctx), _notifying(ctx, related=False))
 
-    async def _outcome_of(self, ctx: Context, request: CallTool) -> Outcome:
+    async def _answer_to(self, ctx: Context, request: CallTool) -> Answer:
         """Make a call, and tell the client how it fares until its answer has come."""
         try:
             session = self._session_of(ctx)
         except ExaiError as refused:
-            return Failed(refused.describe())
+            return answer_of(Failed(refused.describe()))
         with self._sessions.held(session):
             call = session.call(request, client_side_of(ctx))
             named = session.session_id, str(ctx.request_id)
             self._under_way[named] = call
-            meta, notify = meta_of(ctx.params or {}), _notifying(ctx, related=True)
-            telling = Telling(meta, _era_of(ctx), session.log_level, notify)
+            clock, notify = asyncio.get_running_loop().time, _notifying(ctx, related=True)
+            telling = Telling(meta_of(ctx.params or {}), _era_of(ctx), clock())
             try:
                 while (said := await call.hear()) is not None:
-                    await telling.tell(said)
+                    told = telling.told(said, clock(), session.log_level)
+                    if told is not None:
+                        await notify(*told)
             except BaseException:
                 call.leave()
                 raise
@@ -266,7 +231,7 @@ class McpServer:
                 if self._under_way.get(named) is call:
                     del self._under_way[named]
         assert call.answer is not None
-        return call.answer.outcome
+        return answer_of(call.answer.outcome)
 
     def _schema_of(self, name: str) -> Mapping[str, Any] | None:
         """Return a tool's input schema, by which the SDK judges headers that mirror arguments."""
@@ -288,6 +253,15 @@ class McpServer:
         return self._sessions.shared(caller.principal, caller.remote_address, name)
 
 
+@contextmanager
+def _faults_of_the_sdk() -> Iterator[None]:
+    """Let the protocol's errors out as the SDK's own."""
+    try:
+        yield
+    except McpError as fault:
+        raise MCPError(fault.code, fault.message, fault.data) from None
+
+
 def _complete(ctx: Context, result: dict[str, Any]) -> dict[str, Any]:
     """Return a result that says, to those who look for it, that it is one."""
     return result if _era_of(ctx) is Era.HANDSHAKE else {"resultType": "complete"} | result
@@ -307,24 +281,9 @@ def _notifying(ctx: Context, *, related: bool) -> Notify:
     return notify
 
 
-def _idempotency_key(ctx: Context, meta: dict[str, Any]) -> str | None:
-    """Return the key under which a request may be sent again, from its `_meta` or a header."""
-    header = None if ctx.request is None else ctx.request.headers.get("idempotency-key")
-    key = meta.get(IDEMPOTENCY_KEY, header)
-    if header is not None and key != header:
-        raise MCPError(INVALID_PARAMS, f"{IDEMPOTENCY_KEY} and the header Idempotency-Key differ")
-    try:
-        return None if key is None else msgspec.convert(key, RequestId)
-    except msgspec.ValidationError:
-        raise MCPError(
-            INVALID_PARAMS,
-            f"{IDEMPOTENCY_KEY}: expected 1 to 128 printable ASCII characters, without space",
-        ) from None
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _as_sdk_error(fault: McpError) -> MCPError:
-    return MCPError(fault.code, fault.message, fault.data)
+def _header_key(ctx: Context) -> str | None:
+    """Return the idempotency key that came beside the message."""
+    header: str | None = None
+    if ctx.request is not None:
+        header = ctx.request.headers.get("idempotency-key")
+    return header

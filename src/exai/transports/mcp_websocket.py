@@ -17,6 +17,7 @@ from exai.connections.mcp_session import McpSession
 from exai.connections.outbox import Outbox
 from exai.core.channel import Channel, ChannelClosed
 from exai.core.errors import MalformedFrame
+from exai.core.message_ids import Id
 from exai.core.replies import Reply
 from exai.protocols import close_codes
 from exai.protocols.close_codes import Close
@@ -30,7 +31,6 @@ from exai.protocols.mcp_eras import (
 )
 from exai.protocols.mcp_messages import (
     PARSE_ERROR,
-    Id,
     McpError,
     McpRequest,
     NotAMessage,

@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 
+from exai.core import message_ids
+
 MAX_VALUES = 200_000
 """As many JSON values as can be decoded without holding the event loop for long."""
 
@@ -21,10 +23,7 @@ _LONE_SURROGATE = re.compile(
     rb"(?<!\\)((?:\\\\)*+)"
     rb"(?:(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
 )
-_ID = rb'"id"\s*:\s*(0|[1-9]\d{0,17}|"[ !#-\[\]-~]{1,64}")\s*'
 _VERSION = rb'"jsonrpc"\s*:\s*"2\.0"\s*'
-_ID_FIRST = re.compile(rb"\s*\{\s*(?:" + _VERSION + rb",\s*)?" + _ID + rb",")
-_ID_LAST = re.compile(rb",\s*" + _ID + rb"(?:,\s*" + _VERSION + rb")?\}\s*\Z")
 _METHOD_FIRST = re.compile(rb"\s*\{\s*(?:" + _VERSION + rb',\s*)?"method"\s*:')
 
 _decode_any = msgspec.json.Decoder().decode
@@ -59,13 +58,8 @@ def id_of(value: Any) -> int | None:
 
 
 def find_id(head: bytes | bytearray, tail: bytes | bytearray) -> int | None:
-    """Return the id of an answer that cannot be decoded, by its first and last bytes.
-
-    Only the outermost object's id can stand where this looks: right after the opening
-    brace, or right before the closing one.
-    """
-    found = _ID_FIRST.match(head[:_END_BYTES]) or _ID_LAST.search(tail[-_END_BYTES:])
-    return None if found is None else id_of(msgspec.json.decode(found[1]))
+    """Return the id of an answer that cannot be decoded, as we mint them."""
+    return id_of(message_ids.find_id(head, tail))
 
 
 def is_surely_no_answer(head: bytes) -> bool:
