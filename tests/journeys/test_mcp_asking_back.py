@@ -13,7 +13,7 @@ from exai.core.outcomes import Completed, text_block
 from exai.core.tool import ToolRun
 from exai.testing.running_daemon import daemon_config, running_daemon
 from exai.testing.scripted_tool import Gates, ScriptedTool
-from tests.journeys.test_mcp_sessions import INITIALIZE, LIST, call
+from tests.journeys.mcp_by_hand import INITIALIZE, LIST, call
 from tests.journeys.test_mcp_websocket import Peer, peer
 
 QUESTION = {"message": "Which one?", "requestedSchema": {"type": "object", "properties": {}}}

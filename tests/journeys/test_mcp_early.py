@@ -10,7 +10,7 @@ import pytest
 from exai.cli.exit_codes import ExitCode
 from tests.cli.exai_process import PATIENCE_S
 from tests.journeys.daemon_process import TOKEN, is_ready, name_server, serving, shell_in
-from tests.journeys.test_mcp_sessions import INITIALIZE
+from tests.journeys.mcp_by_hand import INITIALIZE
 
 HEADERS = {
     "Accept": "application/json, text/event-stream",

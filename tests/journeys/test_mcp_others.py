@@ -12,9 +12,9 @@ from mcp.shared.subscriptions import ResourcesListChanged, ResourceUpdated
 from mcp_types import PromptReference, ResourceTemplateReference
 
 from exai.testing.running_daemon import RunningDaemon
+from tests.journeys.mcp_by_hand import events_of, http_client
 from tests.journeys.mcp_doors import DOORS, PATIENCE_S, Door, door_name, mcp_client
 from tests.journeys.mcp_servers import library, serving
-from tests.journeys.test_mcp_sessions import events_of, http_client
 
 pytestmark = pytest.mark.slow
 

@@ -4,78 +4,22 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-import httpx2
-import msgspec
 import pytest
 
 from exai.core.config import Config, LimitsConfig, PrincipalConfig, Secret, ServerConfig
 from exai.core.events import SessionEnded, SessionOpened
 from exai.testing.running_daemon import TOKEN, RunningDaemon, daemon_config, running_daemon
 from exai.testing.scripted_tool import Gates, ScriptedTool
-from tests.journeys.mcp_doors import DOORS, PATIENCE_S, mcp_client, mcp_url
+from tests.journeys.mcp_by_hand import INITIALIZE, LIST, call, events_of, http_client
+from tests.journeys.mcp_doors import DOORS, mcp_client
 
 OTHER = "token-of-somebody-else-0123"
 TWO = {
     "default": PrincipalConfig(token=Secret(TOKEN)),
     "other": PrincipalConfig(token=Secret(OTHER)),
 }
-INITIALIZE: dict[str, Any] = {
-    "jsonrpc": "2.0",
-    "id": 0,
-    "method": "initialize",
-    "params": {
-        "protocolVersion": "2025-06-18",
-        "capabilities": {},
-        "clientInfo": {"name": "tester", "version": "1"},
-    },
-}
-LIST: dict[str, Any] = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
-
-
-def call(gate: str, request_id: int = 2) -> dict[str, Any]:
-    params = {"name": "gate", "arguments": {"gate": gate}}
-    return {"jsonrpc": "2.0", "id": request_id, "method": "tools/call", "params": params}
-
-
-class Http:
-    """A client that speaks streamable HTTP by hand."""
-
-    def __init__(self, http: httpx2.AsyncClient, url: str, token: str | None) -> None:
-        self.http = http
-        self.url = url
-        self.headers = {"Accept": "application/json, text/event-stream"}
-        if token is not None:
-            self.headers["Authorization"] = f"Bearer {token}"
-
-    async def post(self, message: Any, **headers: str) -> httpx2.Response:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return await self.http.post(self.url, json=message, headers=self.headers | named)
-
-    async def initialize(self) -> str:
-        answer = await self.post(INITIALIZE)
-        assert answer.status_code == 200, answer.text
-        session_id = answer.headers["mcp-session-id"]
-        self.headers |= {"Mcp-Session-Id": session_id, "MCP-Protocol-Version": "2025-06-18"}
-        done = await self.post({"jsonrpc": "2.0", "method": "notifications/initialized"})
-        assert done.status_code == 202
-        return str(session_id)
-
-    async def delete(self) -> httpx2.Response:
-        return await self.http.delete(self.url, headers=self.headers)
-
-
-@asynccontextmanager
-async def http_client(daemon: RunningDaemon, token: str | None = TOKEN) -> AsyncIterator[Http]:
-    async with httpx2.AsyncClient(timeout=PATIENCE_S) as http:
-        yield Http(http, mcp_url(daemon), token)
-
-
-def events_of(answer: httpx2.Response) -> list[Any]:
-    lines = answer.text.splitlines()
-    return [msgspec.json.decode(line[5:]) for line in lines if line[5:].strip().startswith("{")]
 
 
 @pytest.fixture
@@ -185,38 +129,6 @@ async def test_what_does_not_initialize_leaves_nothing_behind(tmp_path: Path, ga
             assert 200 <= answer.status_code < 500, answer.text
         assert (await me.post(INITIALIZE)).status_code == 200
         assert (await me.post(INITIALIZE)).status_code == 200
-
-
-async def test_an_answer_is_picked_up_where_the_connection_broke(
-    tmp_path: Path, gates: Gates
-) -> None:
-    async with started(daemon_config(tmp_path), gates) as daemon, http_client(daemon) as me:
-        initialize = INITIALIZE | {
-            "params": INITIALIZE["params"] | {"protocolVersion": "2025-11-25"}
-        }
-        opened = await me.post(initialize)
-        me.headers |= {
-            "Mcp-Session-Id": opened.headers["mcp-session-id"],
-            "MCP-Protocol-Version": "2025-11-25",
-        }
-        async with me.http.stream("POST", me.url, json=call("a"), headers=me.headers) as stream:
-            async for line in stream.aiter_lines():
-                if line.startswith("id:"):
-                    last_event_id = line[3:].strip()
-                    break
-            await gates.until_inside("a")
-        gates.open("a")
-        async with me.http.stream(
-            "GET", me.url, headers=me.headers | {"Last-Event-ID": last_event_id}
-        ) as stream:
-            async with asyncio.timeout(PATIENCE_S):
-                async for line in stream.aiter_lines():
-                    if line.startswith("data:") and line[5:].strip():
-                        answer = msgspec.json.decode(line[5:])
-                        break
-    assert answer["id"] == 2
-    assert answer["result"]["content"][0]["text"] == "through a"
-    assert gates.cancelled == []
 
 
 async def test_a_body_that_is_too_long_is_not_read(tmp_path: Path, gates: Gates) -> None:

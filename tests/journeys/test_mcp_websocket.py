@@ -17,8 +17,8 @@ from exai.core.outcomes import Completed, text_block
 from exai.core.tool import ToolRun
 from exai.testing.running_daemon import TOKEN, RunningDaemon, daemon_config, running_daemon
 from exai.testing.scripted_tool import Gates, ScriptedTool
+from tests.journeys.mcp_by_hand import INITIALIZE, LIST, call
 from tests.journeys.mcp_doors import PATIENCE_S
-from tests.journeys.test_mcp_sessions import INITIALIZE, LIST, call
 
 
 async def large(arguments: dict[str, Any], run: ToolRun) -> Completed:
@@ -217,6 +217,18 @@ async def test_there_are_no_more_requests_under_way_than_may_be(
         gates.open("g5")
         assert (await me.receive())["id"] == 5
         assert "result" in await me.ask(LIST)
+
+
+async def test_an_id_in_use_is_refused(tmp_path: Path, gates: Gates) -> None:
+    async with started(daemon_config(tmp_path), gates) as daemon, peer(daemon) as me:
+        await me.ask(INITIALIZE)
+        await me.send(call("a", 7))
+        await gates.until_inside("a")
+        refused = await me.ask(call("b", 7))
+        assert "is under way" in refused["error"]["message"]
+        gates.open("a")
+        assert (await me.receive())["result"]["isError"] is False
+    assert gates.runs == ["a"]
 
 
 @pytest.mark.parametrize("traceparent", [5, None, {"a": 1}])

@@ -8,28 +8,33 @@ import asyncio
 import itertools
 import secrets
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol
 
 import msgspec
 
+from exai.connections.handed_over import HandedOver
 from exai.core.client_side import ClientSide
 from exai.core.identity import Principal
 from exai.core.outcomes import Completed
 from exai.core.peer import Peer
 from exai.core.replies import CallAnswered, CallProgressed, Reply, ToolsListed
-from exai.core.requests import Acknowledge, CallTool, CancelTool, ListTools, Request
+from exai.core.requests import (
+    Acknowledge,
+    CallTool,
+    CancelTool,
+    GetResult,
+    ListTools,
+    Request,
+)
 from exai.core.session_store import SessionRecord, SessionStore
 from exai.core.tokens import digest_of
 from exai.core.tool import ToolSpec
 
-NOTHING_ABOUT = b"{}"
-"""What is said about a session that only its calls need."""
-
+_NOTHING_ABOUT = b"{}"
 _MAX_UNTOLD = 100
-_NOTED_AT_ONCE = 20
-_NOTED_AFTER_S = 0.05
+_STREAMS_CAN_BE_RESUMED_SINCE = "2025-11-25"
 
 Listener = Callable[[Reply], object]
 """Told what concerns a session as a whole, as that its tools have changed; never waits."""
@@ -45,13 +50,25 @@ class McpCalls(Protocol):
         """Take note that results were written to a socket."""
 
 
+class ClientFacts(msgspec.Struct, frozen=True):
+    """What a later process must know of a client to go on with its session.
+
+    `client` are the params of its `initialize`; `log_level` and `uris`, which resources it watches,
+    are what it wants to hear.
+    """
+
+    protocol_version: str
+    client: dict[str, Any]
+    log_level: str | None = None
+    uris: tuple[str, ...] = ()
+
+
 class McpSession(Peer):
     """What outlives the connections and requests of one client.
 
-    `about` is what a later process must know of it to go on with it; `on_wish` is called when its
-    client wants to hear something else than before. It ends `ends_after_s` after
-    `idle_since`, when it was seen in use last (monotonic), unless a connection or a request holds
-    it, or a call is under way.
+    `facts` are None where only calls need the session; `on_wish` is called when its client wants
+    to hear something else than before. It ends `ends_after_s` after `idle_since`, when it was seen
+    in use last (monotonic), unless a connection or a request holds it, or a call is under way.
     """
 
     def __init__(
@@ -63,14 +80,12 @@ class McpSession(Peer):
         tasks: asyncio.TaskGroup,
         *,
         ends_after_s: float,
-        about: bytes = NOTHING_ABOUT,
-        is_kept: bool = False,
     ) -> None:
         self.session_id = session_id
         self.principal = principal
         self.ends_after_s = ends_after_s
-        self.about = about
-        self.is_kept = is_kept
+        self.facts: ClientFacts | None = None
+        self.is_kept = False
         self.acknowledges = self.comes_back = False
         self.has_ended = False
         self.client: ClientSide | None = None
@@ -84,22 +99,33 @@ class McpSession(Peer):
         self._store = store
         self._tasks = tasks
         self._watchers: Counter[str] = Counter()
-        self._received: list[str] = []
-        self._told: list[str] = []
-        self._note: asyncio.TimerHandle | None = None
+        self._handed_over = HandedOver(self._acknowledge, self._note_sent)
         boot = secrets.token_hex(6)
         self._request_ids = (f"{boot}-{number:x}" for number in itertools.count(1))
+
+    def know_client(self, facts: ClientFacts) -> None:
+        """Take note of what a later process must know, once it is kept."""
+        self.facts, self.is_kept = facts, False
+        self.comes_back = facts.protocol_version >= _STREAMS_CAN_BE_RESUMED_SINCE
 
     async def keep(self) -> None:
         """Have the session known to later processes. Raises `ServiceUnavailable`."""
         digest = digest_of(secrets.token_urlsafe(16))  # nobody resumes it by a token
-        await self._store.keep(
-            SessionRecord(self.session_id, self.principal.name, digest, self.about)
-        )
+        about = _NOTHING_ABOUT if self.facts is None else msgspec.json.encode(self.facts)
+        await self._store.keep(SessionRecord(self.session_id, self.principal.name, digest, about))
+        self.is_kept = True
+
+    def restore(self, record: SessionRecord) -> None:
+        """Be the session of an earlier process. Raises `MsgspecError` for another version's facts.
+
+        What its client wanted to hear is wanted at `restore_wishes`.
+        """
+        if record.about != _NOTHING_ABOUT:
+            self.know_client(msgspec.json.decode(record.about, type=ClientFacts))
         self.is_kept = True
 
     def send(self, reply: Reply) -> None:
-        """Tell whoever listens. Answers of an earlier process's calls rest in the ledger."""
+        """Tell whoever listens, or has asked again for the answer to an earlier process's call."""
         for listener in list(self.listeners):
             listener(reply)
 
@@ -109,12 +135,42 @@ class McpSession(Peer):
         self._calls.handle_message(asked, ListTools())
         return asked.tools
 
-    def call(self, request: CallTool, client: ClientSide | None = None) -> "McpCall":
-        """Begin a call; `client` may be asked back by the work that is done for it alone."""
-        named = msgspec.structs.replace(request, request_id=next(self._request_ids))
-        call = McpCall(self, named, client)
-        self._calls.handle_message(call, named)
+    def mint_request_id(self) -> str:
+        """Return what no call of this session was named by, in any process."""
+        return next(self._request_ids)
+
+    def call(
+        self,
+        request: CallTool,
+        client: ClientSide | None = None,
+        *,
+        request_id: str | None = None,
+        comes_back: bool = False,
+    ) -> "McpCall":
+        """Begin a call.
+
+        `client` may be asked back by the work that is done for it alone; one that `comes_back`
+        may ask for the answer again by `request_id`, which was minted for it.
+        """
+        request = msgspec.structs.replace(request, request_id=request_id or self.mint_request_id())
+        noted = self._handed_over
+        note = noted.note_written if comes_back else noted.note_received
+        note = noted.note_sent if request.idempotency_key is not None else note
+        call = McpCall(self, request, client, note, comes_back=comes_back)
+        self._calls.handle_message(call, request)
         return call
+
+    @contextmanager
+    def asked_again(self, request: CallTool) -> "Iterator[McpCall]":
+        """Hear of a call that this, or an earlier process, took on under the request's name."""
+        assert request.request_id is not None
+        call = McpCall(self, request, None, self._handed_over.note_sent, comes_back=True)
+        self.listeners.add(call.send)
+        try:
+            self._calls.handle_message(call, GetResult(request.request_id))
+            yield call
+        finally:
+            self.listeners.discard(call.send)
 
     def take_back(self, request_id: str) -> None:
         """Cancel a call."""
@@ -133,12 +189,13 @@ class McpSession(Peer):
                 return
         self.on_wish()
 
-    def restore_wishes(self, log_level: str | None, uris: Iterable[str]) -> None:
+    def restore_wishes(self) -> None:
         """Want to hear what the client wanted to hear of an earlier process."""
-        self.log_level, self.subscriptions = log_level, set(uris)
+        assert self.facts is not None
+        self.log_level, self.subscriptions = self.facts.log_level, set(self.facts.uris)
         wishes = [("resources/subscribe", {"uri": uri}) for uri in self.subscriptions]
-        if log_level is not None:
-            wishes.append(("logging/setLevel", {"level": log_level}))
+        if self.log_level is not None:
+            wishes.append(("logging/setLevel", {"level": self.log_level}))
         for method, params in wishes:
             self._tasks.create_task(self._succeeds(method, params))
 
@@ -168,32 +225,11 @@ class McpSession(Peer):
             raise
         return call.answer is not None and isinstance(call.answer.outcome, Completed)
 
-    def note_answer(self, call: "McpCall", answer: CallAnswered) -> None:
-        """Let the ledger know that an answer was handed over.
+    def _acknowledge(self, request_ids: list[str]) -> None:
+        self._calls.handle_message(self, Acknowledge(request_ids))
 
-        Nobody can ask again for one without an idempotency key: it is as good as acknowledged.
-        """
-        if answer.meta is None:
-            return
-        has_key = call.request.idempotency_key is not None
-        noted = self._told if has_key else self._received
-        noted.append(answer.request_id)
-        if len(noted) >= _NOTED_AT_ONCE:
-            self._note_now()
-        elif self._note is None:
-            loop = asyncio.get_running_loop()
-            self._note = loop.call_later(_NOTED_AFTER_S, self._note_now)
-
-    def _note_now(self) -> None:
-        if self._note is not None:
-            self._note.cancel()
-            self._note = None
-        received, self._received = self._received, []
-        told, self._told = self._told, []
-        if received:
-            self._calls.handle_message(self, Acknowledge(received))
-        if told:
-            self._tasks.create_task(self._calls.note_sent(self, told))
+    def _note_sent(self, request_ids: list[str]) -> None:
+        self._tasks.create_task(self._calls.note_sent(self, request_ids))
 
 
 class _OfSession(Peer):
@@ -234,22 +270,33 @@ class _Question(_OfSession):
 class McpCall(_OfSession):
     """One call, as the peer that it is for: hears how it fares, until its answer."""
 
-    def __init__(self, session: McpSession, request: CallTool, client: ClientSide | None) -> None:
+    def __init__(
+        self,
+        session: McpSession,
+        request: CallTool,
+        client: ClientSide | None,
+        note_handed_over: Callable[[str], object],
+        *,
+        comes_back: bool,
+    ) -> None:
         super().__init__(session)
         self.request = request
         self.client = client
+        self.comes_back = comes_back
+        self._note_handed_over = note_handed_over
         self.answer: CallAnswered | None = None
         self._untold: deque[CallProgressed] = deque(maxlen=_MAX_UNTOLD)
         self._waiting: asyncio.Future[Any] | None = None
 
     def send(self, reply: Reply) -> None:
         """Take note of what is said; of too much that nobody has read the oldest is dropped."""
-        if isinstance(reply, CallAnswered):
-            self.answer = self.answer or reply
-        elif isinstance(reply, CallProgressed):
-            self._untold.append(reply)
-        else:
-            return
+        match reply:
+            case CallAnswered(request_id=self.request.request_id):
+                self.answer = self.answer or reply
+            case CallProgressed(request_id=self.request.request_id):
+                self._untold.append(reply)
+            case _:
+                return
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
 
@@ -260,15 +307,17 @@ class McpCall(_OfSession):
         """
         while not self._untold:
             if self.answer is not None:
-                self._session.note_answer(self, self.answer)
+                if self.answer.meta is not None:
+                    self._note_handed_over(self.answer.request_id)
                 return None
             self._waiting = asyncio.get_running_loop().create_future()
             await self._waiting
         return self._untold.popleft()
 
     def leave(self) -> None:
-        """Let the call be, where its caller has gone: without a key nobody can ask for it again."""
-        if self.answer is None and self.request.idempotency_key is None:
+        """Let the call be, where its caller has gone and nobody can ask for it again."""
+        has_key = self.request.idempotency_key is not None
+        if self.answer is None and not has_key and not self.comes_back:
             self.take_back()
 
     def take_back(self) -> None:

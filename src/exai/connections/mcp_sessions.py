@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
-from exai.connections.mcp_session import NOTHING_ABOUT, McpCalls, McpSession
+import msgspec
+
+from exai.connections.mcp_session import McpCalls, McpSession
 from exai.core.clock import Clock
 from exai.core.config import LimitsConfig
 from exai.core.errors import QueueFull, ServiceUnavailable
@@ -121,16 +123,14 @@ class McpSessions:
     async def restore(
         self, records: Sequence[SessionRecord], principal_of: Callable[[str], Principal | None]
     ) -> None:
-        """Take up the sessions of an earlier process; those of nobody we know end."""
+        """Take up the sessions of an earlier process.
+
+        Those of nobody we know end, as do those of which we do not understand what is kept.
+        """
         for record in records:
             principal = principal_of(record.principal)
-            if principal is None:
+            if principal is None or not self._is_restored(record, principal):
                 await self._end_stored(record.session_id, record.principal)
-            else:
-                has_state = record.about != NOTHING_ABOUT
-                ends_after_s = self._limits.mcp_session_idle_s if has_state else 0.0
-                session = self._session(record.session_id, principal, ends_after_s)
-                session.about, session.is_kept = record.about, True
 
     async def run_cleanup(self) -> None:
         """End sessions whose time is over, until cancelled."""
@@ -166,11 +166,22 @@ class McpSessions:
         self._sessions[session_id] = session
         return session
 
+    def _is_restored(self, record: SessionRecord, principal: Principal) -> bool:
+        session = self._session(record.session_id, principal, 0.0)
+        try:
+            session.restore(record)
+        except msgspec.MsgspecError:
+            del self._sessions[record.session_id]
+            return False
+        if session.facts is not None:
+            session.ends_after_s = self._limits.mcp_session_idle_s
+        return True
+
     def _make_room(self) -> None:
         """Let one more session be, at the cost of one that is owed nothing and has no state."""
         if len(self._sessions) < self._limits.mcp_max_sessions:
             return
-        idle = [each for each in self if each.about == NOTHING_ABOUT and not self._is_in_use(each)]
+        idle = [each for each in self if each.facts is None and not self._is_in_use(each)]
         if not idle:
             raise QueueFull(
                 f"there are {len(self._sessions)} sessions of MCP clients, and no more may be "

@@ -27,6 +27,7 @@ from mcp_types import CONNECTION_CLOSED, INTERNAL_ERROR
 from exai.core.message_ids import Id
 from exai.protocols.mcp_eras import Era, check_era
 from exai.protocols.mcp_messages import (
+    INVALID_REQUEST,
     McpError,
     McpNotification,
     McpRequest,
@@ -91,8 +92,8 @@ class ChannelDispatcher(Dispatcher[TransportContext]):
             async with asyncio.TaskGroup() as tasks:
                 async for message in self._incoming:
                     match message:
-                        case McpRequest() if len(self._serving) >= self._max_requests:
-                            self._say(encode_error(message.id, _too_many(self._max_requests)))
+                        case McpRequest() if (refusal := self._refusal_of(message)) is not None:
+                            self._say(encode_error(message.id, refusal))
                         case McpRequest():
                             task = tasks.create_task(self._serve(message, on_request))
                             self._serving[str(message.id)] = task
@@ -149,6 +150,17 @@ class ChannelDispatcher(Dispatcher[TransportContext]):
     async def _hear(self, message: McpNotification, on_notify: OnNotify) -> None:
         exchange = _Exchange(self, self._transport, None, message.params)
         await on_notify(exchange, message.method, message.params)
+
+    def _refusal_of(self, request: McpRequest) -> McpError | None:
+        if str(request.id) in self._serving:
+            return McpError(INVALID_REQUEST, f"a request with the id {request.id!r} is under way")
+        if len(self._serving) < self._max_requests:
+            return None
+        return McpError(
+            INTERNAL_ERROR,
+            f"{self._max_requests} requests of this connection are under way, and no more may be "
+            "(limits.mcp_max_requests)",
+        )
 
     def _attend(self, task: asyncio.Task[None], message: McpRequest | McpNotification) -> None:
         """Know a task until it is done, which may be before it has begun."""
@@ -250,11 +262,3 @@ def _as_raised(error: dict[str, Any]) -> MCPError:
     if isinstance(code, int) and isinstance(message, str):
         return MCPError(code, message, error.get("data"))
     return MCPError(INTERNAL_ERROR, "the client's answer has no result")
-
-
-def _too_many(most: int) -> McpError:
-    return McpError(
-        INTERNAL_ERROR,
-        f"{most} requests of this connection are under way, and no more may be "
-        "(limits.mcp_max_requests)",
-    )

@@ -13,6 +13,7 @@ from starlette.requests import HTTPConnection
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from exai.calls.defects import Defects
 from exai.connections.outbox import Outbox
 from exai.connections.reception import Reception
 from exai.core.addresses import canonical_address, origin_of
@@ -98,7 +99,7 @@ class McpDoor:
         """Close every connection once it has sent what it owes; wait so long for all answers."""
         self._is_closing = True
         if self._sdk is not None:
-            self._sdk.end_listening()
+            await self._sdk.let_go()
         for each in list(self._conversations):
             each.finish(close)
         with suppress(TimeoutError):
@@ -198,9 +199,8 @@ class McpDoor:
         async with self._loading:
             if self._sdk is None:
                 module = await import_in_thread("exai.transports.mcp_sdk")
-                self._sdk = module.McpSdk(
-                    self._name, self._reception.mcp_sessions, self._tools, self._config
-                )
+                sessions, defects = self._reception.mcp_sessions, Defects(self._events)
+                self._sdk = module.McpSdk(self._name, sessions, self._tools, defects, self._config)
                 self._tasks.create_task(self._sdk.run())
         return self._sdk
 

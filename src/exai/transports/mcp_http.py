@@ -7,44 +7,50 @@ sessions; these are ours, for they outlive the daemon's process, and belong to a
 import asyncio
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple
 
-import msgspec
 from mcp.server.connection import Connection
 from mcp.server.runner import serve_connection
 from mcp.server.streamable_http import MCP_SESSION_ID_HEADER, StreamableHTTPServerTransport
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import RequestBodyLimitMiddleware
+from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
-from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher, cancelled_request_id_from_params
-from mcp.shared.message import SessionMessage
+from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
 from mcp.shared.transport_context import TransportContext
-from mcp_types import InitializeRequestParams, JSONRPCMessage, JSONRPCNotification
+from mcp_types import InitializeRequestParams, JSONRPCError, JSONRPCMessage, JSONRPCResponse
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from exai.connections.mcp_session import McpSession
+from exai.calls.defects import Defects
+from exai.connections.mcp_session import ClientFacts, McpSession
 from exai.connections.mcp_sessions import McpSessions
 from exai.core.errors import QueueFull, ServiceUnavailable
+from exai.core.events import Whose
 from exai.core.lifecycle import running
+from exai.core.requests import CallTool
 from exai.protocols.mcp_messages import INTERNAL_ERROR, INVALID_REQUEST
 from exai.transports.json_responses import json_response
-from exai.transports.mcp_dispatcher import CANCELLED
-from exai.transports.mcp_events import McpEvents
+from exai.transports.mcp_events import Asked, McpEvents
+from exai.transports.mcp_posted import read_posted
 from exai.transports.mcp_server import CALLER, McpCaller, McpServer, asking_principal
 
-_RETRY_MS = 500
+_RETRY_MS = 2000
+"""After which a client asks for a lost stream; it should ask twice: a restart may take 3 s."""
 
 
 class McpHttp:
     """Serves `/mcp` while `run` does. No request's body may be larger than `max_body_bytes`."""
 
-    def __init__(self, server: McpServer, sessions: McpSessions, max_body_bytes: int) -> None:
+    def __init__(
+        self, server: McpServer, sessions: McpSessions, defects: Defects, max_body_bytes: int
+    ) -> None:
         self._server = server
         self._sessions = sessions
+        self._defects = defects
         self._stateless = StreamableHTTPSessionManager(
             server.sdk, stateless=True, max_request_body_size=max_body_bytes
         )
@@ -87,7 +93,7 @@ class McpHttp:
             return
         await served.has_begun.wait()
         with self._sessions.held(session):
-            await served.transport.handle_request(scope, receive, send)
+            await served.handle(scope, receive, send)
         if served.transport.is_terminated:
             self._sessions.end(session, "ended by its client")
 
@@ -103,9 +109,9 @@ class McpHttp:
         answered = _Answered(send)
         try:
             with self._sessions.held(session):
-                await served.transport.handle_request(scope, receive, answered)
+                await served.handle(scope, receive, answered)
         finally:
-            if not answered.well or served.about is None:
+            if not answered.well or served.facts is None:
                 self._sessions.end(session, "was not initialized")
         await served.keep()
 
@@ -114,33 +120,31 @@ class McpHttp:
 
         None where it is none of HTTP, or one that this version cannot go on with.
         """
-        try:
-            about = msgspec.json.decode(session.about, type=_About)
-            client = InitializeRequestParams.model_validate(about.client)
-        except (msgspec.MsgspecError, ValidationError):
+        if session.facts is None:
             return None
-        session.restore_wishes(about.log_level, about.uris)
-        return self._serve(session, _Known(about.protocol_version, client))
+        try:
+            client = InitializeRequestParams.model_validate(session.facts.client)
+        except ValidationError:
+            return None
+        session.restore_wishes()
+        return self._serve(session, _Known(session.facts.protocol_version, client))
 
     def _serve(self, session: McpSession, known: "_Known | None") -> "_Served":
         served = self._served[session.session_id] = _Served(session, known, self._server)
         session.on_wish = lambda: self._tasks.create_task(served.keep())
-        served.task = self._tasks.create_task(served.run())
+        served.task = self._tasks.create_task(self._run(served, session))
         return served
+
+    async def _run(self, served: "_Served", session: McpSession) -> None:
+        """Serve a session; a defect in it ends it alone."""
+        with self._defects.contained("serving an MCP session", Whose(session.session_id)):
+            await served.run()
+        self._sessions.end(session, "its loop has ended")
 
     def _stop_serving(self, session_id: str) -> None:
         served = self._served.pop(session_id, None)
         if served is not None and served.task is not None:
             served.task.cancel()
-
-
-class _About(msgspec.Struct, frozen=True):
-    """What must be known of a client to go on with its session in another process."""
-
-    protocol_version: str
-    client: dict[str, Any]
-    log_level: str | None = None
-    uris: tuple[str, ...] = ()
 
 
 class _Known(NamedTuple):
@@ -151,13 +155,14 @@ class _Known(NamedTuple):
 
 
 class _Served:
-    """A session's streams, and the loop that serves them. `about` is None before `initialize`."""
+    """A session's streams, and the loop that serves them. `facts` are None before `initialize`."""
 
     task: asyncio.Task[None] | None = None
 
     def __init__(self, session: McpSession, known: _Known | None, server: McpServer) -> None:
+        self._events = McpEvents(self._answer_again)
         self.transport = StreamableHTTPServerTransport(
-            session.session_id, event_store=McpEvents(), retry_interval=_RETRY_MS
+            session.session_id, event_store=self._events, retry_interval=_RETRY_MS
         )
         self.has_begun = asyncio.Event()
         self._session = session
@@ -166,29 +171,70 @@ class _Served:
         self._connection: Connection | None = None
 
     @property
-    def about(self) -> bytes | None:
+    def facts(self) -> ClientFacts | None:
         """What another process must know."""
         connection = self._connection
         if connection is None or connection.client_params is None:
             return None
         said = connection.client_params.model_dump(by_alias=True, mode="json", exclude_none=True)
         level, uris = self._session.log_level, tuple(sorted(self._session.subscriptions))
-        return msgspec.json.encode(_About(connection.protocol_version, said, level, uris))
+        return ClientFacts(connection.protocol_version, said, level, uris)
 
     async def keep(self) -> None:
         """Have another process know what it must; where that fails, it is tried at each call."""
-        about = self.about
-        if about is not None and about != self._session.about:
-            self._session.about, self._session.is_kept = about, False
+        facts = self.facts
+        if facts is not None and facts != self._session.facts:
+            self._session.know_client(facts)
             with suppress(ServiceUnavailable):
                 await self._session.keep()
 
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request."""
+        if scope["method"] != "POST":
+            await self.transport.handle_request(scope, receive, send)
+            return
+        message = await receive()
+        posted, receive = read_posted(message.get("body", b"")), _first(message, receive)
+        if posted.id is not None and posted.method:
+            asked = Asked(posted.id, posted.method, posted.tool, self._session.mint_request_id())
+            await self._handle_call(asked, scope, receive, send)
+            return
+        if posted.cancels is not None:
+            # To the SDK a caller that has gone and one that cancels are the same.
+            self._server.take_back(self._session, posted.cancels)
+        await self.transport.handle_request(scope, receive, send)
+
+    async def _handle_call(self, asked: Asked, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self._events.open(asked):
+            problem = f"a request with the id {asked.id!r} is under way in this session"
+            await _refusal(400, INVALID_REQUEST, problem)(scope, receive, send)
+            return
+        scope[CALLER] = scope[CALLER]._replace(request_id=asked.request_id)
+        answered = _Answered(send)
+        await self.transport.handle_request(scope, receive, answered)
+        if not answered.well:
+            self._events.drop(asked)
+
+    async def _answer_again(self, asked: Asked) -> JSONRPCMessage:
+        """Answer a request that an earlier process had, with what came of it."""
+        call = CallTool(name=asked.tool or asked.method, request_id=asked.request_id)
+        try:
+            result = await self._server.answer_again(self._session, asked.id, asked.method, call)
+        except MCPError as fault:
+            return JSONRPCError(jsonrpc="2.0", id=asked.id, error=fault.error)
+        return JSONRPCResponse(jsonrpc="2.0", id=asked.id, result=result)
+
     async def run(self) -> None:
         """Serve until cancelled, or until the client ends the session."""
+        try:
+            await self._serve()
+        finally:
+            self._events.end()
+
+    async def _serve(self) -> None:
         async with self.transport.connect() as (incoming, outgoing):
-            watched = _Watched(incoming, self._server, self._session)
             dispatcher: JSONRPCDispatcher[TransportContext] = JSONRPCDispatcher(
-                watched, outgoing, inline_methods=frozenset({"initialize"})
+                incoming, outgoing, inline_methods=frozenset({"initialize"})
             )
             connection = Connection.for_loop(dispatcher, session_id=self._session.session_id)
             if self._known is not None:
@@ -207,38 +253,14 @@ class _Served:
                 )
 
 
-class _Watched:
-    """What comes from a client; cancellations are taken note of before the SDK sees them."""
+def _first(message: Message, receive: Receive) -> Receive:
+    """Return what receives a message again, and then what comes after it."""
+    messages = [message]
 
-    def __init__(self, incoming: Any, server: McpServer, session: McpSession) -> None:
-        self._incoming = incoming
-        self._server = server
-        self._session = session
+    async def receive_again() -> Message:
+        return messages.pop() if messages else await receive()
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._incoming, name)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __aenter__(self) -> Self:
-        await self._incoming.__aenter__()
-        return self
-
-    async def __aexit__(self, *raised: Any) -> Any:
-        return await self._incoming.__aexit__(*raised)
-
-    async def __anext__(self) -> SessionMessage | Exception:
-        item: SessionMessage | Exception = await self._incoming.__anext__()
-        if isinstance(item, SessionMessage):
-            self._take_back_if_told(item.message)
-        return item
-
-    def _take_back_if_told(self, message: JSONRPCMessage) -> None:
-        if isinstance(message, JSONRPCNotification) and message.method == CANCELLED:
-            request_id = cancelled_request_id_from_params(message.params)
-            if request_id is not None:
-                self._server.take_back(self._session, request_id)
+    return receive_again
 
 
 class _Answered:

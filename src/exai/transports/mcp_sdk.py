@@ -2,6 +2,7 @@
 
 from starlette.types import Receive, Scope, Send
 
+from exai.calls.defects import Defects
 from exai.connections.mcp_session import McpSession
 from exai.connections.mcp_sessions import McpSessions
 from exai.connections.outbox import Outbox
@@ -23,13 +24,18 @@ class McpSdk:
     frame_text = staticmethod(frame_text)
 
     def __init__(
-        self, name: ServerName, sessions: McpSessions, tools: ToolRegistry, config: Config
+        self,
+        name: ServerName,
+        sessions: McpSessions,
+        tools: ToolRegistry,
+        defects: Defects,
+        config: Config,
     ) -> None:
         self._tools = tools
         self._max_requests = config.limits.mcp_max_requests
         listeners = config.limits.mcp_max_listeners
         self._server = McpServer(name, sessions, self._tool_of, max_listeners=listeners)
-        self._http = McpHttp(self._server, sessions, config.server.max_message_bytes)
+        self._http = McpHttp(self._server, sessions, defects, config.server.max_message_bytes)
 
     async def run(self) -> None:
         """Let requests be served, until cancelled."""
@@ -39,9 +45,9 @@ class McpSdk:
         """Return what will be said over a channel."""
         return Conversation(channel, outbox, self._server, session, self._max_requests)
 
-    def end_listening(self) -> None:
-        """Answer all requests that listen."""
-        self._server.end_listening()
+    async def let_go(self) -> None:
+        """Answer who listens, and have those come back whose answer the next process will give."""
+        await self._server.let_go()
 
     async def serve_http(
         self, principal: Principal, remote_address: str, scope: Scope, receive: Receive, send: Send

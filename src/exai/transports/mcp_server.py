@@ -6,7 +6,7 @@ says of it. Knows nothing of HTTP or WebSockets but what a request brings along.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -40,6 +40,7 @@ from exai.core.errors import ExaiError
 from exai.core.identity import Principal
 from exai.core.message_ids import Id
 from exai.core.outcomes import Failed
+from exai.core.replies import CallProgressed
 from exai.core.requests import CallTool
 from exai.core.tool import ToolSpec
 from exai.protocols import mcp_calls, mcp_results
@@ -91,10 +92,18 @@ _RELAYED: Mapping[str, type[RequestParams]] = {
 
 
 class McpCaller(NamedTuple):
-    """Who makes an HTTP request."""
+    """Who makes an HTTP request; `request_id` is how the call that it makes is to be known."""
 
     principal: Principal
     remote_address: str
+    request_id: str | None = None
+
+
+class _UnderWay(NamedTuple):
+    """A call that is waited for; `close_stream` has its client ask for the answer again."""
+
+    call: McpCall
+    close_stream: Callable[[], Awaitable[None]] | None = None
 
 
 class McpServer:
@@ -108,7 +117,7 @@ class McpServer:
         self._tool_of = tool_of
         self._is_over = False
         self._listening: set[NewsOfSession] = set()
-        self._under_way: dict[tuple[str, str], McpCall] = {}
+        self._under_way: dict[tuple[str, str], _UnderWay] = {}
         hints: dict[CacheableMethod, CacheHint] = dict.fromkeys(
             _LISTS, CacheHint(ttl_ms=_LISTS_STAY_FRESH_MS)
         )
@@ -142,15 +151,36 @@ class McpServer:
 
         To the SDK a caller that has gone and one that cancels are the same.
         """
-        call = self._under_way.get((session.session_id, str(request_id)))
-        if call is not None:
-            call.take_back()
+        under_way = self._under_way.get((session.session_id, str(request_id)))
+        if under_way is not None:
+            under_way.call.take_back()
 
-    def end_listening(self) -> None:
-        """Answer all requests that listen, or will: they would go on for ever."""
+    async def let_go(self) -> None:
+        """Answer all requests that listen, or will: they would go on for ever.
+
+        Close the streams of calls that were left to the next process.
+        """
         self._is_over = True
         for news in self._listening:
             news.end()
+        for call, close_stream in list(self._under_way.values()):
+            if close_stream is not None and call.answer is None:
+                await close_stream()
+
+    async def answer_again(
+        self, session: McpSession, id_: Id, method: str, call: CallTool
+    ) -> dict[str, Any]:
+        """Wait for the answer to a request of before 2026 that was made of another process.
+
+        `call` is no more than its names. Raises `MCPError`.
+        """
+        with session.asked_again(call) as asked, self._noted(session, id_, _UnderWay(asked)):
+            answer = await _answer_of(asked)
+        with _faults_of_the_sdk():
+            if method != "tools/call":
+                return mcp_calls.method_result(method, answer, Era.HANDSHAKE)
+            has_schema = partial(self._promises_structure, session.principal, call.name)
+            return mcp_calls.tool_result(call, answer, Era.HANDSHAKE, has_schema)
 
     async def tell_news(self, session: McpSession, notify: Notify) -> None:
         """Tell a client of before 2026 what is new, for as long as it is there; once is enough."""
@@ -168,7 +198,8 @@ class McpServer:
         with _faults_of_the_sdk():
             call = mcp_calls.read_tool_call(ctx.params or {}, _header_key(ctx))
             answer = await self._answer_to(ctx, call)
-            has_schema = partial(self._promises_structure, ctx, call.name)
+            principal = self._session_of(ctx).principal
+            has_schema = partial(self._promises_structure, principal, call.name)
             return _complete(ctx, mcp_calls.tool_result(call, answer, _era_of(ctx), has_schema))
 
     async def _relay(self, ctx: Context, params: RequestParams) -> dict[str, Any]:
@@ -214,32 +245,44 @@ class McpServer:
         except ExaiError as refused:
             return answer_of(Failed(refused.describe()))
         with self._sessions.held(session):
-            call = session.call(request, client_side_of(ctx))
-            named = session.session_id, str(ctx.request_id)
-            self._under_way[named] = call
+            close_stream = ctx.close_sse_stream
+            comes_back = close_stream is not None
+            call = session.call(
+                request,
+                client_side_of(ctx),
+                request_id=_minted_request_id(ctx),
+                comes_back=comes_back,
+            )
             clock, notify = asyncio.get_running_loop().time, _notifying(ctx, related=True)
             telling = Telling(meta_of(ctx.params or {}), _era_of(ctx), clock())
-            try:
-                while (said := await call.hear()) is not None:
-                    told = telling.told(said, clock(), session.log_level)
-                    if told is not None:
-                        await notify(*told)
-            except BaseException:
-                call.leave()
-                raise
-            finally:
-                if self._under_way.get(named) is call:
-                    del self._under_way[named]
-        assert call.answer is not None
-        return answer_of(call.answer.outcome)
+
+            async def tell(said: CallProgressed) -> None:
+                told = telling.told(said, clock(), session.log_level)
+                if told is not None:
+                    await notify(*told)
+
+            assert ctx.request_id is not None
+            with self._noted(session, ctx.request_id, _UnderWay(call, close_stream)):
+                return await _answer_of(call, tell)
+
+    @contextmanager
+    def _noted(self, session: McpSession, id_: Id, under_way: _UnderWay) -> Iterator[None]:
+        """Know a call by the id of its request for as long as somebody waits for it."""
+        named = session.session_id, str(id_)
+        self._under_way[named] = under_way
+        try:
+            yield
+        finally:
+            if self._under_way.get(named) is under_way:
+                del self._under_way[named]
 
     def _schema_of(self, name: str) -> Mapping[str, Any] | None:
         """Return a tool's input schema, by which the SDK judges headers that mirror arguments."""
         tool = self._tool_of(asking_principal.get(), name)
         return None if tool is None else tool.input_schema
 
-    def _promises_structure(self, ctx: Context, name: str) -> bool:
-        tool = self._tool_of(self._session_of(ctx).principal, name)
+    def _promises_structure(self, principal: Principal, name: str) -> bool:
+        tool = self._tool_of(principal, name)
         return tool is not None and tool.output_schema is not None
 
     def _session_of(self, ctx: Context) -> McpSession:
@@ -251,6 +294,21 @@ class McpServer:
         client = ctx.session.client_params
         name = "" if client is None else client.client_info.name
         return self._sessions.shared(caller.principal, caller.remote_address, name)
+
+
+async def _answer_of(
+    call: McpCall, tell: Callable[[CallProgressed], Awaitable[None]] | None = None
+) -> Answer:
+    """Return what came of a call, once it has; `tell` hears how it fares until then."""
+    try:
+        while (said := await call.hear()) is not None:
+            if tell is not None:
+                await tell(said)
+    except BaseException:
+        call.leave()
+        raise
+    assert call.answer is not None
+    return answer_of(call.answer.outcome)
 
 
 @contextmanager
@@ -279,6 +337,11 @@ def _notifying(ctx: Context, *, related: bool) -> Notify:
         await ctx.session.send_notification(message, ctx.request_id if related else None)
 
     return notify
+
+
+def _minted_request_id(ctx: Context) -> str | None:
+    caller: McpCaller | None = None if ctx.request is None else ctx.request.scope[CALLER]
+    return None if caller is None else caller.request_id
 
 
 def _header_key(ctx: Context) -> str | None:

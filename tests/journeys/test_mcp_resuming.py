@@ -1,0 +1,302 @@
+"""An answer over HTTP finds its client, whatever became of the connection, or of the daemon."""
+
+import asyncio
+import json
+import signal
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from mcp.client.client import Client
+from mcp.client.streamable_http import streamable_http_client
+
+from exai.core.config import LimitsConfig
+from exai.core.events import CallAccepted, CallFailedInside
+from exai.core.outcomes import Completed, text_block
+from exai.core.tool import ToolRun
+from exai.testing.running_daemon import TOKEN, daemon_config, running_daemon
+from exai.testing.scripted_tool import Gates, ScriptedTool
+from tests.cli.bridge_process import fix_ports
+from tests.cli.exai_process import PATIENCE_S, Shell, serving
+from tests.journeys.mcp_by_hand import INITIALIZE, LIST, call, http_client
+from tests.processes.process_tree import until
+
+VERSION = "2025-11-25"
+SERVER = Path(__file__).parent / "servers" / "unhurried.py"
+
+
+@pytest.fixture
+def gates() -> Gates:
+    return Gates()
+
+
+async def long_text(arguments: dict[str, Any], run: ToolRun) -> Completed:
+    return Completed([text_block("x" * 700_000)])
+
+
+async def test_an_answer_is_picked_up_where_the_connection_broke(
+    tmp_path: Path, gates: Gates
+) -> None:
+    tools = [ScriptedTool("gate", gates)]
+    async with running_daemon(daemon_config(tmp_path), tools) as daemon, http_client(daemon) as me:
+        await me.initialize(VERSION)
+        async with me.posting(call("a")) as stream:
+            last_event_id = await stream.event_id()
+            await gates.until_inside("a")
+        async with me.listening(last_event_id) as early:
+            gates.open("a")
+            answer = await early.message()
+            assert await early.message() is None
+        assert answer["id"] == 2
+        assert answer["result"]["content"][0]["text"] == "through a"
+        assert await me.resume(last_event_id) == answer
+    assert gates.cancelled == []
+
+
+async def test_an_answer_that_was_not_read_is_there_after_a_restart(
+    tmp_path: Path, gates: Gates
+) -> None:
+    config, tools = daemon_config(tmp_path), [ScriptedTool("gate", gates)]
+    gates.open("a")
+    async with running_daemon(config, tools) as daemon, http_client(daemon) as me:
+        await me.initialize(VERSION)
+        async with me.posting(call("a", "two")) as stream:
+            last_event_id = await stream.event_id()
+            answer = await stream.message()
+    async with running_daemon(config, tools) as daemon, http_client(daemon) as again:
+        again.headers = me.headers
+        assert await again.resume(last_event_id) == answer
+        assert await again.resume(last_event_id) == answer
+    assert answer["id"] == "two"
+    assert gates.runs == ["a"]
+
+
+@pytest.mark.parametrize("meta", [{}, {"exai/idempotencyKey": "key-1"}], ids=["plain", "keyed"])
+async def test_what_waits_when_the_daemon_stops_is_done_by_the_next(
+    tmp_path: Path, gates: Gates, meta: dict[str, str]
+) -> None:
+    config = daemon_config(tmp_path, limits=LimitsConfig(global_max_inflight=1))
+    tools = [ScriptedTool("gate", gates)]
+    waiting = call("b", 3)
+    waiting["params"]["_meta"] = meta
+    async with running_daemon(config, tools) as daemon, http_client(daemon) as me:
+        await me.initialize(VERSION)
+        async with me.posting(call("a")) as runs:
+            await gates.until_inside("a")
+            async with me.posting(waiting) as waits:
+                last_event_id = await waits.event_id()
+                await daemon.events.wait_for(CallAccepted, 2)
+                daemon.stop.set()
+                gates.open("a")
+                assert (await runs.message())["result"]["isError"] is False
+                assert await waits.message() is None
+    async with running_daemon(config, tools) as daemon, http_client(daemon) as again:
+        again.headers = me.headers
+        async with again.listening(last_event_id) as resumed:
+            await gates.until_inside("b")
+            gates.open("b")
+            answer = await resumed.message()
+        assert (answer["id"], answer["result"]["isError"]) == (3, False)
+        assert answer["result"]["content"][0]["text"] == "through b"
+    assert gates.runs == ["a", "b"]
+
+
+async def test_a_call_that_was_picked_up_can_be_cancelled(tmp_path: Path, gates: Gates) -> None:
+    config = daemon_config(tmp_path, limits=LimitsConfig(global_max_inflight=1))
+    tools = [ScriptedTool("gate", gates)]
+    async with running_daemon(config, tools) as daemon, http_client(daemon) as me:
+        await me.initialize(VERSION)
+        async with me.posting(call("a")), me.posting(call("b", 3)) as waits:
+            last_event_id = await waits.event_id()
+            await daemon.events.wait_for(CallAccepted, 2)
+            daemon.stop.set()
+            gates.open("a")
+            assert await waits.message() is None
+    async with running_daemon(config, tools) as daemon, http_client(daemon) as again:
+        again.headers = me.headers
+        async with again.listening(last_event_id) as resumed:
+            await gates.until_inside("b")
+            params = {"requestId": 3}
+            await again.post(
+                {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}
+            )
+            answer = await resumed.message()
+        assert answer["result"]["_meta"]["exai/error"]["code"] == "CANCELLED"
+        await gates.until_cancelled("b")
+
+
+async def test_an_answer_too_long_to_be_held_twice_is_found_in_the_ledger(tmp_path: Path) -> None:
+    tools = [ScriptedTool("gate", long_text)]
+    async with running_daemon(daemon_config(tmp_path), tools) as daemon, http_client(daemon) as me:
+        await me.initialize(VERSION)
+        events = {}
+        for number in (1, 2, 3):
+            async with me.posting(call(str(number), number)) as stream:
+                events[number] = await stream.event_id()
+                assert (await stream.message())["id"] == number
+        for number, event_id in events.items():
+            answer = await me.resume(event_id)
+            assert answer["id"] == number
+            assert len(answer["result"]["content"][0]["text"]) == 700_000
+
+
+async def test_what_another_session_asked_for_is_unknown(tmp_path: Path, gates: Gates) -> None:
+    gates.open("a")
+    tools = [ScriptedTool("gate", gates)]
+    async with (
+        running_daemon(daemon_config(tmp_path), tools) as daemon,
+        http_client(daemon) as me,
+        http_client(daemon) as other,
+    ):
+        await me.initialize(VERSION)
+        await other.initialize(VERSION)
+        async with me.posting(call("a")) as stream:
+            event_id = await stream.event_id()
+            await stream.message()
+        answer = await other.resume(event_id)
+        assert answer["result"]["_meta"]["exai/error"]["code"] == "RESULT_UNKNOWN"
+
+
+async def test_a_request_that_is_no_call_is_to_be_sent_again(tmp_path: Path, gates: Gates) -> None:
+    config, tools = daemon_config(tmp_path), [ScriptedTool("gate", gates)]
+    async with running_daemon(config, tools) as daemon, http_client(daemon) as me:
+        await me.initialize(VERSION)
+        async with me.posting(LIST) as stream:
+            event_id = await stream.event_id()
+    async with running_daemon(config, tools) as daemon, http_client(daemon) as again:
+        again.headers = me.headers
+        answer = await again.resume(event_id)
+        assert (answer["id"], answer["error"]["data"]["exai/error"]["code"]) == (
+            1,
+            "RESULT_UNKNOWN",
+        )
+
+
+async def test_an_id_in_use_is_refused(tmp_path: Path, gates: Gates) -> None:
+    tools = [ScriptedTool("gate", gates)]
+    async with running_daemon(daemon_config(tmp_path), tools) as daemon, http_client(daemon) as me:
+        await me.initialize(VERSION)
+        async with me.posting(call("a", 7)) as stream:
+            await gates.until_inside("a")
+            for request_id in (7, "7"):
+                refused = await me.post(call("b", request_id))
+                assert refused.status_code == 400
+                assert "is under way" in refused.json()["error"]["message"]
+            gates.open("a")
+            assert (await stream.message())["result"]["content"][0]["text"] == "through a"
+        gates.open("c")
+        async with me.posting(call("c", 7)) as stream:
+            assert (await stream.message())["result"]["content"][0]["text"] == "through c"
+    assert gates.runs == ["a", "c"]
+
+
+async def test_an_id_of_what_was_refused_is_free(tmp_path: Path, gates: Gates) -> None:
+    gates.open("a")
+    tools = [ScriptedTool("gate", gates)]
+    async with running_daemon(daemon_config(tmp_path), tools) as daemon, http_client(daemon) as me:
+        await me.initialize(VERSION)
+        assert (await me.post(call("a", 7), Accept="text/plain")).status_code == 406
+        async with me.posting(call("a", 7)) as stream:
+            assert (await stream.message())["result"]["isError"] is False
+
+
+@pytest.mark.parametrize("event_id", ["7", "garbage", "a.b.c", "aaaa.1.W10=", "..."])
+async def test_an_unknown_event_is_listened_on_from(
+    tmp_path: Path, gates: Gates, event_id: str
+) -> None:
+    async with running_daemon(daemon_config(tmp_path)) as daemon, http_client(daemon) as me:
+        await me.initialize(VERSION)
+        async with me.listening(event_id) as stream:
+            daemon.daemon.tools.replace("more", [ScriptedTool("more", gates)])
+            assert (await stream.message())["method"] == "notifications/tools/list_changed"
+
+
+async def test_news_are_heard_on_after_a_restart(tmp_path: Path, gates: Gates) -> None:
+    config = daemon_config(tmp_path)
+    async with running_daemon(config) as daemon, http_client(daemon) as me:
+        await me.initialize(VERSION)
+        async with me.listening() as stream:
+            daemon.daemon.tools.replace("more", [ScriptedTool("more", gates)])
+            await stream.message()
+    async with running_daemon(config) as daemon, http_client(daemon) as again:
+        again.headers = me.headers
+        async with again.listening(stream.last_event_id) as stream:
+            daemon.daemon.tools.replace("more", [ScriptedTool("more", gates)])
+            assert (await stream.message())["method"] == "notifications/tools/list_changed"
+
+
+async def test_a_defect_in_one_session_ends_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_daemon(daemon_config(tmp_path)) as daemon, http_client(daemon) as me:
+        await me.initialize(VERSION)
+
+        async def fail(*_: Any, **__: Any) -> None:
+            raise ZeroDivisionError("a defect of a test")
+
+        with monkeypatch.context() as patched:
+            patched.setattr("exai.transports.mcp_http.serve_connection", fail)
+            async with http_client(daemon) as unlucky:
+                with pytest.raises(httpx2.RemoteProtocolError):
+                    await unlucky.post(INITIALIZE)
+        defect = await daemon.events.first_of(CallFailedInside)
+        assert isinstance(defect.exception, ExceptionGroup | ZeroDivisionError)
+        assert (await me.post(LIST)).status_code == 200
+
+
+async def test_an_answer_that_nobody_comes_back_for_is_erased_in_time(
+    tmp_path: Path, gates: Gates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exai.connections.handed_over._COMES_BACK_WITHIN_S", 0.2)
+    monkeypatch.setattr("exai.connections.handed_over._LOOKS_EVERY_S", 0.01)
+    gates.open("a")
+    tools = [ScriptedTool("gate", gates)]
+    async with running_daemon(daemon_config(tmp_path), tools) as daemon, http_client(daemon) as me:
+        session_id, calls = await me.initialize(VERSION), daemon.daemon.stores.calls
+        for request_id in range(30):
+            assert (await me.post(call("a", request_id))).status_code == 200
+        assert (await calls.usage(session_id)).result_count > 0
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                if (await calls.usage(session_id)).result_count == 0:
+                    break
+                await asyncio.sleep(0.01)
+
+
+@pytest.mark.slow
+async def test_callers_of_the_sdk_do_not_see_that_the_daemon_was_killed(tmp_path: Path) -> None:
+    shell, record = Shell(tmp_path), tmp_path / "record"
+    servers = {"box": {"command": sys.executable, "args": ["-I", "-S", str(SERVER), str(record)]}}
+    (tmp_path / "mcp.json").write_text(json.dumps({"mcpServers": servers}))
+    shell.environ |= {
+        "EXAI_WS_TOKEN": TOKEN,
+        "EXAI_LOCAL_ENABLED": "false",
+        "EXAI_MCP_CONFIG": str(tmp_path / "mcp.json"),
+    }
+    fix_ports(shell)
+    ports = shell.environ["EXAI_WS_PORT"], shell.environ["EXAI_SERVER_HTTP_PORT"]
+    options = "--port", ports[0], "--http-port", ports[1]
+    begun = [f"begun w{number}" for number in range(4)]
+    async with AsyncExitStack() as stack, asyncio.timeout(PATIENCE_S):
+        process, _ = await stack.enter_async_context(serving(shell, *options))
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        http = await stack.enter_async_context(httpx2.AsyncClient(headers=headers, timeout=20))
+        url = f"http://127.0.0.1:{ports[1]}/mcp"
+        transport = streamable_http_client(url, http_client=http, terminate_on_close=False)
+        async with Client(transport, mode="legacy") as client, asyncio.TaskGroup() as tasks:
+            await client.list_tools()
+            calls = [
+                tasks.create_task(client.call_tool(tool, {"what": f"w{number}", "after_s": 0.5}))
+                for number, tool in enumerate(["box__again"] * 3 + ["box__once"])
+            ]
+            await until(lambda: record.exists() and len(record.read_text().splitlines()) == 4)
+            process.send_signal(signal.SIGKILL)
+            await process.wait()
+            await stack.enter_async_context(serving(shell, *options))
+        *again, once = [(await each).model_dump(by_alias=True) for each in calls]
+        assert [each["content"][0]["text"] for each in again] == ["w0", "w1", "w2"]
+        assert once["_meta"]["exai/error"]["code"] == "INTERRUPTED"
+    assert sorted(set(record.read_text().splitlines())) == begun
