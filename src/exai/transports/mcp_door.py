@@ -7,7 +7,7 @@ memory, so it happens once, in a thread. What is said then is not known here.
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING
 
 from starlette.requests import HTTPConnection
 from starlette.routing import Route
@@ -31,6 +31,10 @@ from exai.transports.json_responses import json_response, unauthorized
 from exai.transports.upgrade_rules import MCP_SUBPROTOCOL, bearer_token_of, forwarded_for_of
 from exai.transports.websocket import ServeChannel
 
+if TYPE_CHECKING:
+    from exai.transports.mcp_sdk import McpSdk
+    from exai.transports.mcp_websocket import Conversation
+
 PATH = "/mcp"
 
 
@@ -51,11 +55,11 @@ class McpDoor:
         self._name = name
         self._events = events
         self._loading = asyncio.Lock()
-        self._sdk: Any = None
+        self._sdk: McpSdk | None = None
         self._tasks = asyncio.TaskGroup()
         self._has_begun = asyncio.Event()
         self._is_closing = self._is_over = False
-        self._conversations: set[Any] = set()
+        self._conversations: set[Conversation] = set()
         self._owed_count = 0
         """How many HTTP requests are owed an answer."""
         self._has_left = asyncio.Event()
@@ -134,8 +138,7 @@ class McpDoor:
             conversation = sdk.conversation(channel, outbox, session)
             with self._open(conversation), sessions.held(session):
                 slow_down = self._slow_down_of(principal, channel.remote_address)
-                close: Close = await conversation.run(slow_down)
-                return close
+                return await conversation.run(slow_down)
 
     async def _serve_http(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = HTTPConnection(scope)
@@ -169,7 +172,7 @@ class McpDoor:
             self._has_left.set()
 
     @contextmanager
-    def _open(self, conversation: Any) -> Iterator[None]:
+    def _open(self, conversation: "Conversation") -> Iterator[None]:
         self._conversations.add(conversation)
         try:
             yield
@@ -193,7 +196,7 @@ class McpDoor:
 
         return slow_down
 
-    async def _load(self) -> Any:
+    async def _load(self) -> "McpSdk":
         """Return what knows the SDK, which is imported at the first use."""
         await self._has_begun.wait()
         async with self._loading:
