@@ -139,7 +139,8 @@ class McpHttp:
         """Serve a session; a defect in it ends it alone."""
         with self._defects.contained("serving an MCP session", Whose(session.session_id)):
             await served.run()
-        self._sessions.end(session, "its loop has ended")
+            return
+        self._sessions.end(session, "it met a defect")
 
     def _stop_serving(self, session_id: str) -> None:
         served = self._served.pop(session_id, None)
@@ -211,9 +212,11 @@ class _Served:
             return
         scope[CALLER] = scope[CALLER]._replace(request_id=asked.request_id)
         answered = _Answered(send)
-        await self.transport.handle_request(scope, receive, answered)
-        if not answered.well:
-            self._events.drop(asked)
+        try:
+            await self.transport.handle_request(scope, receive, answered)
+        finally:
+            if not answered.well:
+                self._events.drop(asked)
 
     async def _answer_again(self, asked: Asked) -> JSONRPCMessage:
         """Answer a request that an earlier process had, with what came of it."""
