@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from exai.cli.bridge_session import BridgeSession, CallFailed
+from exai.core.mcp_words import INTERNAL_ERROR, RESOURCE_UPDATED, SET_LEVEL, SUBSCRIBE, UNSUBSCRIBE
 from exai.core.message_ids import Id
 from exai.core.requests import CallTool
-from exai.protocols.mcp_messages import INTERNAL_ERROR, McpError
-from exai.protocols.mcp_news import LISTS_CHANGED, RESOURCE_UPDATED, Listening, News
+from exai.protocols.mcp_messages import McpError
+from exai.protocols.mcp_news import LISTS_CHANGED, Listening, News
 
 _MAX_LISTENERS = 64
 
@@ -48,7 +49,7 @@ class Subscriptions:
     def set_level(self, level: str) -> None:
         """Have the daemon know how serious a log has to be."""
         self._level = level
-        self._tell("logging/setLevel", "", {"level": level})
+        self._tell(SET_LEVEL, "", {"level": level})
 
     @contextmanager
     def listening(self, listening: Listening) -> Iterator[None]:
@@ -58,13 +59,13 @@ class Subscriptions:
         heard = self._listened()
         self._listenings[listening.subscription] = listening
         for uri in listening.uris - heard:
-            self._tell("resources/subscribe", uri, {"uri": uri})
+            self._tell(SUBSCRIBE, uri, {"uri": uri})
         try:
             yield
         finally:
             del self._listenings[listening.subscription]
             for uri in listening.uris - self._listened():
-                self._tell("resources/unsubscribe", uri, {"uri": uri})
+                self._tell(UNSUBSCRIBE, uri, {"uri": uri})
 
     def tell_again(self) -> list[News]:
         """Have the daemon told of everything: the session may be another one.
@@ -75,7 +76,7 @@ class Subscriptions:
             self.set_level(self._level)
         uris = sorted(self._uris | self._listened())
         for uri in uris:
-            self._tell("resources/subscribe", uri, {"uri": uri})
+            self._tell(SUBSCRIBE, uri, {"uri": uri})
         is_first, self._was_told = not self._was_told, True
         if is_first:
             return []
@@ -95,7 +96,7 @@ class Subscriptions:
                     break
 
     def _tell(self, method: str, uri: str, params: dict[str, Any]) -> None:
-        what = "level" if method == "logging/setLevel" else "resource"
+        what = "level" if method == SET_LEVEL else "resource"
         self._due[(what, uri)] = (method, params)
         self._is_due.set()
 

@@ -24,8 +24,9 @@ from mcp.shared.message import MessageMetadata
 from mcp.shared.transport_context import TransportContext
 from mcp_types import CONNECTION_CLOSED, INTERNAL_ERROR
 
+from exai.core.mcp_words import Era
 from exai.core.message_ids import Id
-from exai.protocols.mcp_eras import Era, check_era
+from exai.protocols.mcp_eras import check_era
 from exai.protocols.mcp_messages import (
     McpError,
     McpNotification,

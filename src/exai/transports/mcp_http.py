@@ -30,7 +30,7 @@ from exai.connections.mcp_session import McpSession
 from exai.connections.mcp_sessions import McpSessions
 from exai.core.errors import QueueFull, ServiceUnavailable
 from exai.core.lifecycle import running
-from exai.protocols.mcp_messages import INTERNAL_ERROR, INVALID_REQUEST
+from exai.core.mcp_words import INTERNAL_ERROR, INVALID_REQUEST
 from exai.transports.json_responses import json_response
 from exai.transports.mcp_dispatcher import CANCELLED
 from exai.transports.mcp_events import McpEvents

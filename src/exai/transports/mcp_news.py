@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from exai.connections.mcp_session import McpSession
+from exai.core.mcp_words import RESOURCE_UPDATED
 from exai.core.replies import (
     PromptsChanged,
     Reply,
@@ -17,7 +18,7 @@ from exai.core.replies import (
     ResourceUpdated,
     ToolsChanged,
 )
-from exai.protocols.mcp_news import NEWS_OF_OP, RESOURCE_UPDATED, Listening, News
+from exai.protocols.mcp_news import NEWS_OF_OP, Listening, News
 
 _MAX_NEWS = 1000
 

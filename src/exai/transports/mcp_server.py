@@ -38,6 +38,7 @@ from exai.connections.mcp_session import McpCall, McpSession
 from exai.connections.mcp_sessions import McpSessions
 from exai.core.errors import ExaiError
 from exai.core.identity import Principal
+from exai.core.mcp_words import LISTEN_ACKNOWLEDGED, Era
 from exai.core.message_ids import Id
 from exai.core.outcomes import Failed
 from exai.core.requests import CallTool
@@ -45,13 +46,9 @@ from exai.core.tool import ToolSpec
 from exai.protocols import mcp_calls, mcp_results
 from exai.protocols.hello import ServerName
 from exai.protocols.mcp_calls import Answer, answer_of
-from exai.protocols.mcp_eras import (
-    MODERN_VERSIONS,
-    Era,
-    meta_of,
-)
+from exai.protocols.mcp_eras import MODERN_VERSIONS, meta_of
 from exai.protocols.mcp_messages import McpError
-from exai.protocols.mcp_news import ACKNOWLEDGED, read_listen
+from exai.protocols.mcp_news import read_listen
 from exai.protocols.mcp_telling import Telling
 from exai.transports.mcp_client_side import client_side_of
 from exai.transports.mcp_news import NewsOfSession, Notify
@@ -194,7 +191,7 @@ class McpServer:
                 session.watching(listening.uris) as watched,
             ):
                 honored = listening._replace(uris=frozenset(watched))
-                await notify(ACKNOWLEDGED, honored.acknowledgement())
+                await notify(LISTEN_ACKNOWLEDGED, honored.acknowledgement())
                 self._listening.add(news)
                 if self._is_over:
                     news.end()

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from exai.core.errors import ToolFailed
+from exai.core.mcp_words import LISTEN_ACKNOWLEDGED
 from exai.core.tool import ToolRun
 from exai.upstream.carrier import Carrier
 from exai.upstream.handshake import NO_CAPABILITIES, Handshake, HandshakeFailed, Terms
@@ -31,7 +32,6 @@ from exai.upstream.server_requests import OnRequest
 from exai.upstream.speech import Speech
 from exai.upstream.wishes import Wishes
 
-_AGREED = "notifications/subscriptions/acknowledged"
 _CHANGES_PAUSE_S = 1.0
 _MESSAGE_LENGTH = 1000
 
@@ -160,7 +160,7 @@ class ServerLife:
     def _take_notification(self, method: str, params: dict[str, Any]) -> None:
         if method in KINDS_CHANGED_BY:
             self._note_changed(KINDS_CHANGED_BY[method])
-        elif method == _AGREED:
+        elif method == LISTEN_ACKNOWLEDGED:
             self._listening.take_agreement(params)
         if self._on_notification is not None:
             self._on_notification(method, params)
