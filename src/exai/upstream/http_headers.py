@@ -20,13 +20,12 @@ from mcp.shared.inbound import (
     x_mcp_header_map,
 )
 
+from exai.core.http_syntax import is_header_name, is_header_value
 from exai.core.mcp_words import CALL_TOOL, INITIALIZE, VERSION_KEY, Era
 from exai.upstream.carrier import CarrierUnusable, Message
 from exai.upstream.sdk_eras import era_of
 from exai.upstream.shown_url import secrets_in_url
 
-_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_VALUE = re.compile(r"[!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?|")
 _SESSION_ID = re.compile(r"[!-~]{1,1024}")
 _OURS = ("connection", "content-length", "content-type", "transfer-encoding")
 _SECRET_LENGTH = 6
@@ -38,9 +37,9 @@ class HttpHeaders:
     def __init__(self, configured: Mapping[str, str], url: str, user_agent: str) -> None:
         """Raise `CarrierUnusable` where a header cannot be sent."""
         for name, value in configured.items():
-            if not _NAME.fullmatch(name) or name.lower() in _OURS:
+            if not is_header_name(name) or name.lower() in _OURS:
                 raise CarrierUnusable(f"no header may be named {name!r}")
-            if not _VALUE.fullmatch(value):
+            if not is_header_value(value):
                 raise CarrierUnusable(f"the value of the header {name} cannot be sent")
         self._always = {
             "user-agent": user_agent,
