@@ -62,8 +62,8 @@ from exai.protocols.mcp_messages import (
     read_message,
 )
 from exai.protocols.mcp_news import News, read_listen
+from exai.protocols.mcp_notifications import CallNotifications
 from exai.protocols.mcp_results import Result, failed_result, method_error, tools_result
-from exai.protocols.mcp_telling import Telling
 from exai.upstream.line_splitter import Overlong
 from exai.upstream.messages import TooIntricate, Unreadable, decode_message
 
@@ -246,11 +246,13 @@ class BridgeServer:
         return method_result(request.method, _answer_of(result), self._era)
 
     async def _listen(self, request: McpRequest) -> Result:
-        listening = read_listen(request.id, request.params)
-        with self._subscriptions.listening(listening):
-            self._wire.write(encode_notification(LISTEN_ACKNOWLEDGED, listening.acknowledgement()))
+        subscription = read_listen(request.id, request.params)
+        with self._subscriptions.listening(subscription):
+            self._wire.write(
+                encode_notification(LISTEN_ACKNOWLEDGED, subscription.acknowledgement())
+            )
             await asyncio.Event().wait()  # until the client takes it back
-        return listening.result()
+        return subscription.result()
 
     async def _subscribe(self, request: McpRequest) -> Result:
         result = await self._call_method(request)
@@ -268,12 +270,12 @@ class BridgeServer:
         """Return what tells the client how far its request is, and what the server logs."""
         assert self._era is not None
         clock = asyncio.get_running_loop().time
-        telling = Telling(meta_of(request.params), self._era, clock())
+        notifications = CallNotifications(meta_of(request.params), self._era, clock())
 
         def hear(said: Progress) -> None:
             if self._wire.is_full():
                 return
-            told = telling.told(said, clock(), self._log_level)
+            told = notifications.told(said, clock(), self._log_level)
             if told is not None:
                 self._wire.write(encode_notification(*told))
 

@@ -13,7 +13,7 @@ from exai.core.mcp_words import INTERNAL_ERROR, RESOURCE_UPDATED, SET_LEVEL, SUB
 from exai.core.message_ids import Id
 from exai.core.requests import CallTool
 from exai.protocols.mcp_messages import McpError
-from exai.protocols.mcp_news import LISTS_CHANGED, Listening, News
+from exai.protocols.mcp_news import LISTS_CHANGED, News, Subscription
 
 _MAX_LISTENERS = 64
 
@@ -24,7 +24,7 @@ class Subscriptions:
     def __init__(self, session: BridgeSession) -> None:
         self._session = session
         self._uris: set[str] = set()
-        self._listenings: dict[Id, Listening] = {}
+        self._open: dict[Id, Subscription] = {}
         self._level: str | None = None
         self._was_told = False
         self._due: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {}
@@ -44,7 +44,7 @@ class Subscriptions:
 
     def listeners(self, news: News) -> list[Id]:
         """Return the requests under which a client that listens is told."""
-        return [id_ for id_, each in self._listenings.items() if each.wants(news)]
+        return [id_ for id_, each in self._open.items() if each.wants(news)]
 
     def set_level(self, level: str) -> None:
         """Have the daemon know how serious a log has to be."""
@@ -52,19 +52,19 @@ class Subscriptions:
         self._tell(SET_LEVEL, "", {"level": level})
 
     @contextmanager
-    def listening(self, listening: Listening) -> Iterator[None]:
+    def listening(self, subscription: Subscription) -> Iterator[None]:
         """Let a request hear what it asked for. Raises `McpError` where too many do."""
-        if len(self._listenings) >= _MAX_LISTENERS:
+        if len(self._open) >= _MAX_LISTENERS:
             raise McpError(INTERNAL_ERROR, "Subscription limit reached")
         heard = self._listened()
-        self._listenings[listening.subscription] = listening
-        for uri in listening.uris - heard:
+        self._open[subscription.id] = subscription
+        for uri in subscription.uris - heard:
             self._tell(SUBSCRIBE, uri, {"uri": uri})
         try:
             yield
         finally:
-            del self._listenings[listening.subscription]
-            for uri in listening.uris - self._listened():
+            del self._open[subscription.id]
+            for uri in subscription.uris - self._listened():
                 self._tell(UNSUBSCRIBE, uri, {"uri": uri})
 
     def tell_again(self) -> list[News]:
@@ -101,4 +101,4 @@ class Subscriptions:
         self._is_due.set()
 
     def _listened(self) -> set[str]:
-        return {uri for each in self._listenings.values() for uri in each.uris}
+        return {uri for each in self._open.values() for uri in each.uris}

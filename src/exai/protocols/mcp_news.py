@@ -50,10 +50,10 @@ LISTS_CHANGED = (
 """What a client is told where it is not known whether they have changed."""
 
 
-class Listening(NamedTuple):
+class Subscription(NamedTuple):
     """What one `subscriptions/listen` asked for, as far as it is honored."""
 
-    subscription: Id
+    id: Id
     methods: frozenset[str]
     uris: frozenset[str]
 
@@ -71,14 +71,14 @@ class Listening(NamedTuple):
         }
         if self.uris:
             honored[LISTEN_URIS] = sorted(self.uris)
-        return {"notifications": honored, **_named(self.subscription)}
+        return {"notifications": honored, **_named(self.id)}
 
     def result(self) -> dict[str, Any]:
         """Return the answer to the request, which ends the stream."""
-        return _named(self.subscription)
+        return _named(self.id)
 
 
-def read_listen(id_: Id, params: dict[str, Any]) -> Listening:
+def read_listen(id_: Id, params: dict[str, Any]) -> Subscription:
     """Read a `subscriptions/listen`. Raises `McpError`."""
     wanted = params.get("notifications")
     if not isinstance(wanted, dict):
@@ -89,7 +89,7 @@ def read_listen(id_: Id, params: dict[str, Any]) -> Listening:
     if len(uris) > _MAX_URIS:
         raise McpError(INVALID_PARAMS, f"at most {_MAX_URIS:,} resources can be listened to")
     methods = frozenset(method for method, flag in LISTEN_FLAGS.items() if wanted.get(flag) is True)
-    return Listening(id_, methods, frozenset(uris))
+    return Subscription(id_, methods, frozenset(uris))
 
 
 def _named(subscription: Id) -> dict[str, Any]:

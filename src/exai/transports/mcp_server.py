@@ -49,7 +49,7 @@ from exai.protocols.mcp_calls import Answer, answer_of
 from exai.protocols.mcp_eras import MODERN_VERSIONS, meta_of
 from exai.protocols.mcp_messages import McpError
 from exai.protocols.mcp_news import read_listen
-from exai.protocols.mcp_telling import Telling
+from exai.protocols.mcp_notifications import CallNotifications
 from exai.transports.mcp_client_side import client_side_of
 from exai.transports.mcp_news import NewsOfSession, Notify
 from exai.transports.mcp_raw import RawMessage
@@ -215,10 +215,10 @@ class McpServer:
             named = session.session_id, str(ctx.request_id)
             self._under_way[named] = call
             clock, notify = asyncio.get_running_loop().time, _notifying(ctx, related=True)
-            telling = Telling(meta_of(ctx.params or {}), _era_of(ctx), clock())
+            notifications = CallNotifications(meta_of(ctx.params or {}), _era_of(ctx), clock())
             try:
                 while (said := await call.hear()) is not None:
-                    told = telling.told(said, clock(), session.log_level)
+                    told = notifications.told(said, clock(), session.log_level)
                     if told is not None:
                         await notify(*told)
             except BaseException:

@@ -46,7 +46,7 @@ _NEWS = {
 }
 
 
-class Listening:
+class Subscriber:
     """Keeps one life of a server to the wishes, while it runs.
 
     `on_gap` is told where news may have been missed.

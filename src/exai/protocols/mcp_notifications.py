@@ -36,7 +36,7 @@ class Said(Protocol):
         """What an MCP server wrote to its client's log."""
 
 
-class Telling:
+class CallNotifications:
     """One request, whose `_meta` says what its client wants to hear."""
 
     def __init__(self, meta: Mapping[str, Any], era: Era, begun_at: float) -> None:
