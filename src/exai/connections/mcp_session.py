@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from exai.core import mcp_words
 from exai.core.client_side import ClientSide
 from exai.core.identity import Principal
 from exai.core.outcomes import Completed
@@ -123,11 +124,11 @@ class McpSession(Peer):
     def note_wish(self, method: str, params: dict[str, Any]) -> None:
         """Take note of what the client wants to hear from now on: it is what it said last."""
         match method, params:
-            case "logging/setLevel", {"level": str() as level}:
+            case mcp_words.SET_LEVEL, {"level": str() as level}:
                 self.log_level = level
-            case "resources/subscribe", {"uri": str() as uri}:
+            case mcp_words.SUBSCRIBE, {"uri": str() as uri}:
                 self.subscriptions.add(uri)
-            case "resources/unsubscribe", {"uri": str() as uri}:
+            case mcp_words.UNSUBSCRIBE, {"uri": str() as uri}:
                 self.subscriptions.discard(uri)
             case _:
                 return
@@ -136,9 +137,9 @@ class McpSession(Peer):
     def restore_wishes(self, log_level: str | None, uris: Iterable[str]) -> None:
         """Want to hear what the client wanted to hear of an earlier process."""
         self.log_level, self.subscriptions = log_level, set(uris)
-        wishes = [("resources/subscribe", {"uri": uri}) for uri in self.subscriptions]
+        wishes = [(mcp_words.SUBSCRIBE, {"uri": uri}) for uri in self.subscriptions]
         if log_level is not None:
-            wishes.append(("logging/setLevel", {"level": log_level}))
+            wishes.append((mcp_words.SET_LEVEL, {"level": log_level}))
         for method, params in wishes:
             self._tasks.create_task(self._succeeds(method, params))
 
@@ -150,12 +151,12 @@ class McpSession(Peer):
         """
         self._watchers.update(uris)
         try:
-            yield {uri for uri in uris if await self._succeeds("resources/subscribe", {"uri": uri})}
+            yield {uri for uri in uris if await self._succeeds(mcp_words.SUBSCRIBE, {"uri": uri})}
         finally:
             self._watchers.subtract(uris)
             for uri in [uri for uri in uris if not self._watchers[uri]]:
                 del self._watchers[uri]
-                self._tasks.create_task(self._succeeds("resources/unsubscribe", {"uri": uri}))
+                self._tasks.create_task(self._succeeds(mcp_words.UNSUBSCRIBE, {"uri": uri}))
 
     async def _succeeds(self, method: str, params: dict[str, Any]) -> bool:
         """Make a call of one of MCP's methods; tell whether it succeeded."""

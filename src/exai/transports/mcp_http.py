@@ -30,9 +30,8 @@ from exai.connections.mcp_session import McpSession
 from exai.connections.mcp_sessions import McpSessions
 from exai.core.errors import QueueFull, ServiceUnavailable
 from exai.core.lifecycle import running
-from exai.core.mcp_words import INTERNAL_ERROR, INVALID_REQUEST
+from exai.core.mcp_words import CANCELLED, INITIALIZE, INTERNAL_ERROR, INVALID_REQUEST
 from exai.transports.json_responses import json_response
-from exai.transports.mcp_dispatcher import CANCELLED
 from exai.transports.mcp_events import McpEvents
 from exai.transports.mcp_server import CALLER, McpCaller, McpServer, asking_principal
 
@@ -188,7 +187,7 @@ class _Served:
         async with self.transport.connect() as (incoming, outgoing):
             watched = _Watched(incoming, self._server, self._session)
             dispatcher: JSONRPCDispatcher[TransportContext] = JSONRPCDispatcher(
-                watched, outgoing, inline_methods=frozenset({"initialize"})
+                watched, outgoing, inline_methods=frozenset({INITIALIZE})
             )
             connection = Connection.for_loop(dispatcher, session_id=self._session.session_id)
             if self._known is not None:
