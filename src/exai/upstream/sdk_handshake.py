@@ -15,10 +15,7 @@ from mcp.client.session import ClientSession
 from mcp.shared.dispatcher import CallOptions, Dispatcher, OnNotify, OnNotifyIntercept, OnRequest
 from mcp.shared.exceptions import MCPError
 from mcp.shared.transport_context import TransportContext
-from mcp_types import (
-    REQUEST_TIMEOUT,
-    Implementation,
-)
+from mcp_types import REQUEST_TIMEOUT, Implementation
 from pydantic import ValidationError
 
 from exai.core.errors import ResultTooLarge
