@@ -38,10 +38,10 @@ from exai.providers.registry import ProviderRegistry
 from exai.stores.instance_lock import InstanceLock
 from exai.stores.stores import Stores, stores_of
 from exai.tools.built_in import VersionTool
-from exai.tools.mcp_servers import McpServers
 from exai.tools.own_tools import own_tools
 from exai.tools.registry import ToolRegistry
 from exai.tools.upstream_control import ReadConfig, UpstreamControl, unchanged
+from exai.tools.upstreams import Upstreams
 from exai.transports.daemon_routes import daemon_routes
 from exai.transports.doors import DaemonAddress, Doors
 from exai.transports.mcp_door import McpDoor
@@ -74,7 +74,7 @@ class Daemon:
         self._announcer = Announcer()
         self.tools.on_change(self._announcer.tell_tools_changed)
         self._guard = ProcessGuard()
-        self._servers = McpServers(
+        self._upstreams = Upstreams(
             config,
             self.tools,
             self._announcer,
@@ -84,8 +84,8 @@ class Daemon:
             events=self._events,
             clock=clock,
         )
-        self._upstreams = self._servers.pool
-        self._readiness = Readiness(self._upstreams.awaited_scopes)
+        self._upstream_pool = self._upstreams.pool
+        self._readiness = Readiness(self._upstream_pool.awaited_scopes)
         self._providers = self._build_providers()
         self.stores = stores
         self._calls = self._build_call_path()
@@ -132,7 +132,7 @@ class Daemon:
                 self._tasks,
                 self._doors.http_open(inherited),
                 self._providers,
-                self._upstreams,
+                self._upstream_pool,
                 self._recovered(),
                 self._doors.websocket_open(inherited),
                 running(
@@ -184,7 +184,7 @@ class Daemon:
 
     async def _become_ready(self) -> None:
         """Be ready once each MCP server has had its first start, or enough time for it."""
-        await self._upstreams.wait_first_starts(self._config.server.ready_wait_s)
+        await self._upstream_pool.wait_first_starts(self._config.server.ready_wait_s)
         self.tools.end_start()
         if self._readiness.status == "starting":
             self._readiness.status = "ok"
@@ -245,8 +245,8 @@ class Daemon:
             tools=self.tools,
             conversations=self.stores.conversations,
             providers=self._providers,
-            upstreams=self._upstreams,
-            upstream_tools=self._servers.tools,
+            upstreams=self._upstream_pool,
+            upstream_tools=self._upstreams.tools,
         )
         return Observation(observed, self._metrics, self._clock, self._events)
 
@@ -254,7 +254,7 @@ class Daemon:
         ttl_s = self._config.conversations.ttl_s
         return CallPath(
             self._config.limits,
-            self._providers.scope_limits() | self._upstreams.scope_limits(),
+            self._providers.scope_limits() | self._upstream_pool.scope_limits(),
             tools=self.tools,
             never_share=self._config.tools.never_share,
             store=self.stores.calls,
@@ -263,17 +263,17 @@ class Daemon:
             events=self._events,
             health=lambda principal: self._observation.health.report(principal),
             progress_interval_s=self._config.server.progress_interval_s,
-            on_session_end=self._upstreams.end_session,
+            on_session_end=self._upstream_pool.end_session,
             sweeps=[lambda: self.stores.conversations.expire(self._clock.wall_s(), ttl_s)],
         )
 
     def _build_routes(self, read_config: ReadConfig) -> list[BaseRoute]:
-        servers = UpstreamControl(self._servers, self._calls.relimit, read_config, self._events)
+        control = UpstreamControl(self._upstreams, self._calls.relimit, read_config, self._events)
         return daemon_routes(
             self._readiness,
             self._observation,
             explain=self._calls.explaining.explain,
-            servers=servers,
+            servers=control,
             server_logs=self._server_logs.tail,
             authenticate=self._tokens.authenticate,
         )

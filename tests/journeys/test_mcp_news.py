@@ -289,7 +289,7 @@ async def test_each_principals_own_instance_tells_only_that_principal(tmp_path: 
 async def test_a_subscription_that_a_server_never_answers_ends_with_its_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("exai.upstream.listening._PATIENCE_S", 0.2)
+    monkeypatch.setattr("exai.upstream.subscriber._PATIENCE_S", 0.2)
     silent = archive("--mute", "resources/subscribe")
     async with serving(tmp_path, {"old": silent}) as daemon, client_of(daemon) as client:
         await client.wire.begin("resources/subscribe", "s", arguments={"uri": "file:///a"})

@@ -7,14 +7,20 @@ import pytest
 from mcp_types import InitializeResult
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 
-from exai.core.message_ids import find_id
-from exai.protocols.mcp_eras import (
+from exai.core.mcp_words import (
     CLIENT_CAPABILITIES_KEY,
-    HANDSHAKE_VERSIONS,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
     LOG_LEVEL_KEY,
-    MODERN_VERSIONS,
+    METHOD_NOT_FOUND,
+    UNSUPPORTED_PROTOCOL_VERSION,
     VERSION_KEY,
     Era,
+)
+from exai.core.message_ids import find_id
+from exai.protocols.mcp_eras import (
+    HANDSHAKE_VERSIONS,
+    MODERN_VERSIONS,
     ServerInfo,
     check_era,
     era_of_first,
@@ -23,10 +29,6 @@ from exai.protocols.mcp_eras import (
 )
 from exai.protocols.mcp_logging import is_wanted, read_level
 from exai.protocols.mcp_messages import (
-    INVALID_PARAMS,
-    INVALID_REQUEST,
-    METHOD_NOT_FOUND,
-    UNSUPPORTED_PROTOCOL_VERSION,
     McpError,
     McpNotification,
     McpRequest,

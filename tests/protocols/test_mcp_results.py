@@ -5,8 +5,14 @@ from typing import Any
 import pytest
 from mcp_types import CallToolResult, ListToolsResult
 
-from exai.protocols.mcp_eras import SERVER_INFO_KEY, Era, ServerInfo, finish_result
-from exai.protocols.mcp_messages import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND
+from exai.core.mcp_words import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    METHOD_NOT_FOUND,
+    SERVER_INFO_KEY,
+    Era,
+)
+from exai.protocols.mcp_eras import ServerInfo, finish_result
 from exai.protocols.mcp_results import (
     ERROR_KEY,
     completed_result,

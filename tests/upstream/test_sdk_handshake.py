@@ -7,6 +7,7 @@ from typing import Any
 import mcp.client.session
 import pytest
 
+from exai.core.mcp_words import Era
 from exai.upstream.handshake import HandshakeFailed, Terms
 from exai.upstream.json_rpc import NO_HEADERS, BrokenAnswer, ErrorAnswer, Requests, ServerLost
 from exai.upstream.sdk_handshake import negotiate
@@ -66,7 +67,7 @@ async def test_a_server_of_2026_is_discovered_and_each_request_introduces_us() -
     terms, methods = await agree(DISCOVERED)
     assert methods == ["server/discover"]
     assert (terms.protocol_version, terms.server_version) == ("2026-07-28", "2")
-    assert terms.is_modern
+    assert terms.era is Era.MODERN
     assert terms.offers("tools", "listChanged")
     assert not terms.offers("resources")
     assert terms.request_meta == {

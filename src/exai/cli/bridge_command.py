@@ -23,8 +23,9 @@ from exai.cli.daemon_door import Door, NoDoor, find_door
 from exai.cli.exit_codes import ExitCode
 from exai.client.answers import Frame
 from exai.core.lifecycle import lone_cause
+from exai.core.mcp_words import TOOLS_CHANGED
 from exai.protocols.mcp_eras import ServerInfo
-from exai.protocols.mcp_news import NEWS_OF_OP, TOOLS_CHANGED, News
+from exai.protocols.mcp_news import NEWS_OF_OP, News
 from exai.upstream.line_splitter import LineSplitter
 
 _MAX_LINE_BYTES = 67_108_864

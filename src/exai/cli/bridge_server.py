@@ -13,8 +13,26 @@ from exai.cli.bridge_session import BridgeSession, CallFailed
 from exai.cli.bridge_subscriptions import Subscriptions
 from exai.cli.bridge_tools import KnownTools
 from exai.client.answers import CallResult, Progress
+from exai.core import mcp_words
 from exai.core.errors import ErrorCode
+from exai.core.mcp_words import (
+    CALL_TOOL,
+    DISCOVER,
+    INITIALIZE,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    LIST_TOOLS,
+    LISTEN,
+    LISTEN_ACKNOWLEDGED,
+    PARSE_ERROR,
+    PING,
+    SET_LEVEL,
+    SUBSCRIBE,
+    UNSUBSCRIBE,
+    Era,
+)
 from exai.core.message_ids import Id, find_id
+from exai.core.tool import LOG_LEVELS
 from exai.protocols.mcp_calls import (
     Answer,
     method_result,
@@ -23,7 +41,6 @@ from exai.protocols.mcp_calls import (
     tool_result,
 )
 from exai.protocols.mcp_eras import (
-    Era,
     ServerInfo,
     check_era,
     discover_result,
@@ -32,11 +49,8 @@ from exai.protocols.mcp_eras import (
     initialize_result,
     meta_of,
 )
-from exai.protocols.mcp_logging import LEVELS, read_level
+from exai.protocols.mcp_logging import read_level
 from exai.protocols.mcp_messages import (
-    INVALID_PARAMS,
-    INVALID_REQUEST,
-    PARSE_ERROR,
     McpError,
     McpNotification,
     McpRequest,
@@ -47,9 +61,9 @@ from exai.protocols.mcp_messages import (
     encode_result,
     read_message,
 )
-from exai.protocols.mcp_news import ACKNOWLEDGED, News, read_listen
+from exai.protocols.mcp_news import News, read_listen
+from exai.protocols.mcp_notifications import CallNotifications
 from exai.protocols.mcp_results import Result, failed_result, method_error, tools_result
-from exai.protocols.mcp_telling import Telling
 from exai.upstream.line_splitter import Overlong
 from exai.upstream.messages import TooIntricate, Unreadable, decode_message
 
@@ -83,22 +97,22 @@ class BridgeServer:
         self._tasks = tasks
         self._info = info
         self._era: Era | None = None
-        self._log_level = LEVELS[0]
+        self._log_level: str = LOG_LEVELS[0]
         self._in_flight: dict[Id, asyncio.Task[None]] = {}
         self._late_news: dict[News, None] = {}
         self._has_late_news = asyncio.Event()
         self._at_once: dict[str, Callable[[McpRequest], Result]] = {
-            "initialize": lambda request: initialize_result(request.params, info),
-            "server/discover": lambda request: discover_result(),
-            "ping": lambda request: {},
-            "logging/setLevel": self._set_level,
+            INITIALIZE: lambda request: initialize_result(request.params, info),
+            DISCOVER: lambda request: discover_result(),
+            PING: lambda request: {},
+            SET_LEVEL: self._set_level,
         }
         self._in_time: dict[str, Callable[[McpRequest], Awaitable[Result]]] = {
-            "tools/list": self._list_tools,
-            "tools/call": self._call_tool,
-            "subscriptions/listen": self._listen,
-            "resources/subscribe": self._subscribe,
-            "resources/unsubscribe": self._unsubscribe,
+            LIST_TOOLS: self._list_tools,
+            CALL_TOOL: self._call_tool,
+            LISTEN: self._listen,
+            SUBSCRIBE: self._subscribe,
+            UNSUBSCRIBE: self._unsubscribe,
         }
 
     async def handle_line(self, line: bytes | bytearray | Overlong) -> None:
@@ -135,7 +149,7 @@ class BridgeServer:
         match message:
             case McpRequest():
                 self._answer(message)
-            case McpNotification("notifications/cancelled", params):
+            case McpNotification(mcp_words.CANCELLED, params):
                 self._cancel(params.get("requestId"))
             case _:
                 pass  # we ask nothing, and of other notifications nothing follows
@@ -169,7 +183,7 @@ class BridgeServer:
         except McpError as fault:
             self._wire.write(encode_error(request.id, fault))
         except CallFailed as failure:
-            if request.method == "tools/call":
+            if request.method == CALL_TOOL:
                 result = failed_result(
                     failure.error, has_output_schema=self._has_output_schema(request)
                 )
@@ -232,11 +246,13 @@ class BridgeServer:
         return method_result(request.method, _answer_of(result), self._era)
 
     async def _listen(self, request: McpRequest) -> Result:
-        listening = read_listen(request.id, request.params)
-        with self._subscriptions.listening(listening):
-            self._wire.write(encode_notification(ACKNOWLEDGED, listening.acknowledgement()))
+        subscription = read_listen(request.id, request.params)
+        with self._subscriptions.listening(subscription):
+            self._wire.write(
+                encode_notification(LISTEN_ACKNOWLEDGED, subscription.acknowledgement())
+            )
             await asyncio.Event().wait()  # until the client takes it back
-        return listening.result()
+        return subscription.result()
 
     async def _subscribe(self, request: McpRequest) -> Result:
         result = await self._call_method(request)
@@ -254,12 +270,12 @@ class BridgeServer:
         """Return what tells the client how far its request is, and what the server logs."""
         assert self._era is not None
         clock = asyncio.get_running_loop().time
-        telling = Telling(meta_of(request.params), self._era, clock())
+        notifications = CallNotifications(meta_of(request.params), self._era, clock())
 
         def hear(said: Progress) -> None:
             if self._wire.is_full():
                 return
-            told = telling.told(said, clock(), self._log_level)
+            told = notifications.told(said, clock(), self._log_level)
             if told is not None:
                 self._wire.write(encode_notification(*told))
 

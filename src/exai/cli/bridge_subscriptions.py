@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from exai.cli.bridge_session import BridgeSession, CallFailed
+from exai.core.mcp_words import INTERNAL_ERROR, RESOURCE_UPDATED, SET_LEVEL, SUBSCRIBE, UNSUBSCRIBE
 from exai.core.message_ids import Id
 from exai.core.requests import CallTool
-from exai.protocols.mcp_messages import INTERNAL_ERROR, McpError
-from exai.protocols.mcp_news import LISTS_CHANGED, RESOURCE_UPDATED, Listening, News
+from exai.protocols.mcp_messages import McpError
+from exai.protocols.mcp_news import LISTS_CHANGED, News, Subscription
 
 _MAX_LISTENERS = 64
 
@@ -23,7 +24,7 @@ class Subscriptions:
     def __init__(self, session: BridgeSession) -> None:
         self._session = session
         self._uris: set[str] = set()
-        self._listenings: dict[Id, Listening] = {}
+        self._open: dict[Id, Subscription] = {}
         self._level: str | None = None
         self._was_told = False
         self._due: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {}
@@ -43,28 +44,28 @@ class Subscriptions:
 
     def listeners(self, news: News) -> list[Id]:
         """Return the requests under which a client that listens is told."""
-        return [id_ for id_, each in self._listenings.items() if each.wants(news)]
+        return [id_ for id_, each in self._open.items() if each.wants(news)]
 
     def set_level(self, level: str) -> None:
         """Have the daemon know how serious a log has to be."""
         self._level = level
-        self._tell("logging/setLevel", "", {"level": level})
+        self._tell(SET_LEVEL, "", {"level": level})
 
     @contextmanager
-    def listening(self, listening: Listening) -> Iterator[None]:
+    def listening(self, subscription: Subscription) -> Iterator[None]:
         """Let a request hear what it asked for. Raises `McpError` where too many do."""
-        if len(self._listenings) >= _MAX_LISTENERS:
+        if len(self._open) >= _MAX_LISTENERS:
             raise McpError(INTERNAL_ERROR, "Subscription limit reached")
         heard = self._listened()
-        self._listenings[listening.subscription] = listening
-        for uri in listening.uris - heard:
-            self._tell("resources/subscribe", uri, {"uri": uri})
+        self._open[subscription.id] = subscription
+        for uri in subscription.uris - heard:
+            self._tell(SUBSCRIBE, uri, {"uri": uri})
         try:
             yield
         finally:
-            del self._listenings[listening.subscription]
-            for uri in listening.uris - self._listened():
-                self._tell("resources/unsubscribe", uri, {"uri": uri})
+            del self._open[subscription.id]
+            for uri in subscription.uris - self._listened():
+                self._tell(UNSUBSCRIBE, uri, {"uri": uri})
 
     def tell_again(self) -> list[News]:
         """Have the daemon told of everything: the session may be another one.
@@ -75,7 +76,7 @@ class Subscriptions:
             self.set_level(self._level)
         uris = sorted(self._uris | self._listened())
         for uri in uris:
-            self._tell("resources/subscribe", uri, {"uri": uri})
+            self._tell(SUBSCRIBE, uri, {"uri": uri})
         is_first, self._was_told = not self._was_told, True
         if is_first:
             return []
@@ -95,9 +96,9 @@ class Subscriptions:
                     break
 
     def _tell(self, method: str, uri: str, params: dict[str, Any]) -> None:
-        what = "level" if method == "logging/setLevel" else "resource"
+        what = "level" if method == SET_LEVEL else "resource"
         self._due[(what, uri)] = (method, params)
         self._is_due.set()
 
     def _listened(self) -> set[str]:
-        return {uri for each in self._listenings.values() for uri in each.uris}
+        return {uri for each in self._open.values() for uri in each.uris}

@@ -7,10 +7,10 @@ import ipaddress
 import re
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
-from urllib.parse import urlsplit
 
 from exai.core.addresses import canonical_host, is_loopback
 from exai.core.config import OPEN_ACCESS, Config, is_glob
+from exai.core.http_syntax import is_http_url
 from exai.core.tokens import TOKEN_MIN_LENGTH
 from exai.core.tool import OWN_SOURCE, WIDEST_SHARE, is_wider
 
@@ -41,16 +41,6 @@ def warnings_of(config: Config) -> Iterator[str]:
         if config.principals:
             names = ", ".join(config.principals)
             yield f"auth.mode = none: nobody is asked for the token of {names}"
-
-
-def is_http_url(text: str) -> bool:
-    """Tell whether this is the address of something that is reached by HTTP."""
-    try:
-        url = urlsplit(text)
-        is_whole = url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
-    except ValueError:
-        return False
-    return is_whole and text.isprintable() and " " not in text
 
 
 def _tokens(config: Config, sources: Mapping[str, str]) -> Iterator[str]:

@@ -8,12 +8,12 @@ from urllib.parse import urlsplit
 import msgspec
 
 from exai.cli.address_file import find_address, reachable
-from exai.cli.config_checks import is_http_url
 from exai.cli.config_file import DEFAULT, LoadedConfig
 from exai.cli.environment import TOKEN_VARIABLE
 from exai.cli.secret_references import SecretUnreadable
 from exai.cli.state_token import find_state_token, token_path
 from exai.core.addresses import canonical_host, is_loopback
+from exai.core.http_syntax import is_http_url
 
 _PortKey = Literal["port", "http_port"]
 """Which of the daemon's ports, by its key under `[server]`."""

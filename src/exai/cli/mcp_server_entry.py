@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from exai.cli.config_checks import is_http_url
 from exai.cli.config_keys import (
     UPSTREAM_KEYS,
     Key,
@@ -34,6 +33,7 @@ from exai.cli.mcp_foreign_settings import (
 )
 from exai.cli.mcp_references import ReferenceFault, expand, is_literal
 from exai.core.config import Seconds, Section, UpstreamConfig
+from exai.core.http_syntax import is_header_name, is_header_value, is_http_url
 from exai.core.tool import Share
 from exai.upstream.names import NAMES, is_offerable
 
@@ -44,8 +44,6 @@ _OWN_KEYS = tuple(name for name in UPSTREAM_KEYS if name not in _COMMON_KEYS)
 _KNOWN = {*_COMMON_KEYS, *HEEDED, "exai"}
 
 _PREFIX = re.compile(r"[A-Za-z0-9_-]{0,40}\Z")
-_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*\Z")
 
 
 class ToolPolicy(Section, frozen=True, kw_only=True):
@@ -260,9 +258,10 @@ class ServerEntry:
 
     def _header_faults(self, usual: dict[str, Any], values: dict[str, Any]) -> Iterator[str]:
         for name, value in values.get("headers", {}).items():
-            if not _HEADER_NAME.match(name):
+            if not is_header_name(name):
                 yield f"headers: {name!r} is no name of a header"
-            if not _HEADER_VALUE.match(value):
+            # What is empty for now, as after `Bearer `, is its server's concern alone.
+            if not is_header_value(value.strip("\t ")):
                 yield f"headers: {name}: a header holds no line ends or other control characters"
             is_secret = SECRET_NAME.search(name) and value and is_literal(usual["headers"][name])
             if self._is_open_to_others and is_secret:

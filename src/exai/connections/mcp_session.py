@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import msgspec
 
 from exai.connections.handed_over import HandedOver
+from exai.core import mcp_words
 from exai.core.client_side import ClientSide
 from exai.core.identity import Principal
 from exai.core.outcomes import Completed
@@ -99,6 +100,7 @@ class McpSession(Peer):
         self._store = store
         self._tasks = tasks
         self._watchers: Counter[str] = Counter()
+        self._asked_again: set[McpCall] = set()
         self._handed_over = HandedOver(self._acknowledge, self._note_sent)
         boot = secrets.token_hex(6)
         self._request_ids = (f"{boot}-{number:x}" for number in itertools.count(1))
@@ -128,6 +130,8 @@ class McpSession(Peer):
         """Tell whoever listens, or has asked again for the answer to an earlier process's call."""
         for listener in list(self.listeners):
             listener(reply)
+        for call in self._asked_again:
+            call.send(reply)
 
     def list_tools(self) -> list[ToolSpec]:
         """Return the tools that this identity may use."""
@@ -165,12 +169,12 @@ class McpSession(Peer):
         """Hear of a call that this, or an earlier process, took on under the request's name."""
         assert request.request_id is not None
         call = McpCall(self, request, None, self._handed_over.note_sent, comes_back=True)
-        self.listeners.add(call.send)
+        self._asked_again.add(call)
         try:
             self._calls.handle_message(call, GetResult(request.request_id))
             yield call
         finally:
-            self.listeners.discard(call.send)
+            self._asked_again.discard(call)
 
     def take_back(self, request_id: str) -> None:
         """Cancel a call."""
@@ -179,11 +183,11 @@ class McpSession(Peer):
     def note_wish(self, method: str, params: dict[str, Any]) -> None:
         """Take note of what the client wants to hear from now on: it is what it said last."""
         match method, params:
-            case "logging/setLevel", {"level": str() as level}:
+            case mcp_words.SET_LEVEL, {"level": str() as level}:
                 self.log_level = level
-            case "resources/subscribe", {"uri": str() as uri}:
+            case mcp_words.SUBSCRIBE, {"uri": str() as uri}:
                 self.subscriptions.add(uri)
-            case "resources/unsubscribe", {"uri": str() as uri}:
+            case mcp_words.UNSUBSCRIBE, {"uri": str() as uri}:
                 self.subscriptions.discard(uri)
             case _:
                 return
@@ -193,9 +197,9 @@ class McpSession(Peer):
         """Want to hear what the client wanted to hear of an earlier process."""
         assert self.facts is not None
         self.log_level, self.subscriptions = self.facts.log_level, set(self.facts.uris)
-        wishes = [("resources/subscribe", {"uri": uri}) for uri in self.subscriptions]
+        wishes = [(mcp_words.SUBSCRIBE, {"uri": uri}) for uri in self.subscriptions]
         if self.log_level is not None:
-            wishes.append(("logging/setLevel", {"level": self.log_level}))
+            wishes.append((mcp_words.SET_LEVEL, {"level": self.log_level}))
         for method, params in wishes:
             self._tasks.create_task(self._succeeds(method, params))
 
@@ -207,12 +211,12 @@ class McpSession(Peer):
         """
         self._watchers.update(uris)
         try:
-            yield {uri for uri in uris if await self._succeeds("resources/subscribe", {"uri": uri})}
+            yield {uri for uri in uris if await self._succeeds(mcp_words.SUBSCRIBE, {"uri": uri})}
         finally:
             self._watchers.subtract(uris)
             for uri in [uri for uri in uris if not self._watchers[uri]]:
                 del self._watchers[uri]
-                self._tasks.create_task(self._succeeds("resources/unsubscribe", {"uri": uri}))
+                self._tasks.create_task(self._succeeds(mcp_words.UNSUBSCRIBE, {"uri": uri}))
 
     async def _succeeds(self, method: str, params: dict[str, Any]) -> bool:
         """Make a call of one of MCP's methods; tell whether it succeeded."""

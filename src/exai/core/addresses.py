@@ -8,6 +8,9 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
+LOOPBACK_URLS = ("all://localhost", "all://127.0.0.0/8", "all://[::1]")
+"""What never leaves this machine, in the patterns of the HTTP library: no proxy is asked for it."""
+
 _IPV6_SITE_BITS = 64
 _REMEMBERED = 64
 """The same few are asked for with each request, and parsing one takes longer than judging it."""

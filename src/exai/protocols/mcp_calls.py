@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from exai.core.mcp_words import INTERNAL_ERROR, INVALID_PARAMS, Era
 from exai.core.outcomes import Completed, Outcome
 from exai.core.requests import CallTool, RequestId
-from exai.protocols.mcp_eras import IDEMPOTENCY_KEY, Era, meta_for_the_server, meta_of
-from exai.protocols.mcp_messages import INTERNAL_ERROR, INVALID_PARAMS, McpError
+from exai.protocols.mcp_eras import IDEMPOTENCY_KEY, meta_for_the_server, meta_of
+from exai.protocols.mcp_messages import McpError
 from exai.protocols.mcp_results import (
     CANNOT_BE_ASKED,
     Result,

@@ -5,83 +5,83 @@ every request has an envelope in its `_meta`, and every result says what it is. 
 """
 
 from collections.abc import Mapping
-from enum import Enum
 from typing import Any, NamedTuple
 
-from exai.protocols.mcp_messages import (
+from exai.core.mcp_words import (
+    CALL_TOOL,
+    CLIENT_CAPABILITIES_KEY,
+    CLIENT_INFO_KEY,
+    COMPLETE,
+    DISCOVER,
+    GET_PROMPT,
+    INITIALIZE,
     INVALID_PARAMS,
     INVALID_REQUEST,
+    LIST_CHANGED,
+    LIST_PROMPTS,
+    LIST_RESOURCES,
+    LIST_TEMPLATES,
+    LIST_TOOLS,
+    LISTEN,
     METHOD_NOT_FOUND,
+    PING,
+    PROGRESS_TOKEN,
+    READ_RESOURCE,
+    SERVER_INFO_KEY,
+    SET_LEVEL,
+    SUBSCRIBE,
+    UNSUBSCRIBE,
     UNSUPPORTED_PROTOCOL_VERSION,
-    McpError,
-    McpRequest,
+    VERSION_KEY,
+    Era,
 )
+from exai.protocols.mcp_messages import McpError, McpRequest
 
 HANDSHAKE_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 MODERN_VERSIONS = ("2026-07-28",)
 
-_RESERVED = "io.modelcontextprotocol/"
-VERSION_KEY = _RESERVED + "protocolVersion"
-CLIENT_INFO_KEY = _RESERVED + "clientInfo"
-CLIENT_CAPABILITIES_KEY = _RESERVED + "clientCapabilities"
-LOG_LEVEL_KEY = _RESERVED + "logLevel"
-SERVER_INFO_KEY = _RESERVED + "serverInfo"
 _OWN = "exai/"
 IDEMPOTENCY_KEY = _OWN + "idempotencyKey"
 
-_OF_THIS_CONNECTION = frozenset({VERSION_KEY, CLIENT_INFO_KEY, "progressToken"})
+_OF_THIS_CONNECTION = frozenset({VERSION_KEY, CLIENT_INFO_KEY, PROGRESS_TOKEN})
 
 _IN_BOTH = {
-    "tools/list",
-    "tools/call",
-    "resources/list",
-    "resources/templates/list",
-    "resources/read",
-    "prompts/list",
-    "prompts/get",
-    "completion/complete",
+    LIST_TOOLS,
+    CALL_TOOL,
+    LIST_RESOURCES,
+    LIST_TEMPLATES,
+    READ_RESOURCE,
+    LIST_PROMPTS,
+    GET_PROMPT,
+    COMPLETE,
 }
 CACHEABLE_METHODS = frozenset(
     {
-        "tools/list",
-        "resources/list",
-        "resources/templates/list",
-        "resources/read",
-        "prompts/list",
-        "server/discover",
+        LIST_TOOLS,
+        LIST_RESOURCES,
+        LIST_TEMPLATES,
+        READ_RESOURCE,
+        LIST_PROMPTS,
+        DISCOVER,
     }
 )
 _OF_MODERN_RESULTS = ("resultType", "ttlMs", "cacheScope")
 
 CAPABILITIES: dict[str, Any] = {
-    "tools": {"listChanged": True},
-    "resources": {"listChanged": True, "subscribe": True},
-    "prompts": {"listChanged": True},
+    "tools": {LIST_CHANGED: True},
+    "resources": {LIST_CHANGED: True, "subscribe": True},
+    "prompts": {LIST_CHANGED: True},
     "completions": {},
     "logging": {},
 }
 """What a door to the daemon offers: its MCP servers may come to have any of it."""
 
 
-class Era(Enum):
-    """How a connection speaks, decided once, by its first request."""
-
-    HANDSHAKE = "handshake"
-    MODERN = "modern"
-
-    @property
-    def methods(self) -> frozenset[str]:
-        """The requests that a client may send."""
-        return _METHODS[self]
-
-
-_METHODS = {
-    Era.HANDSHAKE: frozenset(
-        _IN_BOTH
-        | {"initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"}
-    ),
-    Era.MODERN: frozenset(_IN_BOTH | {"server/discover", "subscriptions/listen"}),
+_METHODS: dict[Era, frozenset[str]] = {
+    Era.HANDSHAKE: frozenset(_IN_BOTH | {INITIALIZE, PING, SET_LEVEL, SUBSCRIBE, UNSUBSCRIBE}),
+    Era.MODERN: frozenset(_IN_BOTH | {DISCOVER, LISTEN}),
 }
+"""The requests that a client may send, once its first has decided how its connection speaks."""
 
 
 class ServerInfo(NamedTuple):
@@ -117,26 +117,26 @@ def meta_for_the_server(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 def era_of_first(request: McpRequest) -> Era:
     """Return the era in which a connection is opened; `initialize` is never of the modern one."""
-    is_modern = request.method != "initialize" and VERSION_KEY in meta_of(request.params)
+    is_modern = request.method != INITIALIZE and VERSION_KEY in meta_of(request.params)
     return Era.MODERN if is_modern else Era.HANDSHAKE
 
 
 def check_era(request: McpRequest, era: Era) -> None:
     """Check that a request is one of its connection's era. Raises `McpError`."""
     if era is Era.MODERN:
-        if request.method == "initialize":
+        if request.method == INITIALIZE:
             raise _unsupported(
                 "the connection speaks 2026-07-28, which knows no initialize",
                 request.params.get("protocolVersion"),
             )
         _check_envelope(request.params)
-    elif request.method != "initialize" and VERSION_KEY in meta_of(request.params):
+    elif request.method != INITIALIZE and VERSION_KEY in meta_of(request.params):
         raise McpError(
             INVALID_REQUEST,
             "this connection serves the handshake protocol era; requests carrying the "
             "2026-07-28 envelope are not accepted on it",
         )
-    if request.method not in era.methods:
+    if request.method not in _METHODS[era]:
         raise McpError(METHOD_NOT_FOUND, "Method not found", request.method)
 
 

@@ -7,17 +7,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from exai.core.mcp_words import INVALID_PARAMS, INVALID_REQUEST
 from exai.core.message_ids import Id, usable_id
-
-PARSE_ERROR = -32700
-INVALID_REQUEST = -32600
-METHOD_NOT_FOUND = -32601
-INVALID_PARAMS = -32602
-INTERNAL_ERROR = -32603
-RESOURCE_NOT_FOUND = -32002
-MISSING_CLIENT_CAPABILITY = -32021
-UNSUPPORTED_PROTOCOL_VERSION = -32022
-URL_ELICITATION_REQUIRED = -32042
 
 _encode = msgspec.json.Encoder().encode
 

@@ -7,29 +7,28 @@ that request. Knows no I/O.
 
 from typing import Any, NamedTuple
 
+from exai.core.mcp_words import (
+    INVALID_PARAMS,
+    LISTEN_FLAGS,
+    LISTEN_URIS,
+    PROMPTS_CHANGED,
+    RESOURCE_UPDATED,
+    RESOURCES_CHANGED,
+    SUBSCRIPTION_KEY,
+    TOOLS_CHANGED,
+)
 from exai.core.message_ids import Id
-from exai.protocols.mcp_messages import INVALID_PARAMS, McpError
-
-SUBSCRIPTION_KEY = "io.modelcontextprotocol/subscriptionId"
-ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
-TOOLS_CHANGED = "notifications/tools/list_changed"
-RESOURCE_UPDATED = "notifications/resources/updated"
+from exai.protocols.mcp_messages import McpError
 
 _MAX_URIS = 1000
 
 NEWS_OF_OP = {
     "tools_changed": TOOLS_CHANGED,
-    "resources_changed": "notifications/resources/list_changed",
-    "prompts_changed": "notifications/prompts/list_changed",
+    "resources_changed": RESOURCES_CHANGED,
+    "prompts_changed": PROMPTS_CHANGED,
     "resource_updated": RESOURCE_UPDATED,
 }
 """The notification for each news of `exai.v1`."""
-
-_FLAGS = {
-    TOOLS_CHANGED: "toolsListChanged",
-    "notifications/resources/list_changed": "resourcesListChanged",
-    "notifications/prompts/list_changed": "promptsListChanged",
-}
 
 
 class News(NamedTuple):
@@ -45,16 +44,16 @@ class News(NamedTuple):
 
 
 LISTS_CHANGED = (
-    News("notifications/resources/list_changed"),
-    News("notifications/prompts/list_changed"),
+    News(RESOURCES_CHANGED),
+    News(PROMPTS_CHANGED),
 )
 """What a client is told where it is not known whether they have changed."""
 
 
-class Listening(NamedTuple):
+class Subscription(NamedTuple):
     """What one `subscriptions/listen` asked for, as far as it is honored."""
 
-    subscription: Id
+    id: Id
     methods: frozenset[str]
     uris: frozenset[str]
 
@@ -68,29 +67,29 @@ class Listening(NamedTuple):
     def acknowledgement(self) -> dict[str, Any]:
         """Return the params of the notification that opens the stream."""
         honored: dict[str, Any] = {
-            flag: True for method, flag in _FLAGS.items() if method in self.methods
+            flag: True for method, flag in LISTEN_FLAGS.items() if method in self.methods
         }
         if self.uris:
-            honored["resourceSubscriptions"] = sorted(self.uris)
-        return {"notifications": honored, **_named(self.subscription)}
+            honored[LISTEN_URIS] = sorted(self.uris)
+        return {"notifications": honored, **_named(self.id)}
 
     def result(self) -> dict[str, Any]:
         """Return the answer to the request, which ends the stream."""
-        return _named(self.subscription)
+        return _named(self.id)
 
 
-def read_listen(id_: Id, params: dict[str, Any]) -> Listening:
+def read_listen(id_: Id, params: dict[str, Any]) -> Subscription:
     """Read a `subscriptions/listen`. Raises `McpError`."""
     wanted = params.get("notifications")
     if not isinstance(wanted, dict):
         raise McpError(INVALID_PARAMS, "subscriptions/listen needs notifications, an object")
-    uris = wanted.get("resourceSubscriptions") or []
+    uris = wanted.get(LISTEN_URIS) or []
     if not (isinstance(uris, list) and all(isinstance(uri, str) for uri in uris)):
         raise McpError(INVALID_PARAMS, "resourceSubscriptions is a list of URIs")
     if len(uris) > _MAX_URIS:
         raise McpError(INVALID_PARAMS, f"at most {_MAX_URIS:,} resources can be listened to")
-    methods = frozenset(method for method, flag in _FLAGS.items() if wanted.get(flag) is True)
-    return Listening(id_, methods, frozenset(uris))
+    methods = frozenset(method for method, flag in LISTEN_FLAGS.items() if wanted.get(flag) is True)
+    return Subscription(id_, methods, frozenset(uris))
 
 
 def _named(subscription: Id) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from exai.core.mcp_words import PROGRESS_TOKEN
+
 _STREAMED_EVERY_S = 1.0
 
 
@@ -43,7 +45,7 @@ class ProgressCount:
         self._last, self._told_at = value, now
         if progress is not None:
             self._total = total
-        params: dict[str, Any] = {"progressToken": self._token, "progress": value}
+        params: dict[str, Any] = {PROGRESS_TOKEN: self._token, "progress": value}
         if self._total is not None:
             params["total"] = self._total + (self._offset or 0.0)
         if message is not None:
@@ -60,6 +62,6 @@ class ProgressCount:
 
 def progress_token(meta: Mapping[str, Any]) -> int | str | None:
     """Return the token under which a request wants to hear of its progress."""
-    token = meta.get("progressToken")
+    token = meta.get(PROGRESS_TOKEN)
     is_token = isinstance(token, (int, str)) and not isinstance(token, bool)
     return token if is_token else None

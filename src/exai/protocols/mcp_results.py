@@ -8,17 +8,17 @@ faults of the protocol itself are errors. What is handed in are the values of `e
 from collections.abc import Iterable
 from typing import Any
 
-from exai.core.tool import ToolSpec
-from exai.protocols.mcp_eras import Era
-from exai.protocols.mcp_messages import (
+from exai.core.mcp_words import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
     METHOD_NOT_FOUND,
     MISSING_CLIENT_CAPABILITY,
     RESOURCE_NOT_FOUND,
     URL_ELICITATION_REQUIRED,
-    McpError,
+    Era,
 )
+from exai.core.tool import ToolSpec
+from exai.protocols.mcp_messages import McpError
 
 ERROR_KEY = "exai/error"
 """Where in a failed result's `_meta` stands why."""

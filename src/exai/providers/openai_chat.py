@@ -17,6 +17,7 @@ import openai
 from openai.resources.chat.completions import AsyncCompletions
 from openai.types.chat import ChatCompletionMessageParam
 
+from exai.core.addresses import LOOPBACK_URLS
 from exai.core.errors import ProviderFailed, ResultTooLarge
 from exai.core.outcomes import Usage
 from exai.core.tool import ToolRun
@@ -32,7 +33,6 @@ from exai.providers.provider_failures import (
 _CONNECT_TIMEOUT_S = 10.0
 _DRAIN_TIMEOUT_S = 0.1
 _MAX_EVENT_BYTES = 1_048_576
-_NO_PROXY_FOR = ("all://localhost", "all://127.0.0.0/8", "all://[::1]")
 _NO_KEY = "none"
 _QUOTES_BYTES = 2
 _TLS = httpx2.create_ssl_context()
@@ -70,7 +70,7 @@ def open_http_client() -> httpx2.AsyncClient:
     return httpx2.AsyncClient(
         verify=_TLS,
         limits=httpx2.Limits(max_connections=None, max_keepalive_connections=32),
-        mounts=dict.fromkeys(_NO_PROXY_FOR),
+        mounts=dict.fromkeys(LOOPBACK_URLS),
         event_hooks={"response": [cut_body_of_failure]},
     )
 

@@ -22,7 +22,7 @@ from exai.core.call_store import (
     Summary,
 )
 from exai.stores.by_time import ByTime
-from exai.stores.kept import Kept
+from exai.stores.holdings import Holdings
 
 RECORDS_PER_TURN = 1000
 """How many may change before others have their turn."""
@@ -65,8 +65,8 @@ class CallIndex:
         self._settled_at = ByTime()
         self._erased_at = ByTime()
         self._keyed_at = ByTime()
-        self._of_session: defaultdict[str, Kept] = defaultdict(Kept)
-        self._of_principal: defaultdict[str, Kept] = defaultdict(Kept)
+        self._of_session: defaultdict[str, Holdings] = defaultdict(Holdings)
+        self._of_principal: defaultdict[str, Holdings] = defaultdict(Holdings)
         self._bytes_of_principal: Counter[str] = Counter()
 
     def __len__(self) -> int:
@@ -122,8 +122,8 @@ class CallIndex:
 
     def usage(self, session_id: str) -> SessionUsage:
         """Return how many results a session has, and how large they are together."""
-        kept = self._of_session.get(session_id, Kept())
-        return SessionUsage(len(kept.result_bytes), kept.total_bytes)
+        holdings = self._of_session.get(session_id, Holdings())
+        return SessionUsage(len(holdings.result_bytes), holdings.total_bytes)
 
     def accept(self, record: CallRecord) -> CallRecord | None:
         """Add a record, unless its id is known: then return that one."""
@@ -247,9 +247,9 @@ class CallIndex:
 
     def trim_keyed(self, principal: str, max_bytes: int, now: float) -> Changes:
         """Erase the oldest results that only their keys keep."""
-        changes, kept = Changes(), self._of_principal.get(principal, Kept())
-        while kept.total_bytes > max_bytes:
-            self._erase(kept.oldest_result, "expired", now, changes)
+        changes, holdings = Changes(), self._of_principal.get(principal, Holdings())
+        while holdings.total_bytes > max_bytes:
+            self._erase(holdings.oldest_result, "expired", now, changes)
         return changes
 
     def expire(self, now: float, result_ttl_s: float, idempotency_ttl_s: float) -> Changes:
@@ -327,14 +327,16 @@ class CallIndex:
         self, session_id: str, bounds: SessionBounds, now: float, changes: Changes
     ) -> Changes:
         """Erase and forget a session's oldest while it has too many, or too large ones."""
-        kept = self._of_session.get(session_id, Kept())
-        while len(kept.sent) > bounds.max_results or kept.sent_bytes > bounds.max_result_bytes:
-            self._erase(next(iter(kept.sent)), "expired", now, changes)
-        while len(kept.tombstones) > bounds.max_tombstones:
-            self._forget(next(iter(kept.tombstones)), changes)
+        holdings = self._of_session.get(session_id, Holdings())
+        while (
+            len(holdings.sent) > bounds.max_results or holdings.sent_bytes > bounds.max_result_bytes
+        ):
+            self._erase(next(iter(holdings.sent)), "expired", now, changes)
+        while len(holdings.tombstones) > bounds.max_tombstones:
+            self._forget(next(iter(holdings.tombstones)), changes)
         return changes
 
-    def _account_of(self, record: CallRecord) -> Kept:
+    def _account_of(self, record: CallRecord) -> Holdings:
         """Return where a record's result counts: in its session, or after that by its key."""
         of_session = self._by_session.get(record.session_id, {})
         if of_session.get(record.request_id) == record.call_id:

@@ -22,7 +22,7 @@ class MemoryConversationStore(ConversationStore):
     """
 
     def __init__(self) -> None:
-        self._conversations: OrderedDict[_Key, _Kept] = OrderedDict()
+        self._conversations: OrderedDict[_Key, _Entry] = OrderedDict()
         self._by_principal: defaultdict[str, _Owned] = defaultdict(_Owned)
         self._text_bytes = 0
 
@@ -31,38 +31,38 @@ class MemoryConversationStore(ConversationStore):
         key = (conversation.principal, conversation.conversation_id)
         if key in self._conversations:
             return
-        kept = _Kept(conversation)
-        self._conversations[key] = kept
+        entry = _Entry(conversation)
+        self._conversations[key] = entry
         self._by_principal[conversation.principal].keys[key] = None
-        self._count(key, kept.text_bytes)
-        self._make_room(key, kept, bounds)
+        self._count(key, entry.text_bytes)
+        self._make_room(key, entry, bounds)
 
     async def append(
         self, principal: str, conversation_id: str, turn: Turn, bounds: ConversationBounds
     ) -> bool:
         """Add a turn unless its call added one before."""
         key = (principal, conversation_id)
-        kept = self._conversations.get(key)
-        if kept is None:
+        entry = self._conversations.get(key)
+        if entry is None:
             return False
-        if turn.call_id not in kept.call_ids:
-            self._count(key, kept.add(turn))
+        if turn.call_id not in entry.call_ids:
+            self._count(key, entry.add(turn))
             self._conversations.move_to_end(key)
             self._by_principal[principal].keys.move_to_end(key)
-            self._make_room(key, kept, bounds)
+            self._make_room(key, entry, bounds)
         return True
 
     async def find(self, principal: str, conversation_id: str) -> Conversation | None:
         """Look it up by principal and id."""
-        kept = self._conversations.get((principal, conversation_id))
-        return None if kept is None else kept.as_conversation()
+        entry = self._conversations.get((principal, conversation_id))
+        return None if entry is None else entry.as_conversation()
 
     async def expire(self, now: float, ttl_s: float) -> int:
         """Forget from the oldest on, up to the first that is young enough."""
         expired_count = 0
         while self._conversations:
-            key, kept = next(iter(self._conversations.items()))
-            if kept.turns[-1].at + ttl_s > now:
+            key, entry = next(iter(self._conversations.items()))
+            if entry.turns[-1].at + ttl_s > now:
                 break
             self._forget(key)
             expired_count += 1
@@ -72,9 +72,9 @@ class MemoryConversationStore(ConversationStore):
         """Return the numbers now."""
         return ConversationStatistics(len(self._conversations), self._text_bytes)
 
-    def _make_room(self, key: _Key, kept: "_Kept", bounds: ConversationBounds) -> None:
-        while kept.text_bytes > bounds.max_bytes and len(kept.turns) > 1:
-            self._count(key, -kept.drop_oldest())
+    def _make_room(self, key: _Key, entry: "_Entry", bounds: ConversationBounds) -> None:
+        while entry.text_bytes > bounds.max_bytes and len(entry.turns) > 1:
+            self._count(key, -entry.drop_oldest())
         owned = self._by_principal[key[0]]
         while len(owned.keys) > 1 and (
             len(owned.keys) > bounds.principal_max_count
@@ -83,8 +83,8 @@ class MemoryConversationStore(ConversationStore):
             self._forget(next(iter(owned.keys)))
 
     def _forget(self, key: _Key) -> None:
-        kept = self._conversations.pop(key)
-        self._count(key, -kept.text_bytes)
+        entry = self._conversations.pop(key)
+        self._count(key, -entry.text_bytes)
         owned = self._by_principal[key[0]]
         del owned.keys[key]
         if not owned.keys:
@@ -103,7 +103,7 @@ class _Owned:
         self.text_bytes = 0
 
 
-class _Kept:
+class _Entry:
     """One conversation while it can grow and shrink at its ends."""
 
     def __init__(self, conversation: Conversation) -> None:

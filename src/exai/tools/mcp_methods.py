@@ -11,6 +11,19 @@ import msgspec
 
 from exai.core.errors import ArgumentsInvalid, ToolFailed
 from exai.core.identity import Principal
+from exai.core.mcp_words import (
+    COMPLETE,
+    GET_PROMPT,
+    INVALID_PARAMS,
+    LIST_PROMPTS,
+    LIST_RESOURCES,
+    LIST_TEMPLATES,
+    READ_RESOURCE,
+    RESOURCE_NOT_FOUND,
+    SET_LEVEL,
+    SUBSCRIBE,
+    UNSUBSCRIBE,
+)
 from exai.core.outcomes import Completed, ExecutionFacts
 from exai.core.tool import (
     WIDEST_SHARE,
@@ -29,9 +42,6 @@ from exai.tools.registry import Methods, ToolRegistry
 from exai.upstream.listing import MAX_URI_LENGTH
 from exai.upstream.pool import UpstreamPool
 from exai.upstream.server import UpstreamServer
-
-RESOURCE_NOT_FOUND = -32002
-INVALID_PARAMS = -32602
 
 _SHOWN_LENGTH = 200
 
@@ -158,15 +168,15 @@ class McpMethods(Methods):
         self._pool = pool
         self._registry = registry
         self._found_by: dict[str, Callable[[str, Params, _Caller], Awaitable[Tool]]] = {
-            "resources/list": self._list("resources", catalogs.resources),
-            "resources/templates/list": self._list("resourceTemplates", catalogs.templates),
-            "prompts/list": self._list("prompts", catalogs.prompts),
-            "resources/read": self._read,
-            "resources/subscribe": self._subscribe,
-            "resources/unsubscribe": self._unsubscribe,
-            "prompts/get": self._get_prompt,
-            "completion/complete": self._complete,
-            "logging/setLevel": self._set_level,
+            LIST_RESOURCES: self._list("resources", catalogs.resources),
+            LIST_TEMPLATES: self._list("resourceTemplates", catalogs.templates),
+            LIST_PROMPTS: self._list("prompts", catalogs.prompts),
+            READ_RESOURCE: self._read,
+            SUBSCRIBE: self._subscribe,
+            UNSUBSCRIBE: self._unsubscribe,
+            GET_PROMPT: self._get_prompt,
+            COMPLETE: self._complete,
+            SET_LEVEL: self._set_level,
         }
         self.names = frozenset(self._found_by)
 

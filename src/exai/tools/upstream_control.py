@@ -14,7 +14,7 @@ from exai.core.events import EventSink, UpstreamRestartAsked, UpstreamsReloaded
 from exai.core.identity import Principal
 from exai.core.tool import upstream_scope
 from exai.core.upstream_reports import ConfigRead, ReloadReport, UpstreamReport, UpstreamReports
-from exai.tools.mcp_servers import McpServers
+from exai.tools.upstreams import Upstreams
 from exai.upstream.shown_url import shown_url
 
 ReadConfig = Callable[[], ConfigRead]
@@ -30,14 +30,14 @@ class UpstreamControl:
 
     def __init__(
         self,
-        servers: McpServers,
+        upstreams: Upstreams,
         relimit: Relimit,
         read_config: ReadConfig,
         events: EventSink,
     ) -> None:
-        self._servers = servers
-        self._pool = servers.pool
-        self._tools = servers.tools
+        self._upstreams = upstreams
+        self._pool = upstreams.pool
+        self._tools = upstreams.tools
         self._relimit = relimit
         self._read_config = read_config
         self._events = events
@@ -110,7 +110,7 @@ class UpstreamControl:
             {upstream_scope(name): each.max_inflight for name, each in wanted.items()},
             [upstream_scope(name) for name in gone],
         )
-        changes = self._servers.apply(wanted)
+        changes = self._upstreams.apply(wanted)
         self._events.emit(
             UpstreamsReloaded(
                 principal=principal.name,

@@ -24,10 +24,17 @@ from mcp.shared.message import MessageMetadata
 from mcp.shared.transport_context import TransportContext
 from mcp_types import CONNECTION_CLOSED, INTERNAL_ERROR
 
-from exai.core.message_ids import Id
-from exai.protocols.mcp_eras import Era, check_era
-from exai.protocols.mcp_messages import (
+from exai.core.mcp_words import (
+    CANCELLED,
+    INITIALIZE,
     INVALID_REQUEST,
+    PROGRESS,
+    PROGRESS_TOKEN,
+    Era,
+)
+from exai.core.message_ids import Id
+from exai.protocols.mcp_eras import check_era
+from exai.protocols.mcp_messages import (
     McpError,
     McpNotification,
     McpRequest,
@@ -39,7 +46,6 @@ from exai.protocols.mcp_messages import (
 )
 
 McpMessage = McpRequest | McpNotification | McpResponse
-CANCELLED = "notifications/cancelled"
 
 _log = logging.getLogger(__name__)
 
@@ -98,7 +104,7 @@ class ChannelDispatcher(Dispatcher[TransportContext]):
                             task = tasks.create_task(self._serve(message, on_request))
                             self._serving[str(message.id)] = task
                             self._attend(task, message)
-                            if message.method == "initialize":
+                            if message.method == INITIALIZE:
                                 await asyncio.wait([task])
                         case McpNotification():
                             self._cancel_if_told(message)
@@ -242,7 +248,7 @@ class _Exchange:
         if token is not None:
             said = {"progress": progress, "total": total, "message": message}
             told = {key: value for key, value in said.items() if value is not None}
-            await self.notify("notifications/progress", {"progressToken": token, **told})
+            await self.notify(PROGRESS, {PROGRESS_TOKEN: token, **told})
 
 
 def _as_fault(method: str, error: Exception) -> McpError:

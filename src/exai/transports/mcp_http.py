@@ -31,8 +31,8 @@ from exai.connections.mcp_sessions import McpSessions
 from exai.core.errors import QueueFull, ServiceUnavailable
 from exai.core.events import Whose
 from exai.core.lifecycle import running
+from exai.core.mcp_words import INITIALIZE, INTERNAL_ERROR, INVALID_REQUEST
 from exai.core.requests import CallTool
-from exai.protocols.mcp_messages import INTERNAL_ERROR, INVALID_REQUEST
 from exai.transports.json_responses import json_response
 from exai.transports.mcp_events import Asked, McpEvents
 from exai.transports.mcp_posted import read_posted
@@ -237,7 +237,7 @@ class _Served:
     async def _serve(self) -> None:
         async with self.transport.connect() as (incoming, outgoing):
             dispatcher: JSONRPCDispatcher[TransportContext] = JSONRPCDispatcher(
-                incoming, outgoing, inline_methods=frozenset({"initialize"})
+                incoming, outgoing, inline_methods=frozenset({INITIALIZE})
             )
             connection = Connection.for_loop(dispatcher, session_id=self._session.session_id)
             if self._known is not None:

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from exai.connections.mcp_session import McpSession
+from exai.core.mcp_words import RESOURCE_UPDATED
 from exai.core.replies import (
     PromptsChanged,
     Reply,
@@ -17,7 +18,7 @@ from exai.core.replies import (
     ResourceUpdated,
     ToolsChanged,
 )
-from exai.protocols.mcp_news import NEWS_OF_OP, RESOURCE_UPDATED, Listening, News
+from exai.protocols.mcp_news import NEWS_OF_OP, News, Subscription
 
 _MAX_NEWS = 1000
 
@@ -34,12 +35,14 @@ _METHODS: dict[type[Reply], str] = {
 class NewsOfSession:
     """Hears the news of a session while it is open; `tell` tells them, each once however often.
 
-    `listening` is what the client asked for; None: all there is.
+    `subscription` is what the client asked for; None: all there is.
     """
 
-    def __init__(self, session: McpSession, listening: Listening | None, notify: Notify) -> None:
+    def __init__(
+        self, session: McpSession, subscription: Subscription | None, notify: Notify
+    ) -> None:
         self._session = session
-        self._listening = listening
+        self._subscription = subscription
         self._notify = notify
         self._untold: dict[News, None] = {}
         self._has_news = asyncio.Event()
@@ -59,14 +62,14 @@ class NewsOfSession:
 
     async def tell(self) -> None:
         """Tell the news until cancelled, or told to end."""
-        subscription = None if self._listening is None else self._listening.subscription
+        id_ = None if self._subscription is None else self._subscription.id
         while not self._is_over:
             await self._has_news.wait()
             self._has_news.clear()
             while self._untold:
                 news = next(iter(self._untold))
                 del self._untold[news]
-                await self._notify(news.method, news.params(subscription))
+                await self._notify(news.method, news.params(id_))
 
     def end(self) -> None:
         """Let `tell` return once it has told what it has heard."""
@@ -77,7 +80,7 @@ class NewsOfSession:
         news = _news_of(reply)
         if news is None or len(self._untold) >= _MAX_NEWS:
             return
-        if self._listening is None or self._listening.wants(news):
+        if self._subscription is None or self._subscription.wants(news):
             self._untold[news] = None
             self._has_news.set()
 

@@ -2,8 +2,8 @@
 
 import msgspec
 
+from exai.core.mcp_words import CALL_TOOL, CANCELLED
 from exai.core.message_ids import Id
-from exai.transports.mcp_dispatcher import CANCELLED
 
 
 class _Params(msgspec.Struct, frozen=True):
@@ -21,7 +21,7 @@ class Posted(msgspec.Struct, frozen=True):
     @property
     def tool(self) -> str | None:
         """Which tool is called, where one is."""
-        return self.params.name if self.method == "tools/call" else None
+        return self.params.name if self.method == CALL_TOOL else None
 
     @property
     def cancels(self) -> Id | None:

@@ -38,6 +38,7 @@ from exai.connections.mcp_session import McpCall, McpSession
 from exai.connections.mcp_sessions import McpSessions
 from exai.core.errors import ExaiError
 from exai.core.identity import Principal
+from exai.core.mcp_words import CALL_TOOL, LISTEN_ACKNOWLEDGED, Era
 from exai.core.message_ids import Id
 from exai.core.outcomes import Failed
 from exai.core.replies import CallProgressed
@@ -46,14 +47,10 @@ from exai.core.tool import ToolSpec
 from exai.protocols import mcp_calls, mcp_results
 from exai.protocols.hello import ServerName
 from exai.protocols.mcp_calls import Answer, answer_of
-from exai.protocols.mcp_eras import (
-    MODERN_VERSIONS,
-    Era,
-    meta_of,
-)
+from exai.protocols.mcp_eras import MODERN_VERSIONS, meta_of
 from exai.protocols.mcp_messages import McpError
-from exai.protocols.mcp_news import ACKNOWLEDGED, read_listen
-from exai.protocols.mcp_telling import Telling
+from exai.protocols.mcp_news import read_listen
+from exai.protocols.mcp_notifications import CallNotifications
 from exai.transports.mcp_client_side import client_side_of
 from exai.transports.mcp_news import NewsOfSession, Notify
 from exai.transports.mcp_raw import RawMessage
@@ -177,7 +174,7 @@ class McpServer:
         with session.asked_again(call) as asked, self._noted(session, id_, _UnderWay(asked)):
             answer = await _answer_of(asked)
         with _faults_of_the_sdk():
-            if method != "tools/call":
+            if method != CALL_TOOL:
                 return mcp_calls.method_result(method, answer, Era.HANDSHAKE)
             has_schema = partial(self._promises_structure, session.principal, call.name)
             return mcp_calls.tool_result(call, answer, Era.HANDSHAKE, has_schema)
@@ -225,7 +222,7 @@ class McpServer:
                 session.watching(listening.uris) as watched,
             ):
                 honored = listening._replace(uris=frozenset(watched))
-                await notify(ACKNOWLEDGED, honored.acknowledgement())
+                await notify(LISTEN_ACKNOWLEDGED, honored.acknowledgement())
                 self._listening.add(news)
                 if self._is_over:
                     news.end()
@@ -254,10 +251,10 @@ class McpServer:
                 comes_back=comes_back,
             )
             clock, notify = asyncio.get_running_loop().time, _notifying(ctx, related=True)
-            telling = Telling(meta_of(ctx.params or {}), _era_of(ctx), clock())
+            notifications = CallNotifications(meta_of(ctx.params or {}), _era_of(ctx), clock())
 
             async def tell(said: CallProgressed) -> None:
-                told = telling.told(said, clock(), session.log_level)
+                told = notifications.told(said, clock(), session.log_level)
                 if told is not None:
                     await notify(*told)
 

@@ -17,20 +17,19 @@ from exai.connections.mcp_session import McpSession
 from exai.connections.outbox import Outbox
 from exai.core.channel import Channel, ChannelClosed
 from exai.core.errors import MalformedFrame
+from exai.core.mcp_words import (
+    CLIENT_CAPABILITIES_KEY,
+    CLIENT_INFO_KEY,
+    PARSE_ERROR,
+    VERSION_KEY,
+    Era,
+)
 from exai.core.message_ids import Id
 from exai.core.replies import Reply
 from exai.protocols import close_codes
 from exai.protocols.close_codes import Close
-from exai.protocols.mcp_eras import (
-    CLIENT_CAPABILITIES_KEY,
-    CLIENT_INFO_KEY,
-    VERSION_KEY,
-    Era,
-    era_of_first,
-    meta_of,
-)
+from exai.protocols.mcp_eras import era_of_first, meta_of
 from exai.protocols.mcp_messages import (
-    PARSE_ERROR,
     McpError,
     McpRequest,
     NotAMessage,

@@ -11,11 +11,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from exai.core.client_side import AskFailed, ClientSide
+from exai.core.mcp_words import INTERNAL_ERROR, INVALID_PARAMS, LIST_CHANGED, METHOD_NOT_FOUND
 from exai.core.tool import ToolRun
-from exai.upstream.server_requests import METHOD_NOT_FOUND
-
-INVALID_PARAMS = -32602
-INTERNAL_ERROR = -32603
 
 CAPABILITY_OF = {
     "sampling/createMessage": "sampling",
@@ -98,7 +95,7 @@ def declared_by(client: ClientSide | None) -> dict[str, Any]:
     if client is None:
         return {}
     return {
-        name: {detail: of for detail, of in declared.items() if detail != "listChanged"}
+        name: {detail: of for detail, of in declared.items() if detail != LIST_CHANGED}
         for name in CAPABILITY_OF.values()
         if isinstance(declared := client.capabilities.get(name), dict)
     }

@@ -10,11 +10,9 @@ from typing import Any
 
 import msgspec
 
+from exai.core.mcp_words import Era
 from exai.core.slow_imports import import_in_thread
 from exai.upstream.json_rpc import Requests
-
-CAPABILITIES_META = "io.modelcontextprotocol/clientCapabilities"
-"""Where a client of 2026 declares, in each request, what it can be asked."""
 
 NO_CAPABILITIES: Mapping[str, Any] = {}
 
@@ -26,13 +24,13 @@ class HandshakeFailed(Exception):
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
     """How to speak with a server.
 
-    `request_meta` goes into the `_meta` of every request. One that `is_modern`, of 2026 or
-    later, tells what is new only on request. `capabilities` are the server's, as it says them.
+    `request_meta` goes into the `_meta` of every request. One of the modern
+    era tells what is new only on request. `capabilities` are the server's, as it says them.
     """
 
     protocol_version: str = ""
     server_version: str = ""
-    is_modern: bool = False
+    era: Era = Era.HANDSHAKE
     capabilities: dict[str, Any] = {}
     request_meta: dict[str, Any] = {}
 

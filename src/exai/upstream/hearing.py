@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
+from exai.core import mcp_words
 from exai.core.clock import Clock
 from exai.core.errors import ToolFailed
 from exai.upstream.json_rpc import FAULTS, ErrorAnswer
@@ -15,7 +16,6 @@ from exai.upstream.listing import MAX_URI_LENGTH, Description, Kind
 from exai.upstream.news import ServerNews
 from exai.upstream.server_life import ServerLife
 from exai.upstream.server_log import ServerLog
-from exai.upstream.server_requests import METHOD_NOT_FOUND
 from exai.upstream.updates import Updates
 from exai.upstream.wishes import Wishes
 
@@ -53,7 +53,7 @@ class Hearing:
         """
         if not life.terms.offers("resources", "subscribe"):
             raise ToolFailed(
-                f"{self._server} does not tell of updates", jsonrpc_code=METHOD_NOT_FOUND
+                f"{self._server} does not tell of updates", jsonrpc_code=mcp_words.METHOD_NOT_FOUND
             )
         try:
             await self.wishes.watch(uri, session_id, max_count=max_count)
@@ -63,9 +63,9 @@ class Hearing:
     def take_notification(self, method: str, params: dict[str, Any]) -> None:
         """Hear what the server tells by itself."""
         match method, params:
-            case "notifications/message", _:
+            case mcp_words.LOG_MESSAGE, _:
                 self.log.take(params)
-            case "notifications/resources/updated", {"uri": str() as uri}:
+            case mcp_words.RESOURCE_UPDATED, {"uri": str() as uri}:
                 if len(uri) <= MAX_URI_LENGTH and self.wishes.watchers_of(uri):
                     self._updates.note(uri)
 

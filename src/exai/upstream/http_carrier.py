@@ -17,12 +17,22 @@ from typing import Any
 
 import httpx2
 
+from exai.core.mcp_words import (
+    CANCELLED,
+    INITIALIZE,
+    INITIALIZED,
+    LISTEN,
+    PROMPTS_CHANGED,
+    RESOURCES_CHANGED,
+    TOOLS_CHANGED,
+    Era,
+)
 from exai.upstream.carrier import Carrier, Message, Receiver
 from exai.upstream.event_stream import EventStream
 from exai.upstream.http_answers import BrokenOff, HttpAnswers, forgotten
 from exai.upstream.http_endpoint import CALL_TIMEOUTS, LISTENING_TIMEOUTS, HttpEndpoint
 from exai.upstream.http_failures import FOREIGN_ERRORS, UNREACHABLE, unreachable
-from exai.upstream.http_headers import INITIALIZE, HttpHeaders
+from exai.upstream.http_headers import HttpHeaders
 from exai.upstream.json_rpc import ServerLost, StatusAnswer
 
 Start = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
@@ -35,10 +45,9 @@ _MAX_RESUMPTIONS = 5
 _FIRST_DELAY_S = 1.0
 _MIN_DELAY_S = 0.1
 _MAX_DELAY_S = 60.0
-_LISTEN = "subscriptions/listen"
 _MISSED = tuple(
-    b'{"jsonrpc":"2.0","method":"notifications/%b/list_changed"}' % kind
-    for kind in (b"tools", b"prompts", b"resources")
+    b'{"jsonrpc":"2.0","method":"%b"}' % method.encode()
+    for method in (TOOLS_CHANGED, PROMPTS_CHANGED, RESOURCES_CHANGED)
 )
 """What may have been said while nobody listened."""
 
@@ -103,17 +112,17 @@ class HttpCarrier(Carrier):
 
     def cancel(self, request_id: int) -> bool:
         """Tell the server; since 2026, it is told by the end of the exchange, and answers not."""
-        if self._headers.is_modern:
+        if self._headers.era is Era.MODERN:
             return False
         cancelled = {"requestId": request_id}
-        self.notify(Message(method="notifications/cancelled", params=cancelled))
+        self.notify(Message(method=CANCELLED, params=cancelled))
         return True
 
     def notify(self, message: Message) -> None:
         """Send a notification; since 2026, there are none that go this way."""
         headers = self._headers.of_message(message)
-        if not self._headers.is_modern:
-            is_greeting = message.method == "notifications/initialized"
+        if self._headers.era is Era.HANDSHAKE:
+            is_greeting = message.method == INITIALIZED
             note = self._begin_note(message.encode(), headers, is_greeting)
             self._greeting = note if is_greeting else self._greeting
 
@@ -127,7 +136,7 @@ class HttpCarrier(Carrier):
 
     async def know_tools(self, tools: Sequence[dict[str, Any]]) -> dict[str, str]:
         """Take note of the arguments that are sent as headers, too."""
-        if not self._headers.is_modern:
+        if self._headers.era is Era.HANDSHAKE:
             return {}
         return await asyncio.to_thread(self._headers.know_tools, tools)
 
@@ -158,8 +167,8 @@ class HttpCarrier(Carrier):
 
     async def _fault_in_answer(self, request: Message, request_id: int) -> Exception:
         headers, stream = self._headers.of_message(request), EventStream(self._max_message_bytes)
-        is_resumable = not self._headers.is_modern
-        timeouts = LISTENING_TIMEOUTS if request.method == _LISTEN else CALL_TIMEOUTS
+        is_resumable = self._headers.era is Era.HANDSHAKE
+        timeouts = LISTENING_TIMEOUTS if request.method == LISTEN else CALL_TIMEOUTS
         try:
             async with self._endpoint.sending(
                 "POST", headers, request.encode(), timeouts

@@ -10,6 +10,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from exai.core.addresses import LOOPBACK_URLS
 from exai.core.slow_imports import importing_alone
 from exai.upstream.carrier import Carrier
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 _KEEPALIVE_S = 4.0
 """Shorter than the 5 s after which uvicorn and Node close a connection that rests."""
-_NO_PROXY_FOR = ("all://localhost", "all://127.0.0.0/8", "all://[::1]")
 
 
 class HttpClient:
@@ -90,6 +90,6 @@ def _load() -> "httpx2.AsyncClient":
         limits=httpx2.Limits(
             max_connections=None, max_keepalive_connections=32, keepalive_expiry=_KEEPALIVE_S
         ),
-        mounts=dict.fromkeys(_NO_PROXY_FOR),
+        mounts=dict.fromkeys(LOOPBACK_URLS),
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
     )

@@ -3,19 +3,19 @@
 Imports the HTTP library: to be imported lazily, and in a thread.
 """
 
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import httpx2
 from mcp.shared._httpx_utils import next_request_within_origin
 
+from exai.core.http_syntax import is_http_url
 from exai.upstream.carrier import CarrierUnusable
 
 _CONNECT_TIMEOUT_S = 10.0
 _SILENCE_S = 300.0
 _MAX_REDIRECTS = 3
-_HOST = re.compile(r"[\w.:-]+")
+_NO_URL = "its url is none of http:// or https://"
 
 CALL_TIMEOUTS = httpx2.Timeout(None, connect=_CONNECT_TIMEOUT_S)
 """A call's own deadline ends what takes long."""
@@ -29,12 +29,12 @@ class HttpEndpoint:
     def __init__(self, client: httpx2.AsyncClient, url: str) -> None:
         """Raise `CarrierUnusable` where nothing can be sent there."""
         self._client = client
+        if not is_http_url(url):
+            raise CarrierUnusable(_NO_URL)
         try:
             self._url = httpx2.URL(url)
         except httpx2.InvalidURL:
-            self._url = httpx2.URL("")
-        if self._url.scheme not in ("http", "https") or not _HOST.fullmatch(self._url.host):
-            raise CarrierUnusable("its url is none of http:// or https://")
+            raise CarrierUnusable(_NO_URL) from None
 
     @asynccontextmanager
     async def sending(

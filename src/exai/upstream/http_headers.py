@@ -19,16 +19,13 @@ from mcp.shared.inbound import (
     mcp_param_headers,
     x_mcp_header_map,
 )
-from mcp_types import PROTOCOL_VERSION_META_KEY
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
+from exai.core.http_syntax import is_header_name, is_header_value
+from exai.core.mcp_words import CALL_TOOL, INITIALIZE, VERSION_KEY, Era
 from exai.upstream.carrier import CarrierUnusable, Message
+from exai.upstream.sdk_eras import era_of
 from exai.upstream.shown_url import secrets_in_url
 
-INITIALIZE = "initialize"
-
-_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_VALUE = re.compile(r"[!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?|")
 _SESSION_ID = re.compile(r"[!-~]{1,1024}")
 _OURS = ("connection", "content-length", "content-type", "transfer-encoding")
 _SECRET_LENGTH = 6
@@ -40,9 +37,9 @@ class HttpHeaders:
     def __init__(self, configured: Mapping[str, str], url: str, user_agent: str) -> None:
         """Raise `CarrierUnusable` where a header cannot be sent."""
         for name, value in configured.items():
-            if not _NAME.fullmatch(name) or name.lower() in _OURS:
+            if not is_header_name(name) or name.lower() in _OURS:
                 raise CarrierUnusable(f"no header may be named {name!r}")
-            if not _VALUE.fullmatch(value):
+            if not is_header_value(value):
                 raise CarrierUnusable(f"the value of the header {name} cannot be sent")
         self._always = {
             "user-agent": user_agent,
@@ -57,14 +54,14 @@ class HttpHeaders:
         self.session_id: str | None = None
 
     @property
-    def is_modern(self) -> bool:
-        """Whether what was sent last is of the era of 2026."""
-        return self._version in MODERN_PROTOCOL_VERSIONS
+    def era(self) -> Era:
+        """The era of what was sent last."""
+        return era_of(self._version)
 
     @property
     def has_session(self) -> bool:
         """Whether what is sent belongs to a session, which the server may forget."""
-        return self.session_id is not None and not self.is_modern
+        return self.session_id is not None and self.era is Era.HANDSHAKE
 
     def of_message(self, message: Message) -> dict[str, str]:
         """Return the headers of a request or a notification; later ones follow its version."""
@@ -73,7 +70,7 @@ class HttpHeaders:
             self._version = None
         elif version is not None:
             self._version = version
-        return {**self.of_answer(), **(self._routing(message) if self.is_modern else {})}
+        return {**self.of_answer(), **(self._routing(message) if self.era is Era.MODERN else {})}
 
     def of_answer(self) -> dict[str, str]:
         """Return the headers of what has no method."""
@@ -84,7 +81,7 @@ class HttpHeaders:
         headers = dict(self._always)
         if self._version is not None:
             headers[MCP_PROTOCOL_VERSION_HEADER] = self._version
-        if self.session_id is not None and not self.is_modern:
+        if self.session_id is not None and self.era is Era.HANDSHAKE:
             headers[MCP_SESSION_ID] = self.session_id
         if last_event_id is not None:
             headers[LAST_EVENT_ID] = last_event_id
@@ -121,14 +118,14 @@ class HttpHeaders:
         name = message.params.get(NAME_BEARING_METHODS.get(message.method, ""))
         if isinstance(name, str):
             headers[MCP_NAME_HEADER] = encode_header_value(name)
-            if message.method == "tools/call" and name in self._param_headers:
+            if message.method == CALL_TOOL and name in self._param_headers:
                 arguments = message.params.get("arguments") or {}
                 headers |= mcp_param_headers(self._param_headers[name], arguments)
         return headers
 
 
 def _version_in(message: Message) -> str | None:
-    version = message.params.get("_meta", {}).get(PROTOCOL_VERSION_META_KEY)
+    version = message.params.get("_meta", {}).get(VERSION_KEY)
     return version if isinstance(version, str) else None
 
 

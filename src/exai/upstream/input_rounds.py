@@ -10,9 +10,9 @@ from typing import Any
 
 from exai.core.client_side import AskFailed
 from exai.core.errors import ToolFailed
+from exai.core.mcp_words import CLIENT_CAPABILITIES_KEY
 from exai.core.tool import ToolRun
 from exai.upstream.client_questions import ClientQuestions
-from exai.upstream.handshake import CAPABILITIES_META
 from exai.upstream.json_rpc import BrokenAnswer
 from exai.upstream.tool_result import input_required
 
@@ -35,7 +35,7 @@ async def ask_in_rounds(
     """
     result, pauses_s = await ask_once(run.input), iter(_PAUSES_S)
     for _ in range(_MAX_ROUNDS):
-        if CAPABILITIES_META in run.meta or (wanted := input_required(result)) is None:
+        if CLIENT_CAPABILITIES_KEY in run.meta or (wanted := input_required(result)) is None:
             return result
         given = {name: wanted[name] for name in wanted if name == "requestState"}
         if requests := wanted.get("inputRequests"):

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from exai.core import mcp_words
 from exai.core.errors import ResultTooLarge
 from exai.upstream.carrier import Carrier, Message, Receiver, too_large
 from exai.upstream.line_splitter import Overlong
@@ -183,7 +184,7 @@ class JsonRpcConnection(Requests, Receiver):
             raise ServerLost(self._end, was_written=False)
         request_id = next(self._ids)
         if on_progress is not None:
-            meta = {**params.get("_meta", {}), "progressToken": request_id}
+            meta = {**params.get("_meta", {}), mcp_words.PROGRESS_TOKEN: request_id}
             params = {**params, "_meta": meta}
         request = Message(method=method, params=params, id=request_id, headers=headers)
         waiting = self._waiting[request_id] = _Waiting(self._loop.create_future(), on_progress)
@@ -242,7 +243,10 @@ class JsonRpcConnection(Requests, Receiver):
         match message:
             case {"method": str() as method, "id": request_id}:
                 self._server_requests.take(request_id, method, _params_of(message))
-            case {"method": "notifications/progress", "params": {"progressToken": token} as params}:
+            case {
+                "method": mcp_words.PROGRESS,
+                "params": {mcp_words.PROGRESS_TOKEN: token} as params,
+            }:
                 waiting = self._waiting.get(id_of(token) or 0)
                 if waiting is not None and waiting.on_progress and not waiting.answer.done():
                     waiting.on_progress(params)
@@ -259,7 +263,7 @@ class JsonRpcConnection(Requests, Receiver):
                 self._fail(id_of(answered_id), owner, no_answer)
 
     def _hear(self, method: str, params: dict[str, Any]) -> None:
-        if method == "notifications/cancelled":
+        if method == mcp_words.CANCELLED:
             self._server_requests.take_back(params.get("requestId"))
         else:
             self._on_notification(method, params)

@@ -3,9 +3,19 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from exai.core.mcp_words import (
+    LIST_PROMPTS,
+    LIST_RESOURCES,
+    LIST_TEMPLATES,
+    LIST_TOOLS,
+    METHOD_NOT_FOUND,
+    PROMPTS_CHANGED,
+    RESOURCES_CHANGED,
+    TOOLS_CHANGED,
+    Era,
+)
 from exai.upstream.handshake import Terms
 from exai.upstream.json_rpc import BrokenAnswer, ErrorAnswer, JsonRpcConnection
-from exai.upstream.server_requests import METHOD_NOT_FOUND
 
 MAX_LISTED = 1000
 MAX_URI_LENGTH = 8192
@@ -28,16 +38,16 @@ class Kind(NamedTuple):
     words: str
 
 
-TOOLS = Kind("tools/list", "tools", "tools", "tools")
-RESOURCES = Kind("resources/list", "resources", "resources", "resources")
-TEMPLATES = Kind("resources/templates/list", "resourceTemplates", "resources", "templates")
-PROMPTS = Kind("prompts/list", "prompts", "prompts", "prompts")
+TOOLS = Kind(LIST_TOOLS, "tools", "tools", "tools")
+RESOURCES = Kind(LIST_RESOURCES, "resources", "resources", "resources")
+TEMPLATES = Kind(LIST_TEMPLATES, "resourceTemplates", "resources", "templates")
+PROMPTS = Kind(LIST_PROMPTS, "prompts", "prompts", "prompts")
 
 KINDS_BESIDE_TOOLS = (RESOURCES, TEMPLATES, PROMPTS)
 KINDS_CHANGED_BY: Mapping[str, tuple[Kind, ...]] = {
-    "notifications/tools/list_changed": (TOOLS,),
-    "notifications/resources/list_changed": (RESOURCES, TEMPLATES),
-    "notifications/prompts/list_changed": (PROMPTS,),
+    TOOLS_CHANGED: (TOOLS,),
+    RESOURCES_CHANGED: (RESOURCES, TEMPLATES),
+    PROMPTS_CHANGED: (PROMPTS,),
 }
 
 Listed = Mapping[Kind, list[Description] | None]
@@ -50,7 +60,7 @@ async def list_all(connection: JsonRpcConnection, terms: Terms, kind: Kind) -> l
     Raises what `JsonRpcConnection.request` raises.
     """
     listed: list[Description] = []
-    params: dict[str, Any] = {"_meta": terms.request_meta} if terms.request_meta else {}
+    params: dict[str, Any] = {"_meta": terms.request_meta} if terms.era is Era.MODERN else {}
     received_before_bytes = connection.received_bytes
     for _ in range(_MAX_PAGES):
         try:

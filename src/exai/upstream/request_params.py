@@ -5,11 +5,9 @@ Knows what of a run concerns the server, in each era; knows nothing of how it is
 
 from typing import Any
 
+from exai.core.mcp_words import CLIENT_CAPABILITIES_KEY, LOG_LEVEL_KEY, RESERVED_PREFIX, Era
 from exai.core.tool import ToolRun
-from exai.upstream.handshake import CAPABILITIES_META, Terms
-
-_LOG_LEVEL = "io.modelcontextprotocol/logLevel"
-_PROTOCOL_META = "io.modelcontextprotocol/"
+from exai.upstream.handshake import Terms
 
 
 def request_params(
@@ -23,10 +21,11 @@ def request_params(
 
     Such a server is also told with each request from which `log_level` on it is to log.
     """
+    is_modern = terms.era is Era.MODERN
     named = {**params, "_meta": _request_meta(run, terms)}
-    if terms.request_meta and log_level is not None:
-        named["_meta"].setdefault(_LOG_LEVEL, log_level)
-    return {**given, **named} if terms.request_meta else named
+    if is_modern and log_level is not None:
+        named["_meta"].setdefault(LOG_LEVEL_KEY, log_level)
+    return {**given, **named} if is_modern else named
 
 
 def _request_meta(run: ToolRun, terms: Terms) -> dict[str, Any]:
@@ -36,10 +35,10 @@ def _request_meta(run: ToolRun, terms: Terms) -> dict[str, Any]:
     that here.
     """
     meta = {**run.meta, **terms.request_meta}
-    if not terms.request_meta:
-        meta = {key: value for key, value in meta.items() if not key.startswith(_PROTOCOL_META)}
-    elif CAPABILITIES_META in run.meta:
-        meta[CAPABILITIES_META] = run.meta[CAPABILITIES_META]
+    if terms.era is Era.HANDSHAKE:
+        meta = {key: value for key, value in meta.items() if not key.startswith(RESERVED_PREFIX)}
+    elif CLIENT_CAPABILITIES_KEY in run.meta:
+        meta[CLIENT_CAPABILITIES_KEY] = run.meta[CLIENT_CAPABILITIES_KEY]
     if run.traceparent is not None:
         meta["traceparent"] = run.traceparent
     return meta

@@ -15,21 +15,21 @@ from mcp.client.session import ClientSession
 from mcp.shared.dispatcher import CallOptions, Dispatcher, OnNotify, OnNotifyIntercept, OnRequest
 from mcp.shared.exceptions import MCPError
 from mcp.shared.transport_context import TransportContext
-from mcp_types import (
-    CLIENT_CAPABILITIES_META_KEY,
-    CLIENT_INFO_META_KEY,
-    INVALID_REQUEST,
-    PROTOCOL_VERSION_META_KEY,
-    REQUEST_TIMEOUT,
-    UNSUPPORTED_PROTOCOL_VERSION,
-    Implementation,
-)
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from mcp_types import REQUEST_TIMEOUT, Implementation
 from pydantic import ValidationError
 
 from exai.core.errors import ResultTooLarge
+from exai.core.mcp_words import (
+    CLIENT_CAPABILITIES_KEY,
+    CLIENT_INFO_KEY,
+    INVALID_REQUEST,
+    UNSUPPORTED_PROTOCOL_VERSION,
+    VERSION_KEY,
+    Era,
+)
 from exai.upstream.handshake import NO_CAPABILITIES, HandshakeFailed, Terms
 from exai.upstream.json_rpc import BrokenAnswer, ErrorAnswer, Requests, ServerLost, StatusAnswer
+from exai.upstream.sdk_eras import era_of
 
 
 async def negotiate(
@@ -80,21 +80,21 @@ async def _initialize(session: ClientSession) -> None:
 
 def _terms_of(session: ClientSession, client: Implementation, declared: dict[str, Any]) -> Terms:
     version = session.protocol_version or ""
-    is_modern = version in MODERN_PROTOCOL_VERSIONS
+    era = era_of(version)
     offered = session.server_capabilities
     return Terms(
         protocol_version=version,
         server_version=session.server_info.version if session.server_info else "",
-        is_modern=is_modern,
+        era=era,
         capabilities=offered.model_dump(by_alias=True, mode="json", exclude_none=True)
         if offered
         else {},
         request_meta={
-            PROTOCOL_VERSION_META_KEY: version,
-            CLIENT_INFO_META_KEY: client.model_dump(by_alias=True, mode="json", exclude_none=True),
-            CLIENT_CAPABILITIES_META_KEY: declared,
+            VERSION_KEY: version,
+            CLIENT_INFO_KEY: client.model_dump(by_alias=True, mode="json", exclude_none=True),
+            CLIENT_CAPABILITIES_KEY: declared,
         }
-        if is_modern
+        if era is Era.MODERN
         else {},
     )
 
@@ -131,9 +131,9 @@ class _SdkDispatcher(Dispatcher[TransportContext]):
         if "capabilities" in params:
             return {**params, "capabilities": self._capabilities}
         meta = params.get("_meta") or {}
-        if CLIENT_CAPABILITIES_META_KEY not in meta:
+        if CLIENT_CAPABILITIES_KEY not in meta:
             return params
-        return {**params, "_meta": {**meta, CLIENT_CAPABILITIES_META_KEY: self._capabilities}}
+        return {**params, "_meta": {**meta, CLIENT_CAPABILITIES_KEY: self._capabilities}}
 
     async def notify(
         self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from exai.core.errors import ToolFailed
+from exai.core.mcp_words import LISTEN_ACKNOWLEDGED
 from exai.core.tool import ToolRun
 from exai.upstream.carrier import Carrier
 from exai.upstream.handshake import NO_CAPABILITIES, Handshake, HandshakeFailed, Terms
@@ -18,7 +19,6 @@ from exai.upstream.json_rpc import (
     OnNotification,
     ServerLost,
 )
-from exai.upstream.listening import Listening
 from exai.upstream.listing import (
     KINDS_CHANGED_BY,
     TOOLS,
@@ -29,9 +29,9 @@ from exai.upstream.listing import (
 from exai.upstream.request_params import request_params
 from exai.upstream.server_requests import OnRequest
 from exai.upstream.speech import Speech
+from exai.upstream.subscriber import Subscriber
 from exai.upstream.wishes import Wishes
 
-_AGREED = "notifications/subscriptions/acknowledged"
 _CHANGES_PAUSE_S = 1.0
 _MESSAGE_LENGTH = 1000
 
@@ -73,7 +73,7 @@ class ServerLife:
         self._on_notification = on_notification
         self._tasks = asyncio.TaskGroup()
         self._wishes = wishes or Wishes()
-        self._listening = Listening(self._connection, self._wishes, self.suppose_changes)
+        self._subscriber = Subscriber(self._connection, self._wishes, self.suppose_changes)
         self._changed: dict[Kind, None] = {}
         self._has_changed = asyncio.Event()
 
@@ -108,7 +108,7 @@ class ServerLife:
         self.terms = await handshake.negotiate(
             self._connection, discover=discover, capabilities=capabilities
         )
-        self._keeping = self._tasks.create_task(self._listening.run(self.terms))
+        self._keeping = self._tasks.create_task(self._subscriber.run(self.terms))
 
     async def list(self, kind: Kind) -> list[Description] | None:
         """Return all of a kind as the server describes it; raises as a request does.
@@ -160,8 +160,8 @@ class ServerLife:
     def _take_notification(self, method: str, params: dict[str, Any]) -> None:
         if method in KINDS_CHANGED_BY:
             self._note_changed(KINDS_CHANGED_BY[method])
-        elif method == _AGREED:
-            self._listening.take_agreement(params)
+        elif method == LISTEN_ACKNOWLEDGED:
+            self._subscriber.take_agreement(params)
         if self._on_notification is not None:
             self._on_notification(method, params)
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+from exai.core.mcp_words import CANCELLED
 from exai.processes.process_guard import GuardedProcess
 from exai.upstream.carrier import Carrier, Message, Receiver
 from exai.upstream.line_splitter import LineSplitter, Overlong
@@ -63,7 +64,7 @@ class ServerProcess(Carrier):
     def cancel(self, request_id: int) -> bool:
         """Tell the server, which may answer nevertheless."""
         cancelled = {"requestId": request_id}
-        self.notify(Message(method="notifications/cancelled", params=cancelled))
+        self.notify(Message(method=CANCELLED, params=cancelled))
         return True
 
     def notify(self, message: Message) -> None:

@@ -11,10 +11,8 @@ from typing import Any, Self
 import msgspec
 
 from exai.core.client_side import AskFailed
+from exai.core.mcp_words import INVALID_REQUEST, METHOD_NOT_FOUND, PING
 
-METHOD_NOT_FOUND = -32601
-
-_INVALID_REQUEST = -32600
 _TOO_MANY_REQUESTS = -32000
 _MAX_AT_ONCE = 16
 
@@ -60,12 +58,12 @@ class ServerRequests:
 
     def take(self, request_id: Any, method: str, params: dict[str, Any]) -> None:
         """Answer a request, or begin to."""
-        if method == "ping":
+        if method == PING:
             self._write_nowait(_encode_answer(request_id, result={}))
         elif self._on_request is None:
             self._refuse(request_id, METHOD_NOT_FOUND, "Method not found")
         elif not isinstance(request_id, str | int) or request_id in self._under_way:
-            self._refuse(request_id, _INVALID_REQUEST, "the id is none, or is in use")
+            self._refuse(request_id, INVALID_REQUEST, "the id is none, or is in use")
         elif len(self._under_way) >= _MAX_AT_ONCE:
             self._refuse(request_id, _TOO_MANY_REQUESTS, "too many requests at once")
         else:

@@ -1,7 +1,7 @@
 """What is to be heard of one instance of a server, in whichever of its lives, and by whom.
 
 Knows which sessions watch which resources, and how much of the server's log is wanted; knows
-nothing of how a server is asked for it (`listening`).
+nothing of how a server is asked for it (`subscriber`).
 """
 
 import asyncio

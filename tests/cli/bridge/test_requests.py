@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from exai.protocols.mcp_messages import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND
+from exai.core.mcp_words import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND
 from tests.cli.bridge_process import (
     ENVELOPE,
     BridgeProcess,

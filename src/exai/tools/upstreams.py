@@ -16,7 +16,7 @@ from exai.upstream.pool import Changes, UpstreamPool
 from exai.upstream.server import UpstreamServer
 
 
-class McpServers:
+class Upstreams:
     """`pool` runs the servers, `tools` offers what they list; catalogs have the rest."""
 
     def __init__(

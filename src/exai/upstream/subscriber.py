@@ -10,6 +10,21 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
+from exai.core.mcp_words import (
+    INVALID_PARAMS,
+    LIST_CHANGED,
+    LISTEN,
+    LISTEN_FLAGS,
+    LISTEN_URIS,
+    METHOD_NOT_FOUND,
+    PROMPTS_CHANGED,
+    RESOURCES_CHANGED,
+    SET_LEVEL,
+    SUBSCRIBE,
+    TOOLS_CHANGED,
+    UNSUBSCRIBE,
+    Era,
+)
 from exai.upstream.handshake import Terms
 from exai.upstream.json_rpc import (
     FAULTS,
@@ -18,22 +33,20 @@ from exai.upstream.json_rpc import (
     ServerLost,
     StatusAnswer,
 )
-from exai.upstream.server_requests import METHOD_NOT_FOUND
 from exai.upstream.wishes import Wishes
 
 _PATIENCE_S = 10.0
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 60.0
-_INVALID_PARAMS = -32602
 
 _NEWS = {
-    "tools": "toolsListChanged",
-    "resources": "resourcesListChanged",
-    "prompts": "promptsListChanged",
+    "tools": LISTEN_FLAGS[TOOLS_CHANGED],
+    "resources": LISTEN_FLAGS[RESOURCES_CHANGED],
+    "prompts": LISTEN_FLAGS[PROMPTS_CHANGED],
 }
 
 
-class Listening:
+class Subscriber:
     """Keeps one life of a server to the wishes, while it runs.
 
     `on_gap` is told where news may have been missed.
@@ -60,7 +73,7 @@ class Listening:
             while not self._connection.is_over:
                 await self._wishes.wait_changed()
                 try:
-                    if terms.is_modern:
+                    if terms.era is Era.MODERN:
                         await self._settle_stream(streams)
                     else:
                         await self._settle_requests()
@@ -71,20 +84,20 @@ class Listening:
         """Hear what the server agrees to tell, as it says when a stream begins."""
         agreed = params.get("notifications")
         if self._stream is not None and isinstance(agreed, dict):
-            self._stream.begin(agreed.get("resourceSubscriptions"))
+            self._stream.begin(agreed.get(LISTEN_URIS))
 
     async def _settle_requests(self) -> None:
         """Ask for what is wished for and not told, and end what is told and not wished for."""
         await self._settle_level()
         while (uri := next(filter(self._is_to_ask, self._wishes.uris), None)) is not None:
-            fault = self._told[uri] = await self._ask("resources/subscribe", {"uri": uri})
+            fault = self._told[uri] = await self._ask(SUBSCRIBE, {"uri": uri})
             if fault is None:
                 self._wishes.agree(uri)
             else:
                 self._wishes.refuse(uri, fault)
         for uri in self._told.keys() - self._wishes.uris:
             if self._told.pop(uri) is None:
-                await self._ask("resources/unsubscribe", {"uri": uri})
+                await self._ask(UNSUBSCRIBE, {"uri": uri})
                 self._wishes.touch()  # somebody may have come for it meanwhile
 
     def _is_to_ask(self, uri: str) -> bool:
@@ -96,7 +109,7 @@ class Listening:
         level = self._wishes.log_level()
         if level not in (None, self._told_level) and self._terms.offers("logging"):
             self._told_level = level
-            await self._ask("logging/setLevel", {"level": level})
+            await self._ask(SET_LEVEL, {"level": level})
 
     async def _ask(self, method: str, params: dict[str, Any]) -> Exception | None:
         """Make a request, for a bounded time; return how it failed. Raises `ServerLost`."""
@@ -148,16 +161,16 @@ class Listening:
         wanted: dict[str, Any] = {
             news: True
             for capability, news in _NEWS.items()
-            if self._terms.offers(capability, "listChanged")
+            if self._terms.offers(capability, LIST_CHANGED)
         }
         if watched := sorted(uris):
-            wanted["resourceSubscriptions"] = watched
+            wanted[LISTEN_URIS] = watched
         return wanted
 
     async def _listen(self, stream: "_Stream", wanted: dict[str, Any]) -> None:
         params = {"notifications": wanted, "_meta": self._terms.request_meta}
         try:
-            await self._connection.request("subscriptions/listen", params, cancel_grace_s=0.0)
+            await self._connection.request(LISTEN, params, cancel_grace_s=0.0)
         except FAULTS as fault:
             stream.end(fault)
         else:
@@ -170,7 +183,7 @@ class Listening:
                 self._wishes.agree(uri)
             else:
                 why = stream.fault or ErrorAnswer(
-                    _INVALID_PARAMS, "the server does not tell of this resource"
+                    INVALID_PARAMS, "the server does not tell of this resource"
                 )
                 if not isinstance(why, ServerLost):
                     self._wishes.refuse(uri, why)

@@ -6,12 +6,10 @@ Pure: time is handed in.
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from exai.protocols.mcp_eras import LOG_LEVEL_KEY, Era
-from exai.protocols.mcp_logging import LEVELS, is_wanted
+from exai.core.mcp_words import LOG_LEVEL_KEY, LOG_MESSAGE, PROGRESS, Era
+from exai.core.tool import LOG_LEVELS
+from exai.protocols.mcp_logging import is_wanted
 from exai.protocols.mcp_progress import ProgressCount, progress_token
-
-MESSAGE = "notifications/message"
-PROGRESS = "notifications/progress"
 
 
 class Said(Protocol):
@@ -38,7 +36,7 @@ class Said(Protocol):
         """What an MCP server wrote to its client's log."""
 
 
-class Telling:
+class CallNotifications:
     """One request, whose `_meta` says what its client wants to hear."""
 
     def __init__(self, meta: Mapping[str, Any], era: Era, begun_at: float) -> None:
@@ -55,9 +53,9 @@ class Telling:
         `log_level` is what a client of before 2026 has set for all of its requests.
         """
         if said.log is not None:
-            handshake_level = log_level or LEVELS[0]
+            handshake_level = log_level or LOG_LEVELS[0]
             least = self._asked_level if self._era is Era.MODERN else handshake_level
-            return (MESSAGE, said.log) if is_wanted(said.log, least) else None
+            return (LOG_MESSAGE, said.log) if is_wanted(said.log, least) else None
         params = None if self._count is None else _counted(self._count, said, now)
         return None if params is None else (PROGRESS, params)
 

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 
 
-class Kept:
+class Holdings:
     """What is kept for one session or principal, oldest first: results by size, tombstones.
 
     `sent` are the results that their session was sent.
