@@ -1,9 +1,7 @@
 """An answer over HTTP finds its client, whatever became of the connection, or of the daemon."""
 
 import asyncio
-import json
 import signal
-import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -17,15 +15,15 @@ from exai.core.config import LimitsConfig
 from exai.core.events import CallAccepted, CallFailedInside
 from exai.core.outcomes import Completed, text_block
 from exai.core.tool import ToolRun
-from exai.testing.running_daemon import TOKEN, daemon_config, running_daemon
+from exai.testing.running_daemon import daemon_config, running_daemon
 from exai.testing.scripted_tool import Gates, ScriptedTool
-from tests.cli.bridge_process import fix_ports
-from tests.cli.exai_process import PATIENCE_S, Shell, serving
+from tests.cli.exai_process import PATIENCE_S
 from tests.journeys.mcp_by_hand import INITIALIZE, LIST, call, http_client
+from tests.journeys.unhurried_daemon import TOKEN as RESTARTED_TOKEN
+from tests.journeys.unhurried_daemon import UnhurriedDaemon, end
 from tests.processes.process_tree import until
 
 VERSION = "2025-11-25"
-SERVER = Path(__file__).parent / "servers" / "unhurried.py"
 
 
 @pytest.fixture
@@ -268,35 +266,23 @@ async def test_an_answer_that_nobody_comes_back_for_is_erased_in_time(
 
 @pytest.mark.slow
 async def test_callers_of_the_sdk_do_not_see_that_the_daemon_was_killed(tmp_path: Path) -> None:
-    shell, record = Shell(tmp_path), tmp_path / "record"
-    servers = {"box": {"command": sys.executable, "args": ["-I", "-S", str(SERVER), str(record)]}}
-    (tmp_path / "mcp.json").write_text(json.dumps({"mcpServers": servers}))
-    shell.environ |= {
-        "EXAI_WS_TOKEN": TOKEN,
-        "EXAI_LOCAL_ENABLED": "false",
-        "EXAI_MCP_CONFIG": str(tmp_path / "mcp.json"),
-    }
-    fix_ports(shell)
-    ports = shell.environ["EXAI_WS_PORT"], shell.environ["EXAI_SERVER_HTTP_PORT"]
-    options = "--port", ports[0], "--http-port", ports[1]
-    begun = [f"begun w{number}" for number in range(4)]
+    daemon, headers = UnhurriedDaemon(tmp_path), {"Authorization": f"Bearer {RESTARTED_TOKEN}"}
     async with AsyncExitStack() as stack, asyncio.timeout(PATIENCE_S):
-        process, _ = await stack.enter_async_context(serving(shell, *options))
-        headers = {"Authorization": f"Bearer {TOKEN}"}
+        process, _ = await stack.enter_async_context(daemon.serving())
         http = await stack.enter_async_context(httpx2.AsyncClient(headers=headers, timeout=20))
-        url = f"http://127.0.0.1:{ports[1]}/mcp"
-        transport = streamable_http_client(url, http_client=http, terminate_on_close=False)
+        transport = streamable_http_client(
+            daemon.mcp_url, http_client=http, terminate_on_close=False
+        )
         async with Client(transport, mode="legacy") as client, asyncio.TaskGroup() as tasks:
             await client.list_tools()
             calls = [
                 tasks.create_task(client.call_tool(tool, {"what": f"w{number}", "after_s": 0.5}))
                 for number, tool in enumerate(["box__again"] * 3 + ["box__once"])
             ]
-            await until(lambda: record.exists() and len(record.read_text().splitlines()) == 4)
-            process.send_signal(signal.SIGKILL)
-            await process.wait()
-            await stack.enter_async_context(serving(shell, *options))
+            await until(lambda: daemon.begun_count == 4)
+            await end(process, signal.SIGKILL)
+            await stack.enter_async_context(daemon.serving())
         *again, once = [(await each).model_dump(by_alias=True) for each in calls]
         assert [each["content"][0]["text"] for each in again] == ["w0", "w1", "w2"]
         assert once["_meta"]["exai/error"]["code"] == "INTERRUPTED"
-    assert sorted(set(record.read_text().splitlines())) == begun
+    assert daemon.record.read_text().count("begun w3") == 1
