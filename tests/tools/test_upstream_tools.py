@@ -16,7 +16,7 @@ from exai.tools.registry import ToolRegistry
 from exai.tools.upstream_tools import UpstreamTools
 from exai.upstream.names import namespaces_of
 from exai.upstream.server import UpstreamServer
-from tests.upstream.running_server import Recorder, Run, running, scripted, surroundings
+from tests.upstream.running_server import Recorder, Run, daemon_services, running, scripted
 
 ANYONE = Principal("anyone")
 OBJECT = {"type": "object"}
@@ -49,7 +49,7 @@ class Offering:
 
     async def offer(self, *listing: dict[str, Any], **settings: Any) -> None:
         config = UpstreamConfig(command="unused", **settings)
-        server = UpstreamServer("srv", config, surroundings(self.events), self.tools.offer)
+        server = UpstreamServer("srv", config, daemon_services(self.events), self.tools.offer)
         self.servers["srv"] = server
         await self.tools.offer(server, listing)
 
@@ -277,7 +277,7 @@ class Servers:
         self.tools = UpstreamTools(self.registry, self.servers, self.events)
 
     async def offer(self, server: str, *names: str) -> None:
-        around = surroundings(self.events)
+        around = daemon_services(self.events)
         offering = UpstreamServer(server, self.configs[server], around, self.tools.offer)
         self.servers[server] = offering
         await self.tools.offer(offering, [listed(name) for name in names])

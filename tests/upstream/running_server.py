@@ -21,12 +21,12 @@ from exai.core.outcomes import Completed, text_of
 from exai.core.tool import LogLevel, ToolRun
 from exai.processes.process_guard import ProcessGuard
 from exai.upstream import server_life, server_process
+from exai.upstream.daemon_services import DaemonServices
 from exai.upstream.handshake import Handshake
 from exai.upstream.http_client import HttpClient
 from exai.upstream.pool import UpstreamPool
 from exai.upstream.restart_policy import RestartPolicy
 from exai.upstream.server import UpstreamServer
-from exai.upstream.surroundings import Surroundings
 
 BOUND_S = 20.0
 """No wait in a test is longer."""
@@ -138,9 +138,9 @@ class Running:
         return text_of((await self.call(tool, run, **arguments)).outputs)
 
 
-def surroundings(events: Recorder) -> Surroundings:
+def daemon_services(events: Recorder) -> DaemonServices:
     """Return what a server needs that is never started."""
-    return Surroundings(
+    return DaemonServices(
         guard=ProcessGuard(),
         http=HttpClient("1"),
         handshake=Handshake("1"),

@@ -17,7 +17,7 @@ from exai.core.config import UpstreamConfig
 from exai.core.errors import ErrorInfo, ResultTooLarge, ToolFailed, UpstreamFailed
 from exai.core.events import UpstreamDied, UpstreamSpoke
 from exai.core.outcomes import text_of
-from exai.upstream.instance import ServerState
+from exai.upstream.server_state import ServerState
 from tests.upstream.evil_http import TEXT, Answer, Asked, evil
 from tests.upstream.loop_time import loop_time
 from tests.upstream.running_server import Run, Running, running, until

@@ -14,7 +14,7 @@ import pytest
 from exai.core.errors import ExaiError, QueueFull, ToolFailed, UpstreamFailed
 from exai.core.events import UpstreamDied, UpstreamGaveUp, UpstreamStarted, UpstreamStopped
 from exai.core.identity import Principal
-from exai.upstream.instance import ServerState
+from exai.upstream.server_state import ServerState
 from tests.upstream.running_server import (
     EAGER,
     Run,

@@ -14,8 +14,8 @@ from exai.core.errors import ResultTooLarge, UpstreamFailed
 from exai.core.events import UpstreamDied, UpstreamGaveUp, UpstreamStarted
 from exai.core.outcomes import text_of
 from exai.testing.scripted_client import ScriptedClient
-from exai.upstream.instance import ServerState
 from exai.upstream.restart_policy import RestartPolicy
+from exai.upstream.server_state import ServerState
 from tests.upstream.http_servers import SharedServers, serving
 from tests.upstream.loop_time import loop_time
 from tests.upstream.running_server import BOUND_S, Run, Running, running, until

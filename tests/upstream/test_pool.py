@@ -12,8 +12,8 @@ import pytest
 from exai.core.config import UpstreamConfig
 from exai.core.errors import ToolFailed, UpstreamFailed
 from exai.core.outcomes import text_of
-from exai.upstream.instance import ServerState
 from exai.upstream.server import UpstreamServer
+from exai.upstream.server_state import ServerState
 from tests.processes.process_tree import descendants_of
 from tests.upstream.running_server import Run, is_alive, running, scripted, until
 

@@ -15,7 +15,7 @@ import pytest
 from exai.core.config import UpstreamConfig
 from exai.core.errors import ResultTooLarge, ToolFailed, UpstreamFailed
 from exai.core.events import UpstreamDied, UpstreamGaveUp, UpstreamSpoke, UpstreamStarted
-from exai.upstream.instance import ServerState
+from exai.upstream.server_state import ServerState
 from tests.upstream.loop_time import loop_time
 from tests.upstream.running_server import (
     BOUND_S,

@@ -10,10 +10,8 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from enum import StrEnum
 from typing import Any, TypeVar
 
-from exai.core.config import UpstreamConfig
 from exai.core.errors import UpstreamFailed
 from exai.core.events import (
     UpstreamDied,
@@ -26,77 +24,35 @@ from exai.core.tool import ToolRun
 from exai.upstream.call_failures import CALL_FAULTS, can_move_on, upstream_failed
 from exai.upstream.carrier import CarrierUnusable
 from exai.upstream.client_questions import ClientQuestions
+from exai.upstream.daemon_services import DaemonServices
 from exai.upstream.handshake import HandshakeFailed, Terms
 from exai.upstream.hearing import Hearing
 from exai.upstream.input_rounds import ask_in_rounds
 from exai.upstream.json_rpc import FAULTS
 from exai.upstream.listing import KINDS_BESIDE_TOOLS, TOOLS, Kind
 from exai.upstream.server_life import ServerLife
-from exai.upstream.shown_url import shown_url
-from exai.upstream.speech import Speech
-from exai.upstream.surroundings import Surroundings
+from exai.upstream.server_state import ServerState
+from exai.upstream.shared_by_instances import SharedByInstances
 from exai.upstream.tool_result import read_result, read_tool_result
 from exai.upstream.wishes import Wishes
 
 T = TypeVar("T")
 
 
-class ServerState(StrEnum):
-    """Where an instance is in its lives."""
-
-    IDLE = "idle"
-    STARTING = "starting"
-    READY = "ready"
-    BACKING_OFF = "backing_off"
-    GAVE_UP = "gave_up"
-    STOPPED = "stopped"
-
-
-class Family:
-    """What all instances of one configured server share.
-
-    `on_tools` is told of the tools of one that `lists` them, before it is ready and at each
-    change, `on_changed` when another says that its own have changed; `on_unused` when the last
-    user of one has left.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        config: UpstreamConfig,
-        speech: Speech,
-        on_tools: "OnInstanceTools",
-        on_changed: Callable[[], None],
-        on_unused: "Callable[[ServerInstance], None]",
-    ) -> None:
-        self.name = name
-        self.config = config
-        self.speech = speech
-        self.on_tools = on_tools
-        self.on_changed = on_changed
-        self.on_unused = on_unused
-        self.shown_url = None if config.url is None else shown_url(config.url)
-        self.tool_count = 0
-        self.is_known_to_work = False
-
-    @property
-    def may_come_back(self) -> bool:
-        """Whether it is worth waiting for: others start it, and it has been there before."""
-        return self.config.url is not None and self.is_known_to_work
-
-
 class ServerInstance:
     """An instance and its lives.
 
     One that `is_kept` is alive whether somebody uses it or not; another is started by its
-    first call. One that `lists` is also kept until it has said what its tools are.
+    first call. One that `lists` is also kept until it has said what its tools are. `on_unused`
+    is told when its last user has left.
     """
 
     def __init__(
         self,
-        family: Family,
-        around: Surroundings,
+        shared: SharedByInstances,
+        services: DaemonServices,
         questions: ClientQuestions,
+        on_unused: "Callable[[ServerInstance], None]",
         *,
         is_kept: bool = False,
         lists: bool = False,
@@ -108,11 +64,13 @@ class ServerInstance:
         self.state = ServerState.STARTING
         self.last_end: str | None = None
         self.task: asyncio.Task[None] | None = None
-        self._family = family
-        self._around = around
-        self._hearing = Hearing(family.name, self.wishes, around.news, around.clock)
-        is_started_here = family.config.url is None
-        self._restart = around.restart if is_started_here else around.restart.for_others()
+        self._shared = shared
+        self._services = services
+        self._on_unused = on_unused
+        self._hearing = Hearing(shared.name, self.wishes, services.news, services.clock)
+        is_started_here = shared.config.url is None
+        restart = services.restart
+        self._restart = restart if is_started_here else restart.for_others()
         self._is_kept = is_kept
         self._lists = lists
         self._life: ServerLife | None = None
@@ -156,7 +114,7 @@ class ServerInstance:
         """How long it stays down from now on; None where it is not held back."""
         if self._retry_at is None:
             return None
-        return max(0.0, self._retry_at - self._around.clock.monotonic_s())
+        return max(0.0, self._retry_at - self._services.clock.monotonic_s())
 
     async def run(self) -> None:
         """Live one life after the other, whenever one is wanted, until cancelled."""
@@ -172,8 +130,8 @@ class ServerInstance:
         life = self._life
         self.end()
         if self.task is not None and self.task.cancel() and life is not None:
-            self._around.events.emit(
-                UpstreamStopped(upstream=self._family.name, pid=life.pid, reason=reason)
+            self._services.events.emit(
+                UpstreamStopped(upstream=self._shared.name, pid=life.pid, reason=reason)
             )
 
     def list_again(self) -> None:
@@ -200,7 +158,7 @@ class ServerInstance:
         async def call_on(life: ServerLife) -> Completed:
             params = {"name": tool, "arguments": arguments}
             result = await self._ask(life, "tools/call", params, run)
-            return read_tool_result(result, self._family.name)
+            return read_tool_result(result, self._shared.name)
 
         return await self._do(call_on, run, idempotent=idempotent)
 
@@ -209,7 +167,7 @@ class ServerInstance:
 
         async def relay_on(life: ServerLife) -> Completed:
             result = await self._ask(life, method, params, run)
-            return read_result(result, self._family.name)
+            return read_result(result, self._shared.name)
 
         return await self._do(relay_on, run, idempotent=True)
 
@@ -218,7 +176,7 @@ class ServerInstance:
 
         Raises `ToolFailed` where the server does not agree, and `QueueFull` for too many.
         """
-        most = self._around.limits.session_max_subscriptions
+        most = self._services.limits.session_max_subscriptions
 
         async def watch_on(life: ServerLife) -> None:
             await self._hearing.watch(life, uri, run.session_id, most)
@@ -238,7 +196,7 @@ class ServerInstance:
     async def _ask(
         self, life: ServerLife, method: str, params: dict[str, Any], run: ToolRun
     ) -> dict[str, Any]:
-        grace_s = self._around.limits.cancel_grace_s
+        grace_s = self._services.limits.cancel_grace_s
         return await ask_in_rounds(
             lambda given: life.ask(method, params, run, grace_s, given), run, self.questions
         )
@@ -247,7 +205,7 @@ class ServerInstance:
         self, work: Callable[[ServerLife], Awaitable[T]], run: ToolRun, *, idempotent: bool
     ) -> T:
         """Do work with the life that is under way, or next, or the one after that."""
-        name = self._family.name
+        name = self._shared.name
         with self._used():
             try:
                 return await self._do_once(work, run)
@@ -288,7 +246,7 @@ class ServerInstance:
 
     def _note_unused(self) -> None:
         if not self._user_count:
-            self._family.on_unused(self)
+            self._on_unused(self)
 
     @property
     def _must_list(self) -> bool:
@@ -302,7 +260,7 @@ class ServerInstance:
         if (life := self._running_life()) is not None:
             return life
         raise UpstreamFailed(
-            f"{self._family.name} {self.last_end}",
+            f"{self._shared.name} {self.last_end}",
             retryable=True,
             retry_after_s=self.retry_in_s if self.state is ServerState.GAVE_UP else None,
         )
@@ -328,7 +286,7 @@ class ServerInstance:
         """Live one life; return how it ended, and how long the server had been ready."""
         self.state, self._retry_at = ServerState.STARTING, None
         self.start_count += 1
-        started_at = self._around.clock.monotonic_s()
+        started_at = self._services.clock.monotonic_s()
         try:
             life = await self._begin_life()
         except OSError as error:
@@ -341,14 +299,14 @@ class ServerInstance:
             self._life = None
         if life.ready_at is None:
             return end, 0.0
-        return end, self._around.clock.monotonic_s() - life.ready_at
+        return end, self._services.clock.monotonic_s() - life.ready_at
 
     async def _begin_life(self) -> ServerLife:
-        family, max_result_bytes = self._family, self._around.limits.max_result_bytes
+        shared, max_result_bytes = self._shared, self._services.limits.max_result_bytes
         return ServerLife(
-            family.name,
-            await self._around.open_carrier(family.config, family.speech),
-            family.speech,
+            shared.name,
+            await self._services.open_carrier(shared.config, shared.speech),
+            shared.speech,
             max_result_bytes,
             wishes=self.wishes,
             on_notification=self._hearing.take_notification,
@@ -357,73 +315,73 @@ class ServerInstance:
 
     async def _serve(self, life: ServerLife, started_at: float) -> None:
         tools = None
-        async with asyncio.timeout(self._family.config.start_timeout_s):
+        async with asyncio.timeout(self._shared.config.start_timeout_s):
             await self._shake_hands(life)
             if self._lists:
                 tools = await life.list(TOOLS)
         self._life = life
         if tools is not None:
             await self._hearing.take_lists(life, KINDS_BESIDE_TOOLS)
-            await self._offer(tools)
+            await self._offer(life, tools)
         self._become_ready(life, started_at)
         while changed := await life.wait_changed():
             if self._lists:
                 await self._list_again(life, changed)
             else:
-                self._family.on_changed()
+                self._shared.on_changed()
 
     async def _list_again(self, life: ServerLife, changed: Sequence[Kind]) -> None:
         await self._hearing.take_lists(life, [kind for kind in changed if kind is not TOOLS])
         with suppress(*FAULTS):  # it keeps the tools it had
             if TOOLS in changed:
-                await self._offer(await life.list(TOOLS) or [])
+                await self._offer(life, await life.list(TOOLS) or [])
         self._has_listed = True
         if not self._user_count:
-            self._family.on_unused(self)
+            self._on_unused(self)
 
     async def _shake_hands(self, life: ServerLife) -> None:
         try:
             await life.shake_hands(
-                self._around.handshake,
+                self._services.handshake,
                 discover=self._discovers,
                 capabilities=self.questions.declared,
             )
         except HandshakeFailed:
-            if self._family.config.url is None:
+            if self._shared.config.url is None:
                 # Some servers of before 2026 end at a request that they do not know.
                 self._discovers = not (self._discovers and life.is_over)
             raise
 
-    async def _offer(self, tools: list[dict[str, Any]]) -> None:
-        await self._family.on_tools(self, tools)
+    async def _offer(self, life: ServerLife, tools: list[dict[str, Any]]) -> None:
+        await self._shared.on_listed(tools, life.terms.server_version)
         self._has_listed = True
 
     def _become_ready(self, life: ServerLife, started_at: float) -> None:
-        life.ready_at = self._around.clock.monotonic_s()
+        life.ready_at = self._services.clock.monotonic_s()
         self.state, self.last_end = ServerState.READY, None
-        self._family.is_known_to_work = True
-        self._around.events.emit(
+        self._shared.is_known_to_work = True
+        self._services.events.emit(
             UpstreamStarted(
-                upstream=self._family.name,
+                upstream=self._shared.name,
                 pid=life.pid,
-                url=self._family.shown_url,
-                tool_count=self._family.tool_count,
+                url=self._shared.shown_url,
+                tool_count=self._shared.tool_count,
                 start_s=life.ready_at - started_at,
             )
         )
         self._tell_start_over()
         if not self._user_count:
-            self._family.on_unused(self)
+            self._on_unused(self)
 
     async def _back_off(self, end: str, ready_s: float, short_lives: int) -> None:
         policy, gave_up = self._restart, self._restart.gives_up(short_lives)
         delay_s = policy.delay_s(short_lives, random.random())
-        self._retry_at = self._around.clock.monotonic_s() + delay_s
+        self._retry_at = self._services.clock.monotonic_s() + delay_s
         self.last_end = end
         self.state = ServerState.GAVE_UP if gave_up else ServerState.BACKING_OFF
         event = UpstreamGaveUp if gave_up else UpstreamDied
-        self._around.events.emit(event(upstream=self._family.name, reason=end, retry_s=delay_s))
-        if gave_up or (ready_s == 0.0 and not self._family.may_come_back):
+        self._services.events.emit(event(upstream=self._shared.name, reason=end, retry_s=delay_s))
+        if gave_up or (ready_s == 0.0 and not self._shared.may_come_back):
             self._tell_start_over()
         await asyncio.sleep(delay_s)
 
@@ -437,7 +395,3 @@ class ServerInstance:
 def _reason_of(error: OSError) -> str:
     named = f": {error.filename}" if error.filename else ""
     return f"{error.strerror or str(error) or 'it takes too long'}{named}"
-
-
-OnInstanceTools = Callable[[ServerInstance, list[dict[str, Any]]], Awaitable[None]]
-"""Told of an instance's tools, as it describes them."""

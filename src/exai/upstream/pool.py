@@ -19,13 +19,13 @@ from exai.core.events import EventSink
 from exai.core.identity import Principal
 from exai.core.tool import upstream_scope
 from exai.processes.process_guard import ProcessGuard
+from exai.upstream.daemon_services import DaemonServices
 from exai.upstream.handshake import Handshake
 from exai.upstream.http_client import HttpClient
 from exai.upstream.log_levels import LogLevels
 from exai.upstream.news import NobodyHears, ServerNews
 from exai.upstream.restart_policy import RestartPolicy
 from exai.upstream.server import OnTools, OwnInstance, UpstreamServer, UpstreamStatistics
-from exai.upstream.surroundings import Surroundings
 
 _IN_PLACE = {
     "prefix",
@@ -68,7 +68,7 @@ class UpstreamPool:
     ) -> None:
         self._http = HttpClient(version)
         self.log_levels = LogLevels(self._note_log_levels)
-        self._around = Surroundings(
+        self._services = DaemonServices(
             guard=guard,
             http=self._http,
             handshake=Handshake(version),
@@ -139,12 +139,12 @@ class UpstreamPool:
             adjusted=[n for n in differing if not _differ_in_running(wanted[n], present[n])],
         )
         for name in changes.removed:
-            self._end(name, self._around.limits.cancel_grace_s)
+            self._end(name, self._services.limits.cancel_grace_s)
             del self.servers[name], self._running[name]
         for name in changes.restarted:
-            self._replace(name, wanted[name], self._around.limits.cancel_grace_s)
+            self._replace(name, wanted[name], self._services.limits.cancel_grace_s)
         for name in changes.adjusted:
-            self.servers[name].config = wanted[name]
+            self.servers[name].adjust(wanted[name])
         for name in changes.added:
             self.servers[name] = self._server(name, wanted[name])
             self._begin(name)
@@ -160,7 +160,7 @@ class UpstreamPool:
     def _server(
         self, name: str, config: UpstreamConfig, replaced: UpstreamServer | None = None
     ) -> UpstreamServer:
-        return UpstreamServer(name, config, self._around, self._on_tools, replaced)
+        return UpstreamServer(name, config, self._services, self._on_tools, replaced)
 
     def _replace(self, name: str, config: UpstreamConfig, drain_s: float) -> UpstreamServer:
         follower = self._server(name, config, self.servers[name])

@@ -20,9 +20,11 @@ from exai.core.lifecycle import PatientTaskGroup
 from exai.core.outcomes import Completed
 from exai.core.tool import ToolRun, upstream_scope
 from exai.upstream.client_questions import EVERYTHING, ClientQuestions, declared_by
-from exai.upstream.instance import Family, ServerInstance, ServerState
+from exai.upstream.daemon_services import DaemonServices
+from exai.upstream.instance import ServerInstance
+from exai.upstream.server_state import ServerState
+from exai.upstream.shared_by_instances import SharedByInstances
 from exai.upstream.speech import Speech
-from exai.upstream.surroundings import Surroundings
 from exai.upstream.wishes import Wishes
 
 
@@ -83,22 +85,20 @@ class UpstreamServer:
         self,
         name: str,
         config: UpstreamConfig,
-        around: Surroundings,
+        services: DaemonServices,
         on_tools: "OnTools",
         replaced: "UpstreamServer | None" = None,
     ) -> None:
         self.name = name
-        self.config = config
         self.server_version = ""
-        self._around = around
+        self._services = services
         self._on_tools = on_tools
-        self._family = Family(
+        self._shared = SharedByInstances(
             name,
             config,
-            Speech(name, around.events, around.clock),
+            Speech(name, services.events, services.clock),
             self._take_tools,
             self._list_again,
-            self._note_unused,
         )
         self._tasks = PatientTaskGroup()
         self._slots = asyncio.Semaphore(config.max_instances)
@@ -110,6 +110,11 @@ class UpstreamServer:
         is_like = replaced is not None and replaced.config.instance == config.instance
         self.wishes: dict[str, Wishes] = replaced.wishes if replaced and is_like else {}
         self._first = self._new_lister()
+
+    @property
+    def config(self) -> UpstreamConfig:
+        """How it is run and offered now."""
+        return self._shared.config
 
     @property
     def had_first_start(self) -> bool:
@@ -124,6 +129,10 @@ class UpstreamServer:
                 await asyncio.get_running_loop().create_future()
             finally:
                 self._is_over = True
+
+    def adjust(self, config: UpstreamConfig) -> None:
+        """Let this be its configuration from now on, which differs in what needs no restart."""
+        self._shared.config = config
 
     def end(self) -> None:
         """Let nobody wait for it any more, also where it never came to run."""
@@ -201,9 +210,9 @@ class UpstreamServer:
             upstream=self.name,
             state=ServerState.READY if is_ready else first.state,
             pid=first.pid,
-            url=self._family.shown_url,
+            url=self._shared.shown_url,
             protocol_version=terms.protocol_version if terms else None,
-            tool_count=self._family.tool_count,
+            tool_count=self._shared.tool_count,
             running_count=sum(instance.running_count for instance in instances),
             start_count=self._gone_start_count + sum(each.start_count for each in instances),
             retry_in_s=None if is_ready else first.retry_in_s,
@@ -246,10 +255,12 @@ class UpstreamServer:
     def _new_instance(self, run: ToolRun) -> ServerInstance:
         client = run.client if self.config.instance == "session" else None
         questions = ClientQuestions(client, declared_by(client), self.config.start_timeout_s)
-        levels, key = self._around.log_levels, self._key_of(run)
+        levels, key = self._services.log_levels, self._key_of(run)
         of_whom = levels.of_principal if self.config.instance == "principal" else levels.of_session
         wishes = self._wishes_of(key, partial(of_whom, key))
-        return ServerInstance(self._family, self._around, questions, wishes=wishes)
+        return ServerInstance(
+            self._shared, self._services, questions, self._note_unused, wishes=wishes
+        )
 
     def _wishes_of(self, key: str, log_level: Callable[[], str | None]) -> Wishes:
         """Return what an instance is to tell; those of a server that was replaced are kept."""
@@ -259,12 +270,13 @@ class UpstreamServer:
         """Return the instance that everybody shares, or that only says what there is."""
         asks = self.config.instance == "session"
         return ServerInstance(
-            self._family,
-            self._around,
+            self._shared,
+            self._services,
             ClientQuestions(None, EVERYTHING if asks else {}, self.config.start_timeout_s),
+            self._note_unused,
             is_kept=self.config.instance == "shared",
             lists=True,
-            wishes=self._wishes_of(_LISTING, self._around.log_levels.of_all),
+            wishes=self._wishes_of(_LISTING, self._services.log_levels.of_all),
         )
 
     def _list_again(self) -> None:
@@ -339,10 +351,9 @@ class UpstreamServer:
         self._gone_start_count += place.instance.start_count
         place.instance.stop(reason)
 
-    async def _take_tools(self, instance: ServerInstance, tools: list[dict[str, Any]]) -> None:
-        self._family.tool_count = len(tools)
-        if instance.terms is not None:
-            self.server_version = instance.terms.server_version
+    async def _take_tools(self, tools: list[dict[str, Any]], server_version: str) -> None:
+        self._shared.tool_count = len(tools)
+        self.server_version = server_version
         await self._on_tools(self, tools)
 
 

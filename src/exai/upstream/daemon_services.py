@@ -1,4 +1,4 @@
-"""What all MCP servers of one daemon share, and how the way to one of them is opened with it.
+"""What MCP servers get from the daemon, and how the way to one of them is opened with it.
 
 Knows processes and HTTP as carriers; knows nothing of what travels on them.
 """
@@ -22,8 +22,8 @@ from exai.upstream.speech import Speech
 
 
 @dataclass(frozen=True, kw_only=True)
-class Surroundings:
-    """What all servers of one daemon share."""
+class DaemonServices:
+    """What the instances of all servers stand on."""
 
     guard: ProcessGuard
     http: HttpClient
