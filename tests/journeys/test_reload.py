@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import msgspec
 import pytest
 
 from exai.core.config import AuthConfig, LimitsConfig, PrincipalConfig, Secret, UpstreamConfig
@@ -176,6 +177,39 @@ async def test_names_filters_and_limits_change_without_a_restart(tmp_path: Path)
             while (await pools(it))["upstream:a"] != (1, 1):
                 pass
         assert (await it.reports())["a"]["running_count"] == 1
+
+
+CHANGES: dict[str, tuple[Any, str]] = {
+    "command": ("/bin/false", "restarted"),
+    "args": (("-c", "0"), "restarted"),
+    "env": ({"LEVEL": "two"}, "restarted"),
+    "cwd": (Path("/"), "restarted"),
+    "instance": ("principal", "restarted"),
+    "disabled": (True, "removed"),
+    "prefix": ("x_", "adjusted"),
+    "allow": (("echo",), "adjusted"),
+    "deny": (("echo",), "adjusted"),
+    "tools": ({"echo": {"read_only": True}}, "adjusted"),
+    "trust_annotations": (False, "adjusted"),
+    "max_inflight": (3, "adjusted"),
+    "timeout_s": (7.0, "adjusted"),
+    "start_timeout_s": (7.0, "adjusted"),
+    "idle_stop_s": (7.0, "adjusted"),
+    "max_instances": (3, "adjusted"),
+}
+
+
+async def test_each_setting_is_followed_and_only_some_cost_a_restart(tmp_path: Path) -> None:
+    assert {*CHANGES, "url", "headers"} == set(UpstreamConfig.__struct_fields__)
+    before = scripted()
+    async with world(tmp_path, a=before) as it:
+        for setting, (value, kind) in CHANGES.items():
+            report = await it.reload(a=msgspec.structs.replace(before, **{setting: value}))
+            said = {each: report[each] for each in ("added", "removed", "restarted", "adjusted")}
+            assert said == {"added": [], "removed": [], "restarted": [], "adjusted": []} | {
+                kind: ["a"]
+            }, setting
+            await it.reload(a=before)
 
 
 async def test_a_name_that_a_removed_server_had_goes_to_the_one_that_wanted_it(

@@ -5,10 +5,12 @@ import json
 import os
 import random
 import signal
+import sys
 from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from exai.core.errors import ExaiError, QueueFull, ToolFailed, UpstreamFailed
@@ -294,6 +296,63 @@ async def test_starts_stops_idle_times_crashes_and_ends_race_and_leave_nothing_b
     assert len(pids) > 10
     assert not any(map(is_alive, pids))
     assert srv.events.of(UpstreamStarted)
+
+
+async def test_another_idle_time_holds_for_instances_that_are_idle_already() -> None:
+    async with running(scripted(instance="session", idle_stop_s=0)) as srv:
+        pid = await pid_of(srv)
+        changes = srv.pool.apply({"srv": scripted(instance="session", idle_stop_s=0.05)})
+        assert (changes.adjusted, changes.restarted) == (["srv"], [])
+        await srv.events.wait_for(UpstreamStopped, 2)
+        await until(lambda: not is_alive(pid))
+        srv.pool.apply({"srv": scripted(instance="session", idle_stop_s=0)})
+        pid = await pid_of(srv)
+        assert is_alive(pid)
+    assert {stopped.reason for stopped in srv.events.of(UpstreamStopped)} == {"is idle"}
+
+
+async def test_fewer_instances_stop_those_used_least_lately_and_none_that_work() -> None:
+    async with (
+        running(scripted(instance="session", max_instances=5)) as srv,
+        asyncio.TaskGroup() as tasks,
+    ):
+        busy = tasks.create_task(_outcome_of(srv.call("wait", Run("busy"))))
+        await until(lambda: srv.server.statistics().running_count == 1)
+        pids = [await pid_of(srv, f"s{number}") for number in range(3)]
+        srv.pool.apply({"srv": scripted(instance="session", max_instances=2)})
+        await until(lambda: not is_alive(pids[0]) and not is_alive(pids[1]))
+        assert srv.server.statistics().running_count == 1
+        assert await pid_of(srv, "s2") == pids[2]
+        srv.pool.apply({"srv": scripted(instance="session", max_instances=1)})
+        await until(lambda: not is_alive(pids[2]))
+        with pytest.raises(QueueFull, match="all 1 instances"):
+            await srv.call("count", Run("s9"))
+        busy.cancel()
+        await asyncio.wait([busy])
+        assert await srv.say("count", Run("s9")) == "1"
+
+
+async def test_more_instances_start_at_once_those_that_wait_for_room() -> None:
+    one, two = (scripted("--stubborn", instance="session", max_instances=n) for n in (1, 2))
+    async with running(one) as srv, asyncio.TaskGroup() as tasks:
+        first = await pid_of(srv, "s1")
+        second = tasks.create_task(pid_of(srv, "s2"))
+        await until(lambda: bool(srv.events.of(UpstreamStopped)))
+        srv.pool.apply({"srv": two})
+        assert await second != first
+
+
+async def test_another_time_to_start_holds_for_the_next_start() -> None:
+    quick = scripted()
+    command = [sys.executable, *quick.args]
+    late = f"import os, time; time.sleep(0.5); os.execv({sys.executable!r}, {command})"
+    config = msgspec.structs.replace(quick, args=("-I", "-S", "-c", late), start_timeout_s=0.1)
+    async with running(config, wait=False) as srv:
+        await srv.events.wait_for(UpstreamDied)
+        changes = srv.pool.apply({"srv": msgspec.structs.replace(config, start_timeout_s=15.0)})
+        assert changes.adjusted == ["srv"]
+        await srv.events.wait_for(UpstreamStarted)
+        assert await srv.say("echo", text="hi") == "hi"
 
 
 async def _outcome_of(call: Awaitable[Any]) -> ExaiError | None:

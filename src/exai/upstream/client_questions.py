@@ -6,7 +6,7 @@ protocol's own error.
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,11 +33,14 @@ class ClientQuestions:
     """The questions of one instance, to the client of its latest call that is under way.
 
     `declared` is what the server was told at its start. Where no call is under way, the client
-    of the latest one gets `patience_s` for an answer.
+    of the latest one gets `patience_s()` for an answer.
     """
 
     def __init__(
-        self, client: ClientSide | None, declared: Mapping[str, Any], patience_s: float
+        self,
+        client: ClientSide | None,
+        declared: Mapping[str, Any],
+        patience_s: Callable[[], float],
     ) -> None:
         self.declared = dict(declared)
         self._latest = client
@@ -77,7 +80,7 @@ class ClientQuestions:
 
     async def _ask(self, client: ClientSide, method: str, params: dict[str, Any]) -> dict[str, Any]:
         if not self._runs:
-            async with asyncio.timeout(self._patience_s):
+            async with asyncio.timeout(self._patience_s()):
                 return await client.ask(method, params)
         async with asyncio.timeout_at(max(run.deadline for run in self._runs)) as bound:
             self._of_calls.add(bound)

@@ -35,8 +35,11 @@ _IN_PLACE = {
     "timeout_s",
     "trust_annotations",
     "tools",
+    "idle_stop_s",
+    "max_instances",
+    "start_timeout_s",
 }
-"""What can change while a server runs: how it is offered, not how it is run."""
+"""What can change while a server runs: how it is offered, and how many run for how long."""
 
 
 class Changes(msgspec.Struct, frozen=True):
@@ -46,7 +49,7 @@ class Changes(msgspec.Struct, frozen=True):
     removed: list[str]
     restarted: list[str]
     adjusted: list[str]
-    """Those that run as before, and are offered in another way."""
+    """Those that run on, and are offered or bounded in another way."""
 
 
 class UpstreamPool:

@@ -101,7 +101,8 @@ class UpstreamServer:
             self._list_again,
         )
         self._tasks = PatientTaskGroup()
-        self._slots = asyncio.Semaphore(config.max_instances)
+        self._living_count = 0
+        self._has_room = asyncio.Event()
         self._is_over = False
         self._rests = asyncio.Event()
         self._gone_start_count = 0
@@ -131,8 +132,15 @@ class UpstreamServer:
                 self._is_over = True
 
     def adjust(self, config: UpstreamConfig) -> None:
-        """Let this be its configuration from now on, which differs in what needs no restart."""
+        """Let this be its configuration from now on, which differs in what needs no restart.
+
+        Times count anew from now; a start that is under way keeps its own.
+        """
         self._shared.config = config
+        self._has_room.set()
+        for place in list(self._places.values()):
+            if not place.instance.is_in_use:
+                self._note_unused(place.instance)
 
     def end(self) -> None:
         """Let nobody wait for it any more, also where it never came to run."""
@@ -248,13 +256,17 @@ class UpstreamServer:
         self._touch(place)
         return place.instance
 
+    def _patience_s(self) -> float:
+        """Return how long a client has for a question that no call waits for."""
+        return self.config.start_timeout_s
+
     def _key_of(self, run: ToolRun) -> str:
         keys = {"shared": _LISTING, "principal": run.principal.name, "session": run.session_id}
         return keys[self.config.instance]
 
     def _new_instance(self, run: ToolRun) -> ServerInstance:
         client = run.client if self.config.instance == "session" else None
-        questions = ClientQuestions(client, declared_by(client), self.config.start_timeout_s)
+        questions = ClientQuestions(client, declared_by(client), self._patience_s)
         levels, key = self._services.log_levels, self._key_of(run)
         of_whom = levels.of_principal if self.config.instance == "principal" else levels.of_session
         wishes = self._wishes_of(key, partial(of_whom, key))
@@ -272,7 +284,7 @@ class UpstreamServer:
         return ServerInstance(
             self._shared,
             self._services,
-            ClientQuestions(None, EVERYTHING if asks else {}, self.config.start_timeout_s),
+            ClientQuestions(None, EVERYTHING if asks else {}, self._patience_s),
             self._note_unused,
             is_kept=self.config.instance == "shared",
             lists=True,
@@ -297,8 +309,15 @@ class UpstreamServer:
 
     async def _live(self, instance: ServerInstance) -> None:
         """Let an instance live once one of those before it has really ended, if it must."""
-        async with self._slots:
+        while self._living_count >= self.config.max_instances:
+            self._has_room.clear()
+            await self._has_room.wait()
+        self._living_count += 1
+        try:
             await instance.run()
+        finally:
+            self._living_count -= 1
+            self._has_room.set()
 
     def _make_room(self) -> None:
         """Stop the least recently used instance where there may be no more. Raises `QueueFull`."""
@@ -311,7 +330,7 @@ class UpstreamServer:
                 retry_after_s=_RETRY_AFTER_S,
                 scope=upstream_scope(self.name),
             )
-        self._dismiss(place, "makes room for another")
+        self._dismiss(place, _MAKES_ROOM)
 
     def _touch(self, place: _Place) -> None:
         """Let a place count as the most recently used."""
@@ -325,7 +344,11 @@ class UpstreamServer:
         if place is None or self.config.instance == "shared":
             return
         self._touch(place)
-        self._stop_later(place, self.config.idle_stop_s)
+        is_one_too_many = len(self._places) > self.config.max_instances
+        if is_one_too_many and not place.instance.is_in_use:
+            self._dismiss(place, _MAKES_ROOM)
+        else:
+            self._stop_later(place, self.config.idle_stop_s)
 
     def _stop_later(self, place: _Place, wait_s: float) -> None:
         if self.config.idle_stop_s:
@@ -358,6 +381,7 @@ class UpstreamServer:
 
 
 _RETRY_AFTER_S = 1.0
+_MAKES_ROOM = "makes room for another"
 
 OnTools = Callable[[UpstreamServer, list[dict[str, Any]]], Awaitable[None]]
 """Told of a server's tools, as it describes them, before it is ready and at each change."""
