@@ -1,7 +1,9 @@
 """MCP servers come, go and change while a daemon runs, and nobody else notices."""
 
 import asyncio
+import gc
 import os
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +17,9 @@ from exai.core.config import AuthConfig, LimitsConfig, PrincipalConfig, Secret, 
 from exai.core.events import UpstreamsReloaded, UpstreamStarted
 from exai.core.upstream_reports import ConfigRead
 from exai.testing.running_daemon import TOKEN, RunningDaemon, daemon_config, running_daemon
+from exai.upstream.instance import ServerInstance
+from exai.upstream.server import UpstreamServer
+from exai.upstream.wishes import Wishes
 from tests.journeys.wire import Wire, open_wire
 from tests.upstream.running_server import is_alive, scripted, until
 
@@ -210,6 +215,27 @@ async def test_each_setting_is_followed_and_only_some_cost_a_restart(tmp_path: P
                 kind: ["a"]
             }, setting
             await it.reload(a=before)
+
+
+def census() -> Counter[type]:
+    """Count what is made anew for servers that come."""
+    gc.collect()
+    kinds = (UpstreamServer, ServerInstance, Wishes, asyncio.Task, asyncio.Lock)
+    return Counter(type(each) for each in gc.get_objects() if isinstance(each, kinds))
+
+
+async def test_servers_that_come_and_go_under_other_names_leave_nothing_behind(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path, a=scripted()) as it:
+        before = census()
+        for number in range(20):
+            await it.reload(**{f"a{number}": scripted()})
+            await it.wait_started(number + 2)
+        await it.reload(a=scripted())
+        await it.wait_started(22)
+        await until(lambda: (census() - before).total() < 10)
+        assert list(await it.reports()) == ["a"]
 
 
 async def test_a_name_that_a_removed_server_had_goes_to_the_one_that_wanted_it(

@@ -298,6 +298,16 @@ async def test_starts_stops_idle_times_crashes_and_ends_race_and_leave_nothing_b
     assert srv.events.of(UpstreamStarted)
 
 
+async def test_nothing_of_sessions_that_have_ended_is_handed_on_at_restarts() -> None:
+    async with running(scripted(instance="session")) as srv:
+        before = set(srv.server.wishes)
+        for number in range(5):
+            assert await srv.say("count", Run(f"s{number}")) == "1"
+            srv.pool.restart("srv")
+            srv.pool.end_session(f"s{number}")
+        assert set(srv.server.wishes) == before
+
+
 async def test_another_idle_time_holds_for_instances_that_are_idle_already() -> None:
     async with running(scripted(instance="session", idle_stop_s=0)) as srv:
         pid = await pid_of(srv)

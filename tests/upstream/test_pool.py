@@ -129,6 +129,15 @@ async def test_nobody_waits_for_a_server_that_was_replaced_before_it_ran() -> No
         assert srv.pool.statistics_of("srv").start_count == 2
 
 
+async def test_a_server_that_was_just_replaced_ends_with_all_others() -> None:
+    async with running(scripted("--stubborn")) as srv:
+        pid = srv.server.statistics().pid
+        srv.pool.restart("srv")
+        srv.pool.restart("srv")
+    assert pid is not None
+    assert not is_alive(pid)
+
+
 async def test_calls_under_way_at_a_restart_are_told_that_they_may_have_run() -> None:
     async with running(scripted()) as srv, asyncio.TaskGroup() as group:
         run = Run()

@@ -127,6 +127,8 @@ class UpstreamTools:
         names = namespaces_of(configs)
         for gone in self._offers.keys() - names.keys():
             del self._offers[gone]
+        for gone in self._preparing.keys() - names.keys():
+            del self._preparing[gone]  # what is being prepared there is offered no more
         self._registry.expect(names)
         self._tell_unavailable()
 

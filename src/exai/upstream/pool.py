@@ -5,11 +5,10 @@ knows nothing of their tools.
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 
@@ -91,9 +90,9 @@ class UpstreamPool:
         }
         self.is_open = False
         self._group = asyncio.TaskGroup()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._running: dict[str, asyncio.Task[None]] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}
-        self._earlier_starts: Counter[str] = Counter()
 
     async def __aenter__(self) -> Self:
         """Begin to start all servers; returns at once."""
@@ -112,7 +111,7 @@ class UpstreamPool:
     ) -> None:
         """Stop all servers at the same time, each within its bounds."""
         self.is_open = False
-        for task in (*self._running.values(), *self._ending.values()):
+        for task in self._tasks:
             task.cancel()
         try:
             await self._group.__aexit__(kind, error, traceback)
@@ -175,19 +174,28 @@ class UpstreamPool:
     def _begin(self, name: str) -> None:
         """Let the server of this name run once all before it have ended."""
         run = self._run_after(self._ending.get(name), self.servers[name])
-        self._running[name] = self._group.create_task(run)
+        self._running[name] = self._start(run)
 
     def _end(self, name: str, drain_s: float) -> None:
-        server, running = self.servers[name], self._running[name]
-        self._earlier_starts[name] += server.statistics().start_count
-        ending = self._stop(server, running, drain_s, self._ending.get(name))
-        self._ending[name] = self._group.create_task(ending)
+        before = self._ending.get(name)
+        stopping = self._stop(self.servers[name], self._running[name], drain_s, before)
+        self._ending[name] = ending = self._start(stopping)
+        ending.add_done_callback(lambda ended: self._forget_ending(name, ended))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start what is cancelled at the pool's end, also where it has not begun to run."""
+        task = self._group.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _forget_ending(self, name: str, ended: asyncio.Task[None]) -> None:
+        if self._ending.get(name) is ended:
+            del self._ending[name]
 
     async def _run_after(self, ending: asyncio.Task[None] | None, server: UpstreamServer) -> None:
         if ending is not None:
             await asyncio.wait([ending])
-            if self._ending.get(server.name) is ending:
-                del self._ending[server.name]
         await server.run()
 
     async def _stop(
@@ -231,13 +239,11 @@ class UpstreamPool:
 
     def statistics(self) -> list[UpstreamStatistics]:
         """Return how each server fares."""
-        return [self.statistics_of(name) for name in self.servers]
+        return [server.statistics() for server in self.servers.values()]
 
     def statistics_of(self, name: str) -> UpstreamStatistics:
-        """Return how one server fares; its starts are those of all that had its name."""
-        numbers = self.servers[name].statistics()
-        start_count = numbers.start_count + self._earlier_starts[name]
-        return msgspec.structs.replace(numbers, start_count=start_count)
+        """Return how one server fares."""
+        return self.servers[name].statistics()
 
     def instances_of(self, principal: Principal) -> list[OwnInstance]:
         """Return the instances that serve this principal alone, or one of its sessions."""

@@ -44,6 +44,7 @@ class UpstreamStatistics(msgspec.Struct, frozen=True, kw_only=True):
     tool_count: int
     running_count: int
     start_count: int
+    """Starts, also of those that it has replaced."""
     retry_in_s: float | None
     last_end: str | None
     instance: str
@@ -105,11 +106,11 @@ class UpstreamServer:
         self._has_room = asyncio.Event()
         self._is_over = False
         self._rests = asyncio.Event()
-        self._gone_start_count = 0
+        self._gone_start_count = replaced.statistics().start_count if replaced else 0
         self._places: dict[str, _Place] = {}
         self._by_instance: dict[ServerInstance, _Place] = {}
         is_like = replaced is not None and replaced.config.instance == config.instance
-        self.wishes: dict[str, Wishes] = replaced.wishes if replaced and is_like else {}
+        self.wishes: dict[str, Wishes] = dict(replaced.wishes) if replaced and is_like else {}
         self._first = self._new_lister()
 
     @property
@@ -194,6 +195,7 @@ class UpstreamServer:
             place.instance.unwatch(uri, run.session_id)
         elif key in self.wishes:
             self.wishes[key].unwatch(uri, run.session_id)
+            self._forget_wishes(key)
 
     def note_log_levels(self) -> None:
         """Have every instance write to its log what is wanted of it now."""
@@ -204,8 +206,9 @@ class UpstreamServer:
         """Stop what works for this session alone, which has ended, and tell it nothing more."""
         for each in list(self._places.values()):
             each.instance.end_session(session_id)
-        for wishes in self.wishes.values():
+        for key, wishes in list(self.wishes.items()):
             wishes.end_session(session_id)
+            self._forget_wishes(key)
         if self.config.instance == "session" and (place := self._places.get(session_id)):
             self._dismiss(place, "its session ended")
 
@@ -277,6 +280,12 @@ class UpstreamServer:
     def _wishes_of(self, key: str, log_level: Callable[[], str | None]) -> Wishes:
         """Return what an instance is to tell; those of a server that was replaced are kept."""
         return self.wishes.setdefault(key, Wishes(log_level))
+
+    def _forget_wishes(self, key: str) -> None:
+        """Forget what nobody is there to tell, where there is nothing that it should tell."""
+        is_of_nobody = key != _LISTING and key not in self._places
+        if is_of_nobody and not self.wishes[key].uris:
+            del self.wishes[key]
 
     def _new_lister(self) -> ServerInstance:
         """Return the instance that everybody shares, or that only says what there is."""
@@ -369,8 +378,7 @@ class UpstreamServer:
             place.timer.cancel()
         del self._places[place.key]
         del self._by_instance[place.instance]
-        if not place.instance.wishes.uris:
-            self.wishes.pop(place.key, None)
+        self._forget_wishes(place.key)
         self._gone_start_count += place.instance.start_count
         place.instance.stop(reason)
 
