@@ -125,9 +125,13 @@ class BridgeServer:
             self._wire.write(encode_error(fault.id, fault))
 
     def tell(self, news: News) -> None:
-        """Tell the client what it wants to hear; once only where it does not read for a while."""
+        """Tell the client what it wants to hear.
+
+        Where it does not read for a while, it is told once only, and of no parts: there is no end
+        to those.
+        """
         if self._wire.is_full():
-            self._late_news[news] = None
+            self._late_news.update(dict.fromkeys(self._subscriptions.wholes(news)))
             self._has_late_news.set()
             return
         if self._era is Era.HANDSHAKE and self._subscriptions.may_hear(news):

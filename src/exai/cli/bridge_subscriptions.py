@@ -39,8 +39,15 @@ class Subscriptions:
         self._uris.discard(uri)
 
     def may_hear(self, news: News) -> bool:
-        """Tell whether a client that shook hands is told."""
-        return news.method != RESOURCE_UPDATED or news.uri in self._uris
+        """Tell whether a client that shook hands is told; what changed may be a part."""
+        return news.uri is None or news.uri.startswith(tuple(self._uris))
+
+    def wholes(self, news: News) -> list[News]:
+        """Return the same news of what was asked for, which a part of it is news of, too."""
+        if (part := news.uri) is None:
+            return [news]
+        watched = self._uris | self._listened()
+        return [News(news.method, uri) for uri in sorted(watched) if part.startswith(uri)]
 
     def listeners(self, news: News) -> list[Id]:
         """Return the requests under which a client that listens is told."""

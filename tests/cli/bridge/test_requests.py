@@ -283,7 +283,7 @@ async def test_a_tool_that_asks_for_more_can_do_so_in_the_modern_era_alone(
 async def test_news_become_notifications(bridge: BridgeProcess, daemon: ScriptedDaemon) -> None:
     async def tell(peer: Peer, call: Frame) -> None:
         await peer.ack(call)
-        for uri in ("c:d", "a:b"):
+        for uri in ("c:d", "a:b", "a:b/part"):
             await peer.say("resource_updated", uri=uri)
         await peer.say("prompts_changed")
         await peer.say("resources_changed")
@@ -296,11 +296,40 @@ async def test_news_become_notifications(bridge: BridgeProcess, daemon: Scripted
     assert (await bridge.ask("resources/subscribe", uri="a:b"))["result"] == {}
     await bridge.send("tools/call", 2, name="tell")
     assert await bridge.hear_of("notifications/resources/updated") == {"uri": "a:b"}
+    assert await bridge.hear_of("notifications/resources/updated") == {"uri": "a:b/part"}
     await bridge.hear_of("notifications/prompts/list_changed")
     await bridge.hear_of("notifications/resources/list_changed")
     await bridge.hear_of("notifications/tools/list_changed")
     tools = (await bridge.ask("tools/list", 3))["result"]["tools"]
     assert "hang" not in [tool["name"] for tool in tools]
+
+
+async def test_a_client_that_does_not_read_is_told_late_and_once_of_each_resource(
+    bridge: BridgeProcess, daemon: ScriptedDaemon
+) -> None:
+    async def fill(peer: Peer, call: Frame) -> None:
+        await peer.ack(call)
+        await peer.answer(call, "x" * 6_000_000, meta={"call_id": "c"})
+
+    async def tell(peer: Peer, call: Frame) -> None:
+        await peer.ack(call)
+        for number in range(500):
+            await peer.say("resource_updated", uri=f"a:b/{number}")
+            await peer.say("resource_updated", uri=f"c:d/{number}")
+        await peer.say("prompts_changed")
+        await peer.answer(call, "told", meta={"call_id": "d"})
+
+    daemon.tools |= {"fill": fill, "tell": tell, "resources/subscribe": agree}
+    await bridge.ask("resources/subscribe", uri="a:b")
+    with bridge.unread():
+        await bridge.send("tools/call", 2, name="fill")
+        await daemon.heard_op("ack")
+        await bridge.send("tools/call", 3, name="tell")
+        await daemon.heard_op("ack", 2)
+    heard = [await bridge.hear() for _ in range(4)]
+    assert [message.get("id") for message in heard] == [2, 3, None, None]
+    assert heard[2]["params"] == {"uri": "a:b"}
+    assert heard[3]["method"] == "notifications/prompts/list_changed"
 
 
 async def test_a_modern_client_hears_what_it_listens_to(
