@@ -345,11 +345,28 @@ async def test_a_redirect_to_another_origin_is_not_followed() -> None:
             target = f"http://127.0.0.1:{other.port}/{key}?token=x"
             server.answers["tools/call"] = saying(307, location=target)
             error = await failure_of(srv)
-            shown = f"http://127.0.0.1:{other.port}/…"
+            shown = f"http://127.0.0.1:{other.port}/…?…"
             assert (
                 error.message == f"srv redirects to {shown}, which is not followed: correct its url"
             )
             assert other.asked == []
+
+
+@pytest.mark.parametrize("status", [301, 302, 303])
+async def test_a_redirect_that_would_lose_the_message_is_not_followed(status: int) -> None:
+    async with evil() as server, running(server.config()) as srv:
+        server.answers["tools/call"] = saying(status, location="/mcp")
+        assert "redirects to" in (await failure_of(srv)).message
+        assert len(server.of("tools/call")) == 1
+
+
+async def test_a_redirect_with_a_user_and_password_is_not_followed() -> None:
+    async with evil() as server, running(server.config()) as srv:
+        target = f"http://eve:secret@127.0.0.1:{server.port}/mcp"
+        server.answers["tools/call"] = saying(307, location=target)
+        message = (await failure_of(srv)).message
+        assert f"redirects to http://127.0.0.1:{server.port}/mcp, which" in message
+        assert len(server.of("tools/call")) == 1
 
 
 async def test_a_redirect_in_a_circle_ends() -> None:

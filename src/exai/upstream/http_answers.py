@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import httpx2
 import msgspec
-from mcp.shared._httpx_utils import redirect_location
 
 from exai.upstream.carrier import Receiver
 from exai.upstream.event_stream import EventStream
@@ -62,9 +61,10 @@ class HttpAnswers:
         self, response: httpx2.Response, stream: EventStream, owner: int | None
     ) -> Exception:
         """Take what a response brings; return what is at fault where that was no answer."""
-        if (location := redirect_location(response)) is not None:
+        if (redirected := response.next_request) is not None:
+            target = shown_url(str(redirected.url))
             return StatusAnswer(
-                f"redirects to {shown_url(str(location))}, which is not followed: correct its url",
+                f"redirects to {target}, which is not followed: correct its url",
                 status=response.status_code,
                 may_have_run=False,
             )

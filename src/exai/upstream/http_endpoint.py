@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import httpx2
-from mcp.shared._httpx_utils import next_request_within_origin
 
 from exai.core.http_syntax import is_http_url
 from exai.upstream.carrier import CarrierUnusable
+from exai.upstream.http_redirects import request_within_origin
 
 _CONNECT_TIMEOUT_S = 10.0
 _SILENCE_S = 300.0
@@ -51,7 +51,7 @@ class HttpEndpoint:
         for _ in range(_MAX_REDIRECTS + 1):
             assert request is not None
             response = await self._client.send(request, stream=True, follow_redirects=False)
-            if (request := next_request_within_origin(response)) is None:
+            if (request := request_within_origin(response)) is None:
                 break
             await response.aclose()
         try:
