@@ -4,6 +4,7 @@ Knows paths, statuses and who may do what; others know the servers.
 """
 
 from collections.abc import Awaitable, Callable
+from difflib import get_close_matches
 from typing import Annotated, Protocol
 
 import msgspec
@@ -19,6 +20,7 @@ from exai.transports.upgrade_rules import bearer_token_of
 
 _Endpoint = Callable[[Request, Principal], Awaitable[Response]]
 _Handler = Callable[[Request], Awaitable[Response]]
+_SHOWN_LENGTH = 64
 _NO_ADMIN = "the principal {name} is no admin (principals.{name}.admin)"
 
 
@@ -85,7 +87,7 @@ class _Door:
                 return unauthorized()
             name = request.path_params.get("name")
             if name is not None and not self._servers.knows(name, principal):
-                return json_response({"error": f"there is no MCP server {name}"}, 404)
+                return json_response({"error": self._unknown(name, principal)}, 404)
             try:
                 return await endpoint(request, principal)
             except ServiceUnavailable as down:
@@ -102,6 +104,12 @@ class _Door:
             return json_response({"error": _NO_ADMIN.format(name=principal.name)}, 403)
 
         return self.for_all(answer)
+
+    def _unknown(self, name: str, principal: Principal) -> str:
+        known = [report.name for report in self._servers.reports(principal).upstreams]
+        closest = get_close_matches(name[:_SHOWN_LENGTH], known, n=1)
+        hint = f"; did you mean {closest[0]}?" if closest else ""
+        return f"there is no MCP server {name[:_SHOWN_LENGTH]}{hint}"
 
     async def reports(self, request: Request, principal: Principal) -> Response:
         """Say how the servers fare."""
