@@ -51,7 +51,8 @@ def run_upstream_restart(
     if as_json:
         write_json(msgspec.to_builtins(report))
     if report.state != _READY:
-        complain(f"{name} is not ready: {state_of(report)}")
+        said = f"exai upstream logs {name}"
+        complain(f"{name} is not ready: {state_of(report)}; for what it said, see {said}")
         return ExitCode.CALL_FAILED
     if not as_json:
         write(f"{name} is ready{_process(report)}, with {len(report.tools)} tools\n")
