@@ -245,8 +245,7 @@ class Daemon:
             tools=self.tools,
             conversations=self.stores.conversations,
             providers=self._providers,
-            upstreams=self._upstream_pool,
-            upstream_tools=self._upstreams.tools,
+            upstreams=self._upstreams,
         )
         return Observation(observed, self._metrics, self._clock, self._events)
 

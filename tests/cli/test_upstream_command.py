@@ -87,6 +87,14 @@ async def test_servers_are_listed_for_people_and_for_programs(shell: Shell) -> N
         assert any(line.startswith("b: no-such is not offered") for line in lines)
         told = await reports(shell)
         assert "a__echo" in told["a"]["tools"]
+        all_count = len(told["a"]["tools"])
+        doctor = (await shell.run("doctor")).out
+        assert re.search(rf"MCP server a +is ready, with {all_count} tools\n", doctor)
+        assert re.search(
+            rf"MCP server b +is ready, and offers 0 of its {all_count} tools\n", doctor
+        )
+        status = (await shell.run("status")).out.splitlines()
+        assert ["b", "0", "ready"] in [line.split() for line in status]
         assert told["c"]["last_end"] == "exited with status 3"
 
 
@@ -103,10 +111,19 @@ async def test_a_restart_waits_until_the_server_is_ready_or_says_why_it_is_not(
         failed = await shell.run("upstream", "restart", "c", "-o", "json")
         assert failed.status == ExitCode.CALL_FAILED
         assert "exai: c is not ready: backing off: exited with status 3" in failed.err
+        assert failed.err.endswith("; for what it said, see exai upstream logs c\n")
         assert json.loads(failed.out)["name"] == "c"
         unknown = await shell.run("upstream", "restart", "no/such?x")
         assert unknown.status == ExitCode.UNKNOWN
-        assert "no/such?x" in unknown.err
+        assert unknown.err == "exai: there is no MCP server no/such?x\n"
+
+
+async def test_a_name_that_is_misspelt_is_told_what_it_may_be(shell: Shell) -> None:
+    async with started(shell, *write_servers(shell, weather=PLAYS)):
+        for command in ("restart", "logs"):
+            end = await shell.run("upstream", command, "wether")
+            assert end.status == ExitCode.UNKNOWN
+            assert end.err == "exai: there is no MCP server wether; did you mean weather?\n"
 
 
 async def test_what_a_server_says_is_shown_and_followed(shell: Shell) -> None:

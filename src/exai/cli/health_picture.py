@@ -57,8 +57,14 @@ class Upstream(msgspec.Struct, frozen=True):
     instance: str = "shared"
     instance_count: int = 1
     tool_count: int = 0
+    offered_count: int | None = None
     retry_in_s: float | None = None
     last_end: str | None = None
+
+    @property
+    def shown_count(self) -> int:
+        """How many of its tools are offered, as far as the daemon says."""
+        return self.tool_count if self.offered_count is None else self.offered_count
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,7 +191,7 @@ def _providers(health: Health) -> list[tuple[str, ...]]:
 def _upstreams(health: Health) -> list[tuple[str, ...]]:
     return [
         ("MCP SERVER", "TOOLS", "STATE"),
-        *((u.upstream, str(u.tool_count), state_in_words(u)) for u in health.upstreams or ()),
+        *((u.upstream, str(u.shown_count), state_in_words(u)) for u in health.upstreams or ()),
     ]
 
 

@@ -28,8 +28,7 @@ from exai.observe.permit_audit import PermitAudit
 from exai.observe.readiness import Readiness
 from exai.providers.registry import ProviderRegistry
 from exai.tools.registry import ToolRegistry
-from exai.tools.upstream_tools import UpstreamTools
-from exai.upstream.pool import UpstreamPool
+from exai.tools.upstreams import Upstreams
 
 _OPERATOR = Principal("operator")
 
@@ -47,8 +46,7 @@ class Observed:
     tools: ToolRegistry
     conversations: ConversationStore
     providers: ProviderRegistry
-    upstreams: UpstreamPool
-    upstream_tools: UpstreamTools
+    upstreams: Upstreams
 
 
 class Observation:
@@ -106,8 +104,8 @@ class Observation:
             "default_model": lambda _: observed.providers.find_default(),
             "providers": for_those_who_see_everything(observed.providers.statistics),
             "upstreams": for_those_who_see_everything(observed.upstreams.statistics),
-            "own_instances": observed.upstreams.instances_of,
-            "unavailable_tools": for_those_who_see_everything(observed.upstream_tools.unavailable),
+            "own_instances": observed.upstreams.pool.instances_of,
+            "unavailable_tools": for_those_who_see_everything(observed.upstreams.tools.unavailable),
         }
 
 

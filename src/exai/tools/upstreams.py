@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from exai.core.clock import Clock
 from exai.core.config import Config, UpstreamConfig
 from exai.core.events import EventSink
@@ -13,7 +15,13 @@ from exai.tools.registry import ToolRegistry
 from exai.tools.upstream_tools import UpstreamTools
 from exai.upstream.names import namespaces_of
 from exai.upstream.pool import Changes, UpstreamPool
-from exai.upstream.server import UpstreamServer
+from exai.upstream.server import UpstreamServer, UpstreamStatistics
+
+
+class OfferStatistics(UpstreamStatistics, frozen=True, kw_only=True):
+    """How one server fares, and how many of its `tool_count` tools are offered."""
+
+    offered_count: int
 
 
 class Upstreams:
@@ -55,6 +63,16 @@ class Upstreams:
         self.tools.expect(configs)
         self._catalogs.expect(namespaces_of(configs))
         return changes
+
+    def statistics(self) -> list[OfferStatistics]:
+        """Return how each server fares, and what is offered of it."""
+        return [
+            OfferStatistics(
+                **msgspec.structs.asdict(numbers),
+                offered_count=len(self.tools.offered_by(numbers.upstream)),
+            )
+            for numbers in self.pool.statistics()
+        ]
 
     async def _offer(self, server: UpstreamServer, listing: Sequence[dict[str, Any]]) -> None:
         await self.tools.offer(server, listing)

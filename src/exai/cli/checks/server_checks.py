@@ -47,14 +47,20 @@ def mcp_servers(evidence: Evidence) -> Iterator[Finding]:
 
 def _by_state(check: str, server: Upstream) -> Finding:
     if server.state == _READY:
-        return ok(check, f"is ready, with {server.tool_count} tools")
+        return ok(check, f"is ready, {_tools_in_words(server)}")
     if server.state == _STARTING and not server.last_end:
         return warning(check, "is starting", "try again soon")
     return problem(
         check,
         f"does not run; {state_in_words(server)}",
-        "see the daemon's log for what it said, or run its command by hand",
+        f"see what it said, by exai upstream logs {server.upstream}, or run its command by hand",
     )
+
+
+def _tools_in_words(server: Upstream) -> str:
+    if server.shown_count == server.tool_count:
+        return f"with {server.tool_count} tools"
+    return f"and offers {server.shown_count} of its {server.tool_count} tools"
 
 
 def _written(evidence: Evidence, name: str) -> str:
