@@ -171,6 +171,11 @@ def test_a_fault_is_named_with_its_server_and_key(
     ("text", "said"),
     [
         ('{"mcpServers": {,}}', "line 1, column 17"),
+        ('{\n  // mine\n  "servers": {}}', "line 2, column 3: comments are not supported"),
+        ('{"servers": {}} /* mine */', "comments are not supported in this file: remove them"),
+        ('{"servers": {"a": {"command": "x"} ,\n}}', "a comma after the last entry"),
+        ('{"servers": {"a": {"args": ["x",]}}}', "a comma after the last entry"),
+        ('{"servers": {"a": x}}', "line 1, column 19: Expecting value"),
         ("[]", 'expected {"mcpServers"'),
         ('{"server": {}}', 'expected {"mcpServers"'),
         ('{"servers": []}', 'expected {"mcpServers"'),

@@ -15,6 +15,7 @@ from exai.cli.secret_references import is_open_to_others
 from exai.core.config import UpstreamConfig
 
 NAME_PATTERN = re.compile(r"(?!.*__)[A-Za-z0-9._-]{1,32}\Z")
+_LAST_COMMA = re.compile(r".?,\s*[}\]]")
 _SERVERS_KEYS = ("mcpServers", "servers")
 
 
@@ -62,7 +63,8 @@ class McpConfigFile:
         except OSError as error:
             raise _Fault(f"cannot be read: {error.strerror}") from None
         except json.JSONDecodeError as error:
-            raise _Fault(f"line {error.lineno}, column {error.colno}: {error.msg}") from None
+            place = f"line {error.lineno}, column {error.colno}"
+            raise _Fault(f"{place}: {_what_is_no_json(error)}") from None
         except (UnicodeDecodeError, RecursionError):
             raise _Fault("is not JSON in UTF-8") from None
         return content if isinstance(content, dict) else {}
@@ -88,6 +90,16 @@ class McpConfigFile:
         self.warnings += [f"{self._path}: {warning}" for warning in read.warnings]
         if read.config is not None:
             self.servers[name], self.written[name] = read.config, read.written
+
+
+def _what_is_no_json(error: json.JSONDecodeError) -> str:
+    """Say what is wrong; editors that allow comments and last commas let them be written."""
+    before, here = error.doc[: error.pos].rstrip(), error.doc[error.pos :].lstrip()
+    if here.startswith(("//", "/*")):
+        return "comments are not supported in this file: remove them"
+    if _LAST_COMMA.match(before[-1:] + here):  # Python's place is the comma, or what follows
+        return "a comma after the last entry is not supported in this file: remove it"
+    return error.msg
 
 
 def _object_without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
