@@ -117,6 +117,24 @@ async def test_the_first_message_may_be_garbage(tmp_path: Path, gates: Gates) ->
         assert (await me.ask(INITIALIZE))["result"]
 
 
+async def test_who_forgets_to_initialize_is_told_so_and_may_still_do_it(
+    tmp_path: Path, gates: Gates
+) -> None:
+    async with started(daemon_config(tmp_path), gates) as daemon, peer(daemon) as client:
+        ping = {"jsonrpc": "2.0", "id": 7, "method": "ping"}
+        assert (await client.ask(ping)) == {"jsonrpc": "2.0", "id": 7, "result": {}}
+        unknown = await client.ask(LIST | {"method": "server/discover"})
+        assert unknown["error"]["code"] == -32601
+        for message in (LIST, call("a"), LIST | {"id": "x", "method": "prompts/list"}):
+            refused = await client.ask(message)
+            assert refused["id"] == message["id"]
+            assert refused["error"]["code"] == -32600
+            assert "send initialize first" in refused["error"]["message"]
+        assert "serverInfo" in (await client.ask(INITIALIZE))["result"]
+        await client.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
+        assert (await client.ask(LIST))["result"]["tools"]
+
+
 async def test_a_cancelled_call_is_not_answered(tmp_path: Path, gates: Gates) -> None:
     async with started(daemon_config(tmp_path), gates) as daemon, peer(daemon) as me:
         await me.ask(INITIALIZE)

@@ -1,6 +1,6 @@
 """MCP over a channel: each text message is one JSON-RPC message, of either era.
 
-The first request decides the era of a connection, once.
+The first request that opens a connection decides its era, once; what comes before is refused.
 """
 
 import asyncio
@@ -20,7 +20,11 @@ from exai.core.errors import MalformedFrame
 from exai.core.mcp_words import (
     CLIENT_CAPABILITIES_KEY,
     CLIENT_INFO_KEY,
+    INITIALIZE,
+    INITIALIZED,
+    INVALID_REQUEST,
     PARSE_ERROR,
+    PING,
     VERSION_KEY,
     Era,
 )
@@ -28,12 +32,14 @@ from exai.core.message_ids import Id
 from exai.core.replies import Reply
 from exai.protocols import close_codes
 from exai.protocols.close_codes import Close
-from exai.protocols.mcp_eras import era_of_first, meta_of
+from exai.protocols.mcp_eras import check_era, era_of_first, meta_of
 from exai.protocols.mcp_messages import (
     McpError,
+    McpNotification,
     McpRequest,
     NotAMessage,
     encode_error,
+    encode_result,
     read_message,
 )
 from exai.protocols.strict_json import decode_object
@@ -42,6 +48,10 @@ from exai.transports.mcp_server import McpServer
 
 _DECODED_AT_ONCE_BYTES = 65_536
 _MAX_EARLY = 8
+_NOT_OPEN = (
+    "the session is not initialized: send initialize first, or, with MCP of 2026-07-28, "
+    "the version and the client in params._meta of each request"
+)
 
 
 class Frame(Reply, frozen=True):
@@ -181,13 +191,28 @@ class _Incoming:
         self._early: deque[McpMessage] = deque()
 
     async def find_first_request(self) -> McpRequest | None:
-        """Return the first request, which will be read again, as will some of what came before."""
+        """Return the first request, which will be read again, as will some of what came before.
+
+        A ping opens nothing, and who asks before the handshake is told how to begin; it is enough
+        to say that it is over.
+        """
         early: deque[McpMessage] = deque(maxlen=_MAX_EARLY)
+        is_open = False
         async for message in self:
-            early.append(message)
-            if isinstance(message, McpRequest):
-                self._early = early
-                return message
+            match message:
+                case McpRequest(id_, method) if method == PING and not _opens(message):
+                    self._say(encode_result(id_, {}))
+                case McpRequest() if is_open or _opens(message):
+                    self._early = early
+                    early.append(message)
+                    return message
+                case McpRequest():
+                    self._say(encode_error(message.id, _too_early(message)))
+                case McpNotification(method) if method == INITIALIZED:
+                    is_open = True
+                    early.append(message)
+                case _:
+                    early.append(message)
         return None
 
     def __aiter__(self) -> Self:
@@ -208,6 +233,19 @@ class _Incoming:
                 self._say(encode_error(fault.id, fault))
             except MalformedFrame as malformed:
                 self._say(encode_error(None, McpError(PARSE_ERROR, str(malformed))))
+
+
+def _opens(request: McpRequest) -> bool:
+    return request.method == INITIALIZE or era_of_first(request) is Era.MODERN
+
+
+def _too_early(request: McpRequest) -> McpError:
+    """Return what a request is told that came before the handshake."""
+    try:
+        check_era(request, Era.HANDSHAKE)
+    except McpError as fault:
+        return fault
+    return McpError(INVALID_REQUEST, _NOT_OPEN)
 
 
 async def _read(frame: bytes) -> McpMessage:
