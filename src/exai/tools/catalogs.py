@@ -12,6 +12,7 @@ from exai.core.events import EventSink, OfferUnavailable, UpstreamUnlisted
 from exai.core.identity import Principal
 from exai.tools.descriptions import DescriptionUnusable, encode_within_bounds
 from exai.tools.uri_template import UriTemplate
+from exai.upstream.catalog_listener import CatalogListener
 from exai.upstream.listing import (
     MAX_LISTED,
     MAX_URI_LENGTH,
@@ -23,7 +24,6 @@ from exai.upstream.listing import (
     Listed,
 )
 from exai.upstream.names import Namespace
-from exai.upstream.news import ServerNews
 
 _MAX_SHOWN = 200
 _IDENTIFIED_BY = {RESOURCES: "uri", TEMPLATES: "uriTemplate", PROMPTS: "name"}
@@ -55,7 +55,7 @@ class _Shelf:
         self.matchers: list[UriTemplate] = []
 
 
-class Catalogs(ServerNews):
+class Catalogs(CatalogListener):
     """All that servers have beside tools. `namespaces` has their order and their prefixes."""
 
     def __init__(

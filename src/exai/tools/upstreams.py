@@ -49,7 +49,7 @@ class Upstreams:
             events=events,
             clock=clock,
             on_tools=self._offer,
-            news=self._catalogs,
+            listener=self._catalogs,
         )
         self.tools = UpstreamTools(registry, self.pool.servers, events)
         registry.offer_methods(McpMethods(self._catalogs, self.pool, registry))

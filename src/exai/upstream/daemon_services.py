@@ -12,10 +12,10 @@ from exai.core.events import EventSink
 from exai.processes.environment import child_environment
 from exai.processes.process_guard import ProcessGuard
 from exai.upstream.carrier import Carrier
+from exai.upstream.catalog_listener import CatalogListener, NobodyHears
 from exai.upstream.handshake import Handshake
 from exai.upstream.http_client import HttpClient
 from exai.upstream.log_levels import LogLevels
-from exai.upstream.news import NobodyHears, ServerNews
 from exai.upstream.restart_policy import RestartPolicy
 from exai.upstream.server_process import ServerProcess
 from exai.upstream.speech import Speech
@@ -33,7 +33,7 @@ class DaemonServices:
     restart: RestartPolicy
     events: EventSink
     clock: Clock
-    news: ServerNews = field(default_factory=NobodyHears)
+    listener: CatalogListener = field(default_factory=NobodyHears)
     log_levels: LogLevels = field(default_factory=LogLevels)
 
     async def open_carrier(self, config: UpstreamConfig, speech: Speech) -> Carrier:

@@ -11,9 +11,9 @@ from typing import Any
 from exai.core import mcp_words
 from exai.core.clock import Clock
 from exai.core.errors import ToolFailed
+from exai.upstream.catalog_listener import CatalogListener
 from exai.upstream.json_rpc import FAULTS, ErrorAnswer
 from exai.upstream.listing import MAX_URI_LENGTH, Description, Kind
-from exai.upstream.news import ServerNews
 from exai.upstream.server_life import ServerLife
 from exai.upstream.server_log import ServerLog
 from exai.upstream.updates import Updates
@@ -25,11 +25,13 @@ _LISTING_PATIENCE_S = 10.0
 class Hearing:
     """Hears one instance, life after life. `wishes` are what it is to tell, `log` is whose."""
 
-    def __init__(self, server: str, wishes: Wishes, news: ServerNews, clock: Clock) -> None:
+    def __init__(
+        self, server: str, wishes: Wishes, listener: CatalogListener, clock: Clock
+    ) -> None:
         self.wishes = wishes
         self.log = ServerLog(clock)
         self._server = server
-        self._news = news
+        self._listener = listener
         self._updates = Updates(self._tell_updated)
         wishes.on_missed = self._updates.note
 
@@ -41,10 +43,10 @@ class Hearing:
                 async with asyncio.timeout(_LISTING_PATIENCE_S):
                     lists[kind] = await life.list(kind)
             except TimeoutError:
-                self._news.note_unlisted(self._server, kind, "it does not answer")
+                self._listener.note_unlisted(self._server, kind, "it does not answer")
             except FAULTS as fault:
-                self._news.note_unlisted(self._server, kind, str(fault))
-        await self._news.take_lists(self._server, lists)
+                self._listener.note_unlisted(self._server, kind, str(fault))
+        await self._listener.take_lists(self._server, lists)
 
     async def watch(self, life: ServerLife, uri: str, session_id: str, max_count: int) -> None:
         """Have a session told of a resource's updates, once the server has agreed.
@@ -70,4 +72,4 @@ class Hearing:
                     self._updates.note(uri)
 
     def _tell_updated(self, uri: str) -> None:
-        self._news.note_updated(self._server, uri, self.wishes.watchers_of(uri))
+        self._listener.note_updated(self._server, uri, self.wishes.watchers_of(uri))

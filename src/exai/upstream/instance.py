@@ -19,6 +19,7 @@ from exai.core.events import (
     UpstreamStarted,
     UpstreamStopped,
 )
+from exai.core.mcp_words import CALL_TOOL
 from exai.core.outcomes import Completed
 from exai.core.tool import ToolRun
 from exai.upstream.call_failures import CALL_FAULTS, can_move_on, upstream_failed
@@ -67,7 +68,7 @@ class ServerInstance:
         self._shared = shared
         self._services = services
         self._on_unused = on_unused
-        self._hearing = Hearing(shared.name, self.wishes, services.news, services.clock)
+        self._hearing = Hearing(shared.name, self.wishes, services.listener, services.clock)
         is_started_here = shared.config.url is None
         restart = services.restart
         self._restart = restart if is_started_here else restart.for_others()
@@ -157,7 +158,7 @@ class ServerInstance:
 
         async def call_on(life: ServerLife) -> Completed:
             params = {"name": tool, "arguments": arguments}
-            result = await self._ask(life, "tools/call", params, run)
+            result = await self._ask(life, CALL_TOOL, params, run)
             return read_tool_result(result, self._shared.name)
 
         return await self._do(call_on, run, idempotent=idempotent)

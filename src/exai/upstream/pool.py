@@ -18,11 +18,11 @@ from exai.core.events import EventSink
 from exai.core.identity import Principal
 from exai.core.tool import upstream_scope
 from exai.processes.process_guard import ProcessGuard
+from exai.upstream.catalog_listener import CatalogListener, NobodyHears
 from exai.upstream.daemon_services import DaemonServices
 from exai.upstream.handshake import Handshake
 from exai.upstream.http_client import HttpClient
 from exai.upstream.log_levels import LogLevels
-from exai.upstream.news import NobodyHears, ServerNews
 from exai.upstream.restart_policy import RestartPolicy
 from exai.upstream.server import OnTools, OwnInstance, UpstreamServer, UpstreamStatistics
 
@@ -65,7 +65,7 @@ class UpstreamPool:
         events: EventSink,
         clock: Clock,
         on_tools: OnTools,
-        news: ServerNews | None = None,
+        listener: CatalogListener | None = None,
         restart: RestartPolicy | None = None,
     ) -> None:
         self._http = HttpClient(version)
@@ -79,7 +79,7 @@ class UpstreamPool:
             restart=restart or RestartPolicy(),
             events=events,
             clock=clock,
-            news=news or NobodyHears(),
+            listener=listener or NobodyHears(),
             log_levels=self.log_levels,
         )
         self._on_tools = on_tools

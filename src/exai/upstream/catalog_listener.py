@@ -6,7 +6,7 @@ from typing import Protocol
 from exai.upstream.listing import Kind, Listed
 
 
-class ServerNews(Protocol):
+class CatalogListener(Protocol):
     """Hears of all servers. Nothing of it raises."""
 
     async def take_lists(self, server: str, lists: Listed) -> None:
@@ -19,7 +19,7 @@ class ServerNews(Protocol):
         """Hear that a resource has changed, which these sessions watch."""
 
 
-class NobodyHears(ServerNews):
+class NobodyHears(CatalogListener):
     """Hears nothing."""
 
     async def take_lists(self, server: str, lists: Listed) -> None:
