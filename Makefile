@@ -26,7 +26,7 @@ test: setup $(NODE_MODULES)  ## run all tests, side by side
 	@command -v systemd-analyze >/dev/null || scripts/debian_packages systemd
 	@command -v promtool >/dev/null || scripts/debian_packages prometheus
 	-@tests/container/prepare
-	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(ARGS)
+	$(BIN)/pytest --numprocesses auto --dist worksteal $(ARGS)
 
 conformance: setup $(NODE_MODULES)  ## MCP's conformance suite, through the daemon and without (ARGS=--help: how)
 	$(BIN)/python -m tests.conformance $(ARGS)

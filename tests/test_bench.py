@@ -13,7 +13,7 @@ from bench.scenarios.every import SCENARIOS
 from bench.scenarios.overload import CAPACITY_PER_S
 
 ROOT = Path(__file__).parent.parent
-PATIENCE_S = 50
+PATIENCE_S = 150
 
 
 def test_a_percentile_is_the_smallest_value_that_so_many_do_not_exceed() -> None:
@@ -34,6 +34,7 @@ def test_the_jain_index_is_one_where_all_have_the_same_and_a_share_where_one_has
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_scenario_brings_whole_figures_without_a_wrong_answer(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bench", name, "--smoke", "--into", str(tmp_path)]
