@@ -11,7 +11,11 @@ from typing import NamedTuple
 
 from mcp.server.connection import Connection
 from mcp.server.runner import serve_connection
-from mcp.server.streamable_http import MCP_SESSION_ID_HEADER, StreamableHTTPServerTransport
+from mcp.server.streamable_http import (
+    GET_STREAM_KEY,
+    MCP_SESSION_ID_HEADER,
+    StreamableHTTPServerTransport,
+)
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import RequestBodyLimitMiddleware
 from mcp.shared.exceptions import MCPError
@@ -28,16 +32,23 @@ from starlette.types import Message, Receive, Scope, Send
 from exai.calls.defects import Defects
 from exai.connections.mcp_session import ClientFacts, McpSession
 from exai.connections.mcp_sessions import McpSessions
-from exai.core.errors import QueueFull, ServiceUnavailable
+from exai.core.errors import MalformedFrame, QueueFull, ServiceUnavailable
 from exai.core.events import Whose
 from exai.core.lifecycle import running
 from exai.core.requests import CallTool
-from exai.protocols.mcp_messages import INTERNAL_ERROR, INVALID_REQUEST
+from exai.protocols.mcp_messages import INTERNAL_ERROR, INVALID_REQUEST, PARSE_ERROR
 from exai.transports.json_responses import json_response
 from exai.transports.mcp_events import Asked, McpEvents
-from exai.transports.mcp_posted import read_posted
-from exai.transports.mcp_server import CALLER, McpCaller, McpServer, asking_principal
+from exai.transports.mcp_posted import Posted, read_posted
+from exai.transports.mcp_server import (
+    CALLER,
+    IDEMPOTENCY_HEADER,
+    McpCaller,
+    McpServer,
+    asking_principal,
+)
 
+_READ_AT_ONCE_BYTES = 65_536
 _RETRY_MS = 2000
 """After which a client asks for a lost stream; it should ask twice: a restart may take 3 s."""
 
@@ -194,26 +205,43 @@ class _Served:
             await self.transport.handle_request(scope, receive, send)
             return
         message = await receive()
-        posted, receive = read_posted(message.get("body", b"")), _first(message, receive)
-        if posted.id is not None and posted.method:
-            asked = Asked(posted.id, posted.method, posted.tool, self._session.mint_request_id())
-            await self._handle_call(asked, scope, receive, send)
+        try:
+            posted = await _read(message.get("body", b""))
+        except MalformedFrame as malformed:
+            await _refusal(400, PARSE_ERROR, str(malformed))(scope, receive, send)
+            return
+        receive = _first(message, receive)
+        if posted.is_request:
+            await self._handle_call(posted, scope, receive, send)
             return
         if posted.cancels is not None:
             # To the SDK a caller that has gone and one that cancels are the same.
             self._server.take_back(self._session, posted.cancels)
         await self.transport.handle_request(scope, receive, send)
 
-    async def _handle_call(self, asked: Asked, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _handle_call(
+        self, posted: Posted, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        id_ = posted.id
+        if id_ is None or id_ == GET_STREAM_KEY:  # it would take the place of the other stream
+            problem = "an id is an integer, or a string, of no more than 256 characters"
+            await _refusal(400, INVALID_REQUEST, problem)(scope, receive, send)
+            return
+        asked = Asked(id_, posted.method, posted.tool, self._session.mint_request_id())
         if not self._events.open(asked):
-            problem = f"a request with the id {asked.id!r} is under way in this session"
+            problem = f"a request with the id {id_!r} is under way in this session"
             await _refusal(400, INVALID_REQUEST, problem)(scope, receive, send)
             return
         scope[CALLER] = scope[CALLER]._replace(request_id=asked.request_id)
         answered = _Answered(send)
-        await self.transport.handle_request(scope, receive, answered)
-        if not answered.well:
-            self._events.drop(asked)
+        try:
+            await self.transport.handle_request(scope, receive, answered)
+        finally:
+            if not answered.well:
+                self._events.drop(asked)
+        has_key = posted.has_key or IDEMPOTENCY_HEADER in Headers(scope=scope)
+        if answered.in_full and not self._events.is_open(asked) and not has_key:
+            self._session.note_written(asked.request_id)
 
     async def _answer_again(self, asked: Asked) -> JSONRPCMessage:
         """Answer a request that an earlier process had, with what came of it."""
@@ -253,6 +281,13 @@ class _Served:
                 )
 
 
+async def _read(body: bytes) -> Posted:
+    """Return the head of a message. Raises `MalformedFrame`."""
+    if len(body) > _READ_AT_ONCE_BYTES:
+        return await asyncio.to_thread(read_posted, body)
+    return read_posted(body)
+
+
 def _first(message: Message, receive: Receive) -> Receive:
     """Return what receives a message again, and then what comes after it."""
     messages = [message]
@@ -264,16 +299,17 @@ def _first(message: Message, receive: Receive) -> Receive:
 
 
 class _Answered:
-    """Sends an answer on, and remembers whether it was a good one."""
+    """Sends an answer on, and remembers whether it was a good one, and written to its end."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self.well = False
+        self.well = self.in_full = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.well = message["status"] < HTTPStatus.BAD_REQUEST
         await self._send(message)
+        self.in_full = self.well and not message.get("more_body", True)
 
 
 def _no_session() -> Response:
