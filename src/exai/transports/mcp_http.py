@@ -37,6 +37,7 @@ from exai.core.events import Whose
 from exai.core.lifecycle import running
 from exai.core.requests import CallTool
 from exai.protocols.mcp_messages import INTERNAL_ERROR, INVALID_REQUEST, PARSE_ERROR
+from exai.protocols.strict_json import check_limits
 from exai.transports.json_responses import json_response
 from exai.transports.mcp_events import Asked, McpEvents
 from exai.transports.mcp_posted import Posted, read_posted
@@ -48,7 +49,7 @@ from exai.transports.mcp_server import (
     asking_principal,
 )
 
-_READ_AT_ONCE_BYTES = 65_536
+_CHECKED_AT_ONCE_BYTES = 65_536
 _RETRY_MS = 2000
 """After which a client asks for a lost stream; it should ask twice: a restart may take 3 s."""
 
@@ -65,7 +66,7 @@ class McpHttp:
         self._stateless = StreamableHTTPSessionManager(
             server.sdk, stateless=True, max_request_body_size=max_body_bytes
         )
-        self._limited = RequestBodyLimitMiddleware(self._serve_session, max_body_bytes)
+        self._limited = RequestBodyLimitMiddleware(self._serve_whole, max_body_bytes)
         self._served: dict[str, _Served] = {}
         self._tasks = asyncio.TaskGroup()
         self._has_begun = asyncio.Event()
@@ -80,13 +81,28 @@ class McpHttp:
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         await self._has_begun.wait()
+        await self._limited(scope, receive, send)
+
+    async def _serve_whole(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request whose body is there; one that would take too long to read is not read.
+
+        The SDK reads bodies while everything else waits.
+        """
+        if scope["method"] == "POST":
+            message = await receive()
+            try:
+                await _check_limits(message.get("body", b""))
+            except MalformedFrame as malformed:
+                await _refusal(400, PARSE_ERROR, str(malformed))(scope, receive, send)
+                return
+            receive = _first(message, receive)
         version = Headers(scope=scope).get(MCP_PROTOCOL_VERSION_HEADER)
         if version is not None and version not in HANDSHAKE_PROTOCOL_VERSIONS:
             caller: McpCaller = scope[CALLER]
             asking_principal.set(caller.principal)
             await self._stateless.handle_request(scope, receive, send)
         else:
-            await self._limited(scope, receive, send)
+            await self._serve_session(scope, receive, send)
 
     async def _serve_session(self, scope: Scope, receive: Receive, send: Send) -> None:
         caller: McpCaller = scope[CALLER]
@@ -206,7 +222,7 @@ class _Served:
             return
         message = await receive()
         try:
-            posted = await _read(message.get("body", b""))
+            posted = read_posted(message.get("body", b""))
         except MalformedFrame as malformed:
             await _refusal(400, PARSE_ERROR, str(malformed))(scope, receive, send)
             return
@@ -281,11 +297,12 @@ class _Served:
                 )
 
 
-async def _read(body: bytes) -> Posted:
-    """Return the head of a message. Raises `MalformedFrame`."""
-    if len(body) > _READ_AT_ONCE_BYTES:
-        return await asyncio.to_thread(read_posted, body)
-    return read_posted(body)
+async def _check_limits(body: bytes) -> None:
+    """Raise `MalformedFrame` where a body is JSON that is too odd."""
+    if len(body) > _CHECKED_AT_ONCE_BYTES:
+        await asyncio.to_thread(check_limits, body)
+    else:
+        check_limits(body)
 
 
 def _first(message: Message, receive: Receive) -> Receive:

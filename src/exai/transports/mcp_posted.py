@@ -7,7 +7,6 @@ import msgspec
 from exai.core.errors import MalformedFrame
 from exai.core.message_ids import Id, usable_id
 from exai.protocols.mcp_eras import IDEMPOTENCY_KEY
-from exai.protocols.strict_json import check_limits
 from exai.transports.mcp_dispatcher import CANCELLED
 
 _MAX_NAME_LENGTH = 256
@@ -69,8 +68,7 @@ _decode = msgspec.json.Decoder(Posted).decode
 
 
 def read_posted(body: bytes) -> Posted:
-    """Read the head of a message. Raises `MalformedFrame` where it is no JSON, or too odd."""
-    check_limits(body)
+    """Read the head of a message. Raises `MalformedFrame` where it is no JSON."""
     try:
         return _decode(body)
     except msgspec.ValidationError:
