@@ -1,6 +1,8 @@
 """An answer over HTTP finds its client, whatever became of the connection, or of the daemon."""
 
 import asyncio
+import base64
+import json
 import signal
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,8 +13,8 @@ import pytest
 from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 
-from exai.core.config import LimitsConfig
-from exai.core.events import CallAccepted, CallFailedInside
+from exai.core.config import LimitsConfig, ServerConfig
+from exai.core.events import CallAccepted, CallFailedInside, CallSettled, DaemonStopped
 from exai.core.outcomes import Completed, text_block
 from exai.core.tool import ToolRun
 from exai.testing.running_daemon import daemon_config, running_daemon
@@ -191,6 +193,23 @@ async def test_an_id_in_use_is_refused(tmp_path: Path, gates: Gates) -> None:
     assert gates.runs == ["a", "c"]
 
 
+@pytest.mark.parametrize("oddity", ['"params":{"requestId":1e400}', '"params":null', '"method":""'])
+async def test_an_id_in_use_is_refused_whatever_the_message(
+    tmp_path: Path, gates: Gates, oddity: str
+) -> None:
+    tools = [ScriptedTool("gate", gates)]
+    async with running_daemon(daemon_config(tmp_path), tools) as daemon, http_client(daemon) as me:
+        await me.initialize(VERSION)
+        async with me.posting(call("a", 7)) as stream:
+            await gates.until_inside("a")
+            body = f'{{"jsonrpc":"2.0","id":7,"method":"tools/call",{oddity}}}'
+            headers = me.headers | {"Content-Type": "application/json"}
+            answer = await me.http.post(me.url, content=body, headers=headers)
+            assert answer.status_code == 400
+            gates.open("a")
+            assert (await stream.message())["result"]["content"][0]["text"] == "through a"
+
+
 async def test_an_id_of_what_was_refused_is_free(tmp_path: Path, gates: Gates) -> None:
     gates.open("a")
     tools = [ScriptedTool("gate", gates)]
@@ -262,6 +281,95 @@ async def test_an_answer_that_nobody_comes_back_for_is_erased_in_time(
                 if (await calls.usage(session_id)).result_count == 0:
                     break
                 await asyncio.sleep(0.01)
+
+
+async def test_an_answer_whose_stream_broke_is_kept(
+    tmp_path: Path, gates: Gates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exai.connections.handed_over._COMES_BACK_WITHIN_S", 0.01)
+    config, tools = daemon_config(tmp_path), [ScriptedTool("gate", gates)]
+    async with running_daemon(config, tools) as daemon, http_client(daemon) as me:
+        await me.initialize(VERSION)
+        async with me.posting(call("a")) as stream:
+            last_event_id = await stream.event_id()
+            await gates.until_inside("a")
+        async with asyncio.timeout(PATIENCE_S):
+            while daemon.daemon._mcp._owed_count:  # noqa: ASYNC110, SLF001
+                await asyncio.sleep(0.01)
+        gates.open("a")
+        await daemon.events.wait_for(CallSettled, 1)
+        await asyncio.sleep(0.3)
+    async with running_daemon(config, tools) as daemon, http_client(daemon) as again:
+        again.headers = me.headers
+        answer = await again.resume(last_event_id)
+        assert answer["result"]["content"][0]["text"] == "through a"
+
+
+async def test_who_waits_for_an_answer_again_does_not_hold_up_a_drain(
+    tmp_path: Path, gates: Gates
+) -> None:
+    config = daemon_config(
+        tmp_path,
+        limits=LimitsConfig(global_max_inflight=1),
+        server=ServerConfig(drain_s=0.2, close_timeout_s=PATIENCE_S),
+    )
+    tools = [ScriptedTool("gate", gates)]
+    async with running_daemon(config, tools) as daemon, http_client(daemon) as me:
+        await me.initialize(VERSION)
+        async with me.posting(call("a")), me.posting(call("b", 3)), me.posting(call("c", 4)) as c:
+            last_event_id = await c.event_id()
+            await daemon.events.wait_for(CallAccepted, 3)
+            daemon.stop.set()
+            gates.open("a")
+            assert await c.message() is None
+    async with (
+        asyncio.timeout(PATIENCE_S / 2),
+        running_daemon(config, tools) as daemon,
+        http_client(daemon) as again,
+    ):
+        again.headers = me.headers
+        async with again.listening(last_event_id) as one, again.listening(last_event_id) as other:
+            await gates.until_inside("b")
+            daemon.stop.set()
+            assert await one.message() is None
+            assert await other.message() is None
+            await daemon.events.wait_for(DaemonStopped, 1)
+    gates.open("c")
+    async with running_daemon(config, tools) as daemon, http_client(daemon) as again:
+        again.headers = me.headers
+        answer = await again.resume(last_event_id)
+        assert answer["result"]["content"][0]["text"] == "through c"
+    assert gates.runs == ["a", "b", "c"]
+
+
+ODD_IDS = ["null", "true", "7.0", "1e400", "[]", '"_GET_stream"', f'"{"x" * 257}"', "9" * 300]
+
+
+@pytest.mark.parametrize("id_", ODD_IDS, ids=lambda id_: id_[:12])
+async def test_what_cannot_name_a_stream_is_no_id(tmp_path: Path, gates: Gates, id_: str) -> None:
+    tools = [ScriptedTool("gate", gates)]
+    async with running_daemon(daemon_config(tmp_path), tools) as daemon, http_client(daemon) as me:
+        await me.initialize(VERSION)
+        body = json.dumps(call("a", "ID")).replace('"ID"', id_)
+        headers = me.headers | {"Content-Type": "application/json"}
+        answer = await me.http.post(me.url, content=body, headers=headers)
+        assert answer.status_code == 400
+    assert gates.runs == []
+
+
+async def test_a_message_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    async with running_daemon(daemon_config(tmp_path)) as daemon, http_client(daemon) as me:
+        await me.initialize(VERSION)
+        deep = "[" * 5000 + "]" * 5000
+        body = json.dumps(LIST).replace("{", f'{{"beside":{deep},', 1)
+        headers = me.headers | {"Content-Type": "application/json"}
+        answer = await me.http.post(me.url, content=body, headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, -32700)
+        asked = f'[1,"tools/call","gate","r",{deep}]'.encode()
+        event_id = f"aaaa.1.{base64.urlsafe_b64encode(asked).decode()}"
+        async with me.listening(event_id) as stream:
+            daemon.daemon.tools.replace("more", [ScriptedTool("more", Gates())])
+            assert (await stream.message())["method"] == "notifications/tools/list_changed"
 
 
 @pytest.mark.slow

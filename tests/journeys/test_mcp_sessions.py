@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -136,6 +137,18 @@ async def test_a_body_that_is_too_long_is_not_read(tmp_path: Path, gates: Gates)
     async with started(config, gates) as daemon, http_client(daemon) as me:
         answer = await me.post(INITIALIZE | {"padding": "x" * 20_000})
         assert answer.status_code == 413
+
+
+@pytest.mark.parametrize("version", ["2025-11-25", "2026-07-28"])
+async def test_what_would_take_too_long_to_read_is_not_read(
+    tmp_path: Path, gates: Gates, version: str
+) -> None:
+    async with started(daemon_config(tmp_path), gates) as daemon, http_client(daemon) as me:
+        await me.initialize("2025-11-25")
+        odds: list[list[Any]] = [[0] * 100_001, [[[]]] * 33_334]
+        for odd in odds:
+            answer = await me.post(LIST | {"odd": odd}, MCP_Protocol_Version=version)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, -32700)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """Which answers of a session were handed over, as the ledger is told of it, some at a time.
 
 Clients of MCP acknowledge nothing. An answer that nobody can ask for again is as good as
-acknowledged; one whose stream may have broken is once its client would have come back for it;
-one that has an idempotency key is kept for as long as there is room.
+acknowledged; one that was written, but may have been missed, is once its client would have come
+back for it; one whose stream has broken, or that has an idempotency key, is kept for as long as
+there is room.
 """
 
 import asyncio
@@ -32,7 +33,7 @@ class HandedOver:
         self._received.add(request_id)
 
     def note_sent(self, request_id: str) -> None:
-        """Note an answer that can be asked for again at any time."""
+        """Note an answer that can be asked for again at any time, and may make room."""
         self._sent.add(request_id)
 
     def note_written(self, request_id: str) -> None:

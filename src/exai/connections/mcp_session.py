@@ -157,12 +157,16 @@ class McpSession(Peer):
         may ask for the answer again by `request_id`, which was minted for it.
         """
         request = msgspec.structs.replace(request, request_id=request_id or self.mint_request_id())
+        can_be_asked_for = comes_back or request.idempotency_key is not None
         noted = self._handed_over
-        note = noted.note_written if comes_back else noted.note_received
-        note = noted.note_sent if request.idempotency_key is not None else note
+        note = noted.note_sent if can_be_asked_for else noted.note_received
         call = McpCall(self, request, client, note, comes_back=comes_back)
         self._calls.handle_message(call, request)
         return call
+
+    def note_written(self, request_id: str) -> None:
+        """Note that an answer was written; its client may miss it, and would soon ask again."""
+        self._handed_over.note_written(request_id)
 
     @contextmanager
     def asked_again(self, request: CallTool) -> "Iterator[McpCall]":

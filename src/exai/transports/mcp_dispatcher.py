@@ -44,8 +44,7 @@ from exai.protocols.mcp_messages import (
     encode_request,
     encode_result,
 )
-
-McpMessage = McpRequest | McpNotification | McpResponse
+from exai.transports.mcp_reading import McpMessage
 
 _log = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
+import anyio
 import msgspec
 from mcp.server.streamable_http import (
     GET_STREAM_KEY,
@@ -72,11 +73,16 @@ class McpEvents(EventStore):
         self._size_bytes = 0
         self._open: dict[StreamId, Asked] = {}
         self._next = asyncio.Event()
+        self._answering: set[anyio.CancelScope] = set()
         self._is_over = False
 
     def open(self, asked: Asked) -> bool:
         """Know what a stream is to bring, until it has; False where its id is in use."""
         return self._open.setdefault(str(asked.id), asked) is asked
+
+    def is_open(self, asked: Asked) -> bool:
+        """Tell whether the answer of a stream is still to come."""
+        return self._open.get(str(asked.id)) == asked
 
     def drop(self, asked: Asked) -> None:
         """Forget a stream that is to bring nothing."""
@@ -87,6 +93,8 @@ class McpEvents(EventStore):
         self._is_over = True
         self._open.clear()
         self._next.set()
+        for scope in self._answering:
+            scope.cancel()
 
     async def store_event(self, stream_id: StreamId, message: JSONRPCMessage | None) -> EventId:
         """Keep an event; return how it is named."""
@@ -115,7 +123,7 @@ class McpEvents(EventStore):
     async def _bring_answer(self, asked: Asked, number: int, send: EventCallback) -> None:
         """Send what follows on the stream of a request; without a gap, whenever it comes."""
         while True:
-            is_open = self._open.get(str(asked.id)) == asked
+            is_open = self.is_open(asked)
             following, last_number = self._next, self._last_number
             for event in self._later(asked, number):
                 await send(event)
@@ -125,8 +133,14 @@ class McpEvents(EventStore):
                 break
             number = last_number
             await following.wait()
-        if not self._is_over:
-            answer = await self._answer_again(asked)
+        if self._is_over:
+            return
+        with anyio.CancelScope() as scope:
+            self._answering.add(scope)
+            try:
+                answer = await self._answer_again(asked)
+            finally:
+                self._answering.discard(scope)
             await send(EventMessage(answer, self._keep(asked, answer)))
 
     def _later(self, stream: Asked | StreamId, number: int) -> list[EventMessage]:
@@ -140,8 +154,9 @@ class McpEvents(EventStore):
         self._last_number += 1
         name = _name(self._birth, self._last_number, stream)
         size_bytes = _SMALL_BYTES
-        if isinstance(message, JSONRPCResponse):
-            size_bytes += size_bytes_of(message.result)
+        if message is not None and not isinstance(message, JSONRPCError):
+            said = message.result if isinstance(message, JSONRPCResponse) else message.params
+            size_bytes += size_bytes_of(said)
         self._events.append(_Event(self._last_number, name, stream, message, size_bytes))
         self._size_bytes += size_bytes
         while len(self._events) > 1 and self._is_full():
@@ -173,5 +188,5 @@ def _read_name(name: EventId) -> tuple[str, int, Asked | None]:
     try:
         asked = base64.urlsafe_b64decode(stream)
         return birth, int(number), msgspec.json.decode(asked, type=Asked) if asked else None
-    except (binascii.Error, msgspec.MsgspecError, ValueError):
+    except (binascii.Error, msgspec.MsgspecError, ValueError, RecursionError):
         return "", 0, None

@@ -11,7 +11,11 @@ from typing import NamedTuple
 
 from mcp.server.connection import Connection
 from mcp.server.runner import serve_connection
-from mcp.server.streamable_http import MCP_SESSION_ID_HEADER, StreamableHTTPServerTransport
+from mcp.server.streamable_http import (
+    GET_STREAM_KEY,
+    MCP_SESSION_ID_HEADER,
+    StreamableHTTPServerTransport,
+)
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import RequestBodyLimitMiddleware
 from mcp.shared.exceptions import MCPError
@@ -28,16 +32,33 @@ from starlette.types import Message, Receive, Scope, Send
 from exai.calls.defects import Defects
 from exai.connections.mcp_session import ClientFacts, McpSession
 from exai.connections.mcp_sessions import McpSessions
-from exai.core.errors import QueueFull, ServiceUnavailable
+from exai.core.errors import MalformedFrame, QueueFull, ServiceUnavailable
 from exai.core.events import Whose
 from exai.core.lifecycle import running
-from exai.core.mcp_words import INITIALIZE, INTERNAL_ERROR, INVALID_REQUEST
+from exai.core.mcp_words import (
+    CALL_TOOL,
+    CANCELLED,
+    INITIALIZE,
+    INTERNAL_ERROR,
+    INVALID_REQUEST,
+    PARSE_ERROR,
+)
+from exai.core.message_ids import Id
 from exai.core.requests import CallTool
+from exai.protocols.mcp_eras import IDEMPOTENCY_KEY, meta_of
+from exai.protocols.mcp_messages import McpNotification, McpRequest, NotAMessage
 from exai.transports.json_responses import json_response
 from exai.transports.mcp_events import Asked, McpEvents
-from exai.transports.mcp_posted import read_posted
-from exai.transports.mcp_server import CALLER, McpCaller, McpServer, asking_principal
+from exai.transports.mcp_reading import check_text, read_text
+from exai.transports.mcp_server import (
+    CALLER,
+    IDEMPOTENCY_HEADER,
+    McpCaller,
+    McpServer,
+    asking_principal,
+)
 
+_MAX_ID_LENGTH = 256
 _RETRY_MS = 2000
 """After which a client asks for a lost stream; it should ask twice: a restart may take 3 s."""
 
@@ -54,7 +75,7 @@ class McpHttp:
         self._stateless = StreamableHTTPSessionManager(
             server.sdk, stateless=True, max_request_body_size=max_body_bytes
         )
-        self._limited = RequestBodyLimitMiddleware(self._serve_session, max_body_bytes)
+        self._limited = RequestBodyLimitMiddleware(self._serve_whole, max_body_bytes)
         self._served: dict[str, _Served] = {}
         self._tasks = asyncio.TaskGroup()
         self._has_begun = asyncio.Event()
@@ -69,13 +90,32 @@ class McpHttp:
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         await self._has_begun.wait()
+        await self._limited(scope, receive, send)
+
+    async def _serve_whole(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request whose body is there, or is not worth reading.
+
+        The SDK reads bodies while everything else waits.
+        """
         version = Headers(scope=scope).get(MCP_PROTOCOL_VERSION_HEADER)
+        serve = self._serve_session
         if version is not None and version not in HANDSHAKE_PROTOCOL_VERSIONS:
-            caller: McpCaller = scope[CALLER]
-            asking_principal.set(caller.principal)
-            await self._stateless.handle_request(scope, receive, send)
-        else:
-            await self._limited(scope, receive, send)
+            serve = self._serve_alone
+        try:
+            await serve(scope, receive, send)
+        except MalformedFrame as malformed:
+            await _refusal(400, PARSE_ERROR, str(malformed))(scope, receive, send)
+        except NotAMessage as fault:
+            await _refusal(400, fault.code, fault.message, fault.id)(scope, receive, send)
+
+    async def _serve_alone(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request of 2026."""
+        caller: McpCaller = scope[CALLER]
+        asking_principal.set(caller.principal)
+        if scope["method"] == "POST":
+            body, receive = await _body(receive)
+            await check_text(body)
+        await self._stateless.handle_request(scope, receive, send)
 
     async def _serve_session(self, scope: Scope, receive: Receive, send: Send) -> None:
         caller: McpCaller = scope[CALLER]
@@ -190,26 +230,27 @@ class _Served:
                 await self._session.keep()
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one HTTP request."""
-        if scope["method"] != "POST":
-            await self.transport.handle_request(scope, receive, send)
-            return
-        message = await receive()
-        posted, receive = read_posted(message.get("body", b"")), _first(message, receive)
-        if posted.id is not None and posted.method:
-            asked = Asked(posted.id, posted.method, posted.tool, self._session.mint_request_id())
-            await self._handle_call(asked, scope, receive, send)
-            return
-        if posted.cancels is not None:
-            # To the SDK a caller that has gone and one that cancels are the same.
-            self._server.take_back(self._session, posted.cancels)
+        """Answer one HTTP request. Raises `NotAMessage`, `MalformedFrame`."""
+        if scope["method"] == "POST":
+            body, receive = await _body(receive)
+            match await read_text(body):
+                case McpRequest() as request:
+                    await self._handle_request(request, scope, receive, send)
+                    return
+                case McpNotification(method, {"requestId": str() | int() as id_}):
+                    if method == CANCELLED:
+                        # To the SDK a caller that has gone and one that cancels are the same.
+                        self._server.take_back(self._session, id_)
         await self.transport.handle_request(scope, receive, send)
 
-    async def _handle_call(self, asked: Asked, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _handle_request(
+        self, request: McpRequest, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Answer a request, on a stream that says which call it is."""
+        asked = _asked(request, self._session.mint_request_id())
         if not self._events.open(asked):
             problem = f"a request with the id {asked.id!r} is under way in this session"
-            await _refusal(400, INVALID_REQUEST, problem)(scope, receive, send)
-            return
+            raise NotAMessage(problem, None)
         scope[CALLER] = scope[CALLER]._replace(request_id=asked.request_id)
         answered = _Answered(send)
         try:
@@ -217,6 +258,10 @@ class _Served:
         finally:
             if not answered.well:
                 self._events.drop(asked)
+        has_key = IDEMPOTENCY_KEY in meta_of(request.params)
+        has_key = has_key or IDEMPOTENCY_HEADER in Headers(scope=scope)
+        if answered.in_full and not self._events.is_open(asked) and not has_key:
+            self._session.note_written(asked.request_id)
 
     async def _answer_again(self, asked: Asked) -> JSONRPCMessage:
         """Answer a request that an earlier process had, with what came of it."""
@@ -256,33 +301,44 @@ class _Served:
                 )
 
 
-def _first(message: Message, receive: Receive) -> Receive:
-    """Return what receives a message again, and then what comes after it."""
-    messages = [message]
+def _asked(request: McpRequest, request_id: str) -> Asked:
+    """Return what is asked, as its stream will name it. Raises `NotAMessage`."""
+    if len(str(request.id)) > _MAX_ID_LENGTH or request.id == GET_STREAM_KEY:
+        raise NotAMessage(f"an id is a number, or a text of at most {_MAX_ID_LENGTH}", None)
+    tool = request.params.get("name") if request.method == CALL_TOOL else None
+    name = tool[:_MAX_ID_LENGTH] if isinstance(tool, str) else None
+    return Asked(request.id, request.method[:_MAX_ID_LENGTH], name, request_id)
+
+
+async def _body(receive: Receive) -> tuple[bytes, Receive]:
+    """Return the body of a request, and what receives it again."""
+    first = await receive()
+    messages = [first]
 
     async def receive_again() -> Message:
         return messages.pop() if messages else await receive()
 
-    return receive_again
+    return first.get("body", b""), receive_again
 
 
 class _Answered:
-    """Sends an answer on, and remembers whether it was a good one."""
+    """Sends an answer on, and remembers whether it was a good one, and written to its end."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self.well = False
+        self.well = self.in_full = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.well = message["status"] < HTTPStatus.BAD_REQUEST
         await self._send(message)
+        self.in_full = self.well and not message.get("more_body", True)
 
 
 def _no_session() -> Response:
     return _refusal(404, INVALID_REQUEST, "Session not found")
 
 
-def _refusal(status: int, code: int, message: str) -> Response:
+def _refusal(status: int, code: int, message: str, id_: Id | None = None) -> Response:
     error = {"code": code, "message": message}
-    return json_response({"jsonrpc": "2.0", "id": None, "error": error}, status)
+    return json_response({"jsonrpc": "2.0", "id": id_, "error": error}, status)

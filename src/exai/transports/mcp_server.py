@@ -62,6 +62,7 @@ ToolOf = Callable[[Principal, str], ToolSpec | None]
 asking_principal: ContextVar[Principal] = ContextVar("asking_principal")
 """Who makes the HTTP request that is being served."""
 
+IDEMPOTENCY_HEADER = "idempotency-key"
 CALLER = "exai.mcp_caller"
 """Where an HTTP request carries its `McpCaller`, in its scope."""
 
@@ -345,5 +346,5 @@ def _header_key(ctx: Context) -> str | None:
     """Return the idempotency key that came beside the message."""
     header: str | None = None
     if ctx.request is not None:
-        header = ctx.request.headers.get("idempotency-key")
+        header = ctx.request.headers.get(IDEMPOTENCY_HEADER)
     return header

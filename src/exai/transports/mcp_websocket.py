@@ -40,13 +40,11 @@ from exai.protocols.mcp_messages import (
     NotAMessage,
     encode_error,
     encode_result,
-    read_message,
 )
-from exai.protocols.strict_json import decode_object
-from exai.transports.mcp_dispatcher import ChannelDispatcher, McpMessage
+from exai.transports.mcp_dispatcher import ChannelDispatcher
+from exai.transports.mcp_reading import McpMessage, read_text
 from exai.transports.mcp_server import McpServer
 
-_DECODED_AT_ONCE_BYTES = 65_536
 _MAX_EARLY = 8
 _NOT_OPEN = (
     "the session is not initialized: send initialize first, or, with MCP of 2026-07-28, "
@@ -228,7 +226,7 @@ class _Incoming:
                 raise StopAsyncIteration from None
             await self._slow_down()
             try:
-                return await _read(frame)
+                return await read_text(frame)
             except NotAMessage as fault:
                 self._say(encode_error(fault.id, fault))
             except MalformedFrame as malformed:
@@ -246,14 +244,3 @@ def _too_early(request: McpRequest) -> McpError:
     except McpError as fault:
         return fault
     return McpError(INVALID_REQUEST, _NOT_OPEN)
-
-
-async def _read(frame: bytes) -> McpMessage:
-    """Return the message in a frame. Raises `NotAMessage`, `MalformedFrame`."""
-    if len(frame) > _DECODED_AT_ONCE_BYTES:
-        return await asyncio.to_thread(_decode, frame)
-    return _decode(frame)
-
-
-def _decode(frame: bytes) -> McpMessage:
-    return read_message(decode_object(frame))
