@@ -343,6 +343,28 @@ async def test_who_waits_for_an_answer_again_does_not_hold_up_a_drain(
     assert gates.runs == ["a", "b", "c"]
 
 
+async def test_a_stream_that_was_picked_up_brings_no_answer_of_a_call_that_is_left_to_the_next(
+    tmp_path: Path, gates: Gates
+) -> None:
+    config = daemon_config(tmp_path, limits=LimitsConfig(global_max_inflight=1))
+    tools = [ScriptedTool("gate", gates)]
+    async with running_daemon(config, tools) as daemon, http_client(daemon) as me:
+        await me.initialize(VERSION)
+        async with me.posting(call("a")), me.posting(call("b", 3)) as waits:
+            last_event_id = await waits.event_id()
+            await daemon.events.wait_for(CallAccepted, 2)
+            async with me.listening(last_event_id) as resumed:
+                daemon.stop.set()
+                gates.open("a")
+                assert await resumed.message() is None
+    gates.open("b")
+    async with running_daemon(config, tools) as daemon, http_client(daemon) as again:
+        again.headers = me.headers
+        answer = await again.resume(last_event_id)
+        assert answer["result"]["content"][0]["text"] == "through b"
+    assert gates.runs == ["a", "b"]
+
+
 ODD_IDS = ["null", "true", "7.0", "1e400", "[]", '"_GET_stream"', f'"{"x" * 257}"', "9" * 300]
 
 

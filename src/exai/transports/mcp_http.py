@@ -78,6 +78,14 @@ class McpHttp:
             self._has_begun.set()
             await asyncio.Event().wait()
 
+    def let_go(self) -> None:
+        """Have those come back who wait for an answer again: the next process will give it.
+
+        The SDK would tell them that each call has failed, as soon as it ends.
+        """
+        for served in self._served.values():
+            served.let_go()
+
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         await self._has_begun.wait()
@@ -273,7 +281,11 @@ class _Served:
         try:
             await self._serve()
         finally:
-            self._events.end()
+            self.let_go()
+
+    def let_go(self) -> None:
+        """End the streams that were picked up, and have not brought their answer."""
+        self._events.let_go()
 
     async def _serve(self) -> None:
         async with self.transport.connect() as (incoming, outgoing):
