@@ -365,6 +365,32 @@ async def test_a_stream_that_was_picked_up_brings_no_answer_of_a_call_that_is_le
     assert gates.runs == ["a", "b"]
 
 
+async def test_who_does_not_read_a_stream_loses_it_and_not_the_answer(tmp_path: Path) -> None:
+    async def talk(arguments: dict[str, Any], run: ToolRun) -> Completed:
+        for number in range(60):
+            run.log({"level": "info", "data": f"{number}{'x' * 1_000_000}"})
+            await asyncio.sleep(0.01)
+        return Completed([text_block("said all")])
+
+    config = daemon_config(tmp_path, server=ServerConfig(slow_consumer_s=0.3))
+    tools = [ScriptedTool("gate", talk)]
+    async with running_daemon(config, tools) as daemon, http_client(daemon) as me:
+        await me.initialize(VERSION)
+        level = {"method": "logging/setLevel", "params": {"level": "debug"}}
+        await me.post({"jsonrpc": "2.0", "id": 1, **level})
+        async with me.posting(call("a")) as stream:
+            last_event_id = await stream.event_id()
+            await daemon.events.wait_for(CallSettled, 2)
+            assert (await me.post(LIST)).status_code == 200
+            with pytest.raises(httpx2.HTTPError):
+                while await stream.message() is not None:
+                    pass
+        async with me.listening(last_event_id) as again:
+            while "method" in (answer := await again.message()):
+                pass
+        assert answer["result"]["content"][0]["text"] == "said all"
+
+
 ODD_IDS = ["null", "true", "7.0", "1e400", "[]", '"_GET_stream"', f'"{"x" * 257}"', "9" * 300]
 
 
