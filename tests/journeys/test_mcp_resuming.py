@@ -5,7 +5,7 @@ import base64
 import json
 import signal
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -363,6 +363,31 @@ async def test_a_stream_that_was_picked_up_brings_no_answer_of_a_call_that_is_le
         answer = await again.resume(last_event_id)
         assert answer["result"]["content"][0]["text"] == "through b"
     assert gates.runs == ["a", "b"]
+
+
+async def test_a_daemon_that_fails_tells_nobody_that_the_call_has(
+    tmp_path: Path, gates: Gates
+) -> None:
+    async def fail() -> None:
+        raise ZeroDivisionError("a defect of a test")
+
+    config, tools = daemon_config(tmp_path), [ScriptedTool("gate", gates)]
+    told = last_event_id = None
+    with pytest.raises(ExceptionGroup):
+        async with running_daemon(config, tools) as daemon, http_client(daemon) as me:
+            await me.initialize(VERSION)
+            async with me.posting(call("a")) as stream:
+                last_event_id = await stream.event_id()
+                await gates.until_inside("a")
+                daemon.daemon._tasks.create_task(fail())  # noqa: SLF001
+                with suppress(httpx2.HTTPError):
+                    told = await stream.message()
+    assert told is None
+    assert last_event_id is not None
+    async with running_daemon(config, tools) as daemon, http_client(daemon) as again:
+        again.headers = me.headers
+        answer = await again.resume(last_event_id)
+        assert answer["result"]["_meta"]["exai/error"]["code"] == "INTERRUPTED"
 
 
 async def test_who_does_not_read_a_stream_loses_it_and_not_the_answer(tmp_path: Path) -> None:

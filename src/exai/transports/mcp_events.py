@@ -76,6 +76,11 @@ class McpEvents(EventStore):
         self._answering: set[anyio.CancelScope] = set()
         self._is_over = False
 
+    @property
+    def open_streams(self) -> list[StreamId]:
+        """The streams whose answer is still to come."""
+        return list(self._open)
+
     def open(self, asked: Asked) -> bool:
         """Know what a stream is to bring, until it has; False where its id is in use."""
         return self._open.setdefault(str(asked.id), asked) is asked

@@ -76,7 +76,11 @@ class McpHttp:
         """Let requests be served, until cancelled."""
         async with self._stateless.run(), self._tasks:
             self._has_begun.set()
-            await asyncio.Event().wait()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                for served in self._served.values():
+                    served.close_streams()
 
     def let_go(self) -> None:
         """Have those come back who wait for an answer again: the next process will give it.
@@ -286,6 +290,13 @@ class _Served:
     def let_go(self) -> None:
         """End the streams that were picked up, and have not brought their answer."""
         self._events.let_go()
+
+    def close_streams(self) -> None:
+        """End all streams that have not brought their answer, where the client may come back."""
+        self.let_go()
+        if self._session.comes_back:
+            for stream_id in self._events.open_streams:
+                self.transport.close_sse_stream(stream_id)
 
     async def _serve(self) -> None:
         async with self.transport.connect() as (incoming, outgoing):
