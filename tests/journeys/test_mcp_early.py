@@ -3,14 +3,19 @@
 import asyncio
 import signal
 from pathlib import Path
+from types import ModuleType
 
 import httpx2
 import pytest
 
 from exai.cli.exit_codes import ExitCode
+from exai.core.events import DaemonStopped
+from exai.core.slow_imports import import_in_thread
+from exai.testing.running_daemon import daemon_config, running_daemon
 from tests.cli.exai_process import PATIENCE_S
 from tests.journeys.daemon_process import TOKEN, is_ready, name_server, serving, shell_in
-from tests.journeys.mcp_by_hand import INITIALIZE
+from tests.journeys.mcp_by_hand import INITIALIZE, http_client
+from tests.journeys.test_mcp_websocket import peer
 
 HEADERS = {
     "Accept": "application/json, text/event-stream",
@@ -59,3 +64,33 @@ async def test_who_has_sent_half_a_request_is_owed_nothing(tmp_path: Path) -> No
         writer.close()
     assert end.status == ExitCode.OK
     assert took_s < 10  # of 30 that a drain may take
+
+
+async def test_who_comes_first_when_the_daemon_stops_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begins, may_end = asyncio.Event(), asyncio.Event()
+
+    async def import_slowly(name: str) -> ModuleType:
+        begins.set()
+        await may_end.wait()
+        return await import_in_thread(name)
+
+    monkeypatch.setattr("exai.transports.mcp_door.import_in_thread", import_slowly)
+    config = daemon_config(tmp_path)
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        running_daemon(config) as daemon,
+        http_client(daemon) as me,
+        peer(daemon) as other,
+    ):
+        asked = [asyncio.create_task(me.post(INITIALIZE)) for _ in range(3)]
+        await begins.wait()
+        daemon.stop.set()
+        async with asyncio.timeout(config.server.close_timeout_s / 2):
+            while not daemon.daemon._mcp._is_over:  # noqa: ASYNC110, SLF001
+                await asyncio.sleep(0.01)
+            may_end.set()
+            assert [(await each).status_code for each in asked] == [503, 503, 503]
+            await other.websocket.wait_closed()
+            await daemon.events.wait_for(DaemonStopped, 1)

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import json
 import signal
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -340,6 +340,79 @@ async def test_who_waits_for_an_answer_again_does_not_hold_up_a_drain(
         answer = await again.resume(last_event_id)
         assert answer["result"]["content"][0]["text"] == "through c"
     assert gates.runs == ["a", "b", "c"]
+
+
+async def test_a_stream_that_was_picked_up_brings_no_answer_of_a_call_that_is_left_to_the_next(
+    tmp_path: Path, gates: Gates
+) -> None:
+    config = daemon_config(tmp_path, limits=LimitsConfig(global_max_inflight=1))
+    tools = [ScriptedTool("gate", gates)]
+    async with running_daemon(config, tools) as daemon, http_client(daemon) as me:
+        await me.initialize(VERSION)
+        async with me.posting(call("a")), me.posting(call("b", 3)) as waits:
+            last_event_id = await waits.event_id()
+            await daemon.events.wait_for(CallAccepted, 2)
+            async with me.listening(last_event_id) as resumed:
+                daemon.stop.set()
+                gates.open("a")
+                assert await resumed.message() is None
+    gates.open("b")
+    async with running_daemon(config, tools) as daemon, http_client(daemon) as again:
+        again.headers = me.headers
+        answer = await again.resume(last_event_id)
+        assert answer["result"]["content"][0]["text"] == "through b"
+    assert gates.runs == ["a", "b"]
+
+
+async def test_a_daemon_that_fails_tells_nobody_that_the_call_has(
+    tmp_path: Path, gates: Gates
+) -> None:
+    async def fail() -> None:
+        raise ZeroDivisionError("a defect of a test")
+
+    config, tools = daemon_config(tmp_path), [ScriptedTool("gate", gates)]
+    told = last_event_id = None
+    with pytest.raises(ExceptionGroup):
+        async with running_daemon(config, tools) as daemon, http_client(daemon) as me:
+            await me.initialize(VERSION)
+            async with me.posting(call("a")) as stream:
+                last_event_id = await stream.event_id()
+                await gates.until_inside("a")
+                daemon.daemon._tasks.create_task(fail())  # noqa: SLF001
+                with suppress(httpx2.HTTPError):
+                    told = await stream.message()
+    assert told is None
+    assert last_event_id is not None
+    async with running_daemon(config, tools) as daemon, http_client(daemon) as again:
+        again.headers = me.headers
+        answer = await again.resume(last_event_id)
+        assert answer["result"]["_meta"]["exai/error"]["code"] == "INTERRUPTED"
+
+
+async def test_who_does_not_read_a_stream_loses_it_and_not_the_answer(tmp_path: Path) -> None:
+    async def talk(arguments: dict[str, Any], run: ToolRun) -> Completed:
+        for number in range(60):
+            run.log({"level": "info", "data": f"{number}{'x' * 1_000_000}"})
+            await asyncio.sleep(0.01)
+        return Completed([text_block("said all")])
+
+    config = daemon_config(tmp_path, server=ServerConfig(slow_consumer_s=0.3))
+    tools = [ScriptedTool("gate", talk)]
+    async with running_daemon(config, tools) as daemon, http_client(daemon) as me:
+        await me.initialize(VERSION)
+        level = {"method": "logging/setLevel", "params": {"level": "debug"}}
+        await me.post({"jsonrpc": "2.0", "id": 1, **level})
+        async with me.posting(call("a")) as stream:
+            last_event_id = await stream.event_id()
+            await daemon.events.wait_for(CallSettled, 2)
+            assert (await me.post(LIST)).status_code == 200
+            with pytest.raises(httpx2.HTTPError):
+                while await stream.message() is not None:
+                    pass
+        async with me.listening(last_event_id) as again:
+            while "method" in (answer := await again.message()):
+                pass
+        assert answer["result"]["content"][0]["text"] == "said all"
 
 
 ODD_IDS = ["null", "true", "7.0", "1e400", "[]", '"_GET_stream"', f'"{"x" * 257}"', "9" * 300]

@@ -105,7 +105,7 @@ class HttpServer:
         await self.close()
 
     def _uvicorn_config(self) -> uvicorn.Config:
-        return uvicorn.Config(
+        config = _PatientConfig(
             self._app,
             backlog=BACKLOG,
             http=_PatientProtocol,
@@ -121,12 +121,21 @@ class HttpServer:
             h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
             timeout_graceful_shutdown=max(1, round(self._config.close_timeout_s)),
         )
+        config.slow_consumer_s = self._config.slow_consumer_s
+        return config
+
+
+class _PatientConfig(uvicorn.Config):
+    """uvicorn's configuration, and how long a peer may read nothing."""
+
+    slow_consumer_s = 60.0
 
 
 class _PatientProtocol(H11Protocol):
-    """HTTP for peers that ask within a bounded time; uvicorn itself would wait for ever."""
+    """HTTP for peers that ask, and read, within a bounded time; uvicorn would wait for ever."""
 
     _patience: asyncio.TimerHandle
+    _look: asyncio.TimerHandle | None = None
     _is_last_request = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -135,7 +144,16 @@ class _PatientProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._patience.cancel()
+        self._look_no_more()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._look_later()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._look_no_more()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -157,6 +175,25 @@ class _PatientProtocol(H11Protocol):
     def _has_asked(self) -> bool:
         request: object = self.cycle  # None until the first request is complete
         return request is not None
+
+    def _look_later(self) -> None:
+        assert isinstance(self.config, _PatientConfig)
+        unread_bytes = self.transport.get_write_buffer_size()
+        self._look = self.loop.call_later(
+            self.config.slow_consumer_s, self._drop_the_slow, unread_bytes
+        )
+
+    def _look_no_more(self) -> None:
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
+
+    def _drop_the_slow(self, unread_bytes: int) -> None:
+        """End a connection of which nothing was read: what waits for it holds up others."""
+        if self.transport.get_write_buffer_size() >= unread_bytes:
+            self.transport.abort()
+        else:
+            self._look_later()
 
     def _drop_the_silent(self) -> None:
         if not self._has_asked:

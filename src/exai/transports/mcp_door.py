@@ -75,9 +75,12 @@ class McpDoor:
 
     async def run(self) -> None:
         """Let clients be served, until cancelled."""
-        async with self._tasks:
-            self._has_begun.set()
-            await asyncio.Event().wait()
+        try:
+            async with self._tasks:
+                self._has_begun.set()
+                await asyncio.Event().wait()
+        finally:
+            self._is_over = True
 
     def beside(self, serve: ServeChannel) -> ServeChannel:
         """Return what serves every channel: those that speak MCP here, the others with `serve`."""
@@ -126,6 +129,8 @@ class McpDoor:
         ):
             channel.allow_large_messages()
             sdk = await self._load()
+            if sdk is None or self._is_closing:
+                raise Refused(close_codes.SERVICE_RESTART)
             try:
                 session = sessions.open_for_connection(principal, channel.remote_address)
             except QueueFull:
@@ -149,11 +154,11 @@ class McpDoor:
             return
         address = self._address_of(request)
         await self._slow_down_of(principal, address)()
-        if self._is_over:
+        sdk = None if self._is_over else self._sdk or await self._load()
+        if sdk is None:
             refusal = {"error": "the daemon is stopping; try again"}
             await json_response(refusal, 503, {"retry-after": "2"})(scope, receive, send)
             return
-        sdk = self._sdk or await self._load()
         owed_count = 0
 
         async def receive_all() -> Message:
@@ -196,12 +201,14 @@ class McpDoor:
 
         return slow_down
 
-    async def _load(self) -> "McpSdk":
-        """Return what knows the SDK, which is imported at the first use."""
+    async def _load(self) -> "McpSdk | None":
+        """Return what knows the SDK, imported at the first use; None where that is too late."""
         await self._has_begun.wait()
         async with self._loading:
             if self._sdk is None:
                 module = await import_in_thread("exai.transports.mcp_sdk")
+                if self._is_over:
+                    return None
                 sessions, defects = self._reception.mcp_sessions, Defects(self._events)
                 self._sdk = module.McpSdk(self._name, sessions, self._tools, defects, self._config)
                 self._tasks.create_task(self._sdk.run())

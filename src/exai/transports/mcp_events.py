@@ -76,6 +76,11 @@ class McpEvents(EventStore):
         self._answering: set[anyio.CancelScope] = set()
         self._is_over = False
 
+    @property
+    def open_streams(self) -> list[StreamId]:
+        """The streams whose answer is still to come."""
+        return list(self._open)
+
     def open(self, asked: Asked) -> bool:
         """Know what a stream is to bring, until it has; False where its id is in use."""
         return self._open.setdefault(str(asked.id), asked) is asked
@@ -88,10 +93,9 @@ class McpEvents(EventStore):
         """Forget a stream that is to bring nothing."""
         self._open.pop(str(asked.id), None)
 
-    def end(self) -> None:
-        """Let nobody wait for more."""
+    def let_go(self) -> None:
+        """Let nobody wait for more: who did not get an answer is to ask another process."""
         self._is_over = True
-        self._open.clear()
         self._next.set()
         for scope in self._answering:
             scope.cancel()
@@ -122,7 +126,7 @@ class McpEvents(EventStore):
 
     async def _bring_answer(self, asked: Asked, number: int, send: EventCallback) -> None:
         """Send what follows on the stream of a request; without a gap, whenever it comes."""
-        while True:
+        while not self._is_over:
             is_open = self.is_open(asked)
             following, last_number = self._next, self._last_number
             for event in self._later(asked, number):
@@ -130,11 +134,12 @@ class McpEvents(EventStore):
                 if _is_answer(event.message):
                     return
             if not is_open:
-                break
+                await self._bring_answer_again(asked, send)
+                return
             number = last_number
             await following.wait()
-        if self._is_over:
-            return
+
+    async def _bring_answer_again(self, asked: Asked, send: EventCallback) -> None:
         with anyio.CancelScope() as scope:
             self._answering.add(scope)
             try:

@@ -85,7 +85,19 @@ class McpHttp:
         """Let requests be served, until cancelled."""
         async with self._stateless.run(), self._tasks:
             self._has_begun.set()
-            await asyncio.Event().wait()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                for served in self._served.values():
+                    served.close_streams()
+
+    def let_go(self) -> None:
+        """Have those come back who wait for an answer again: the next process will give it.
+
+        The SDK would tell them that each call has failed, as soon as it ends.
+        """
+        for served in self._served.values():
+            served.let_go()
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -277,7 +289,18 @@ class _Served:
         try:
             await self._serve()
         finally:
-            self._events.end()
+            self.let_go()
+
+    def let_go(self) -> None:
+        """End the streams that were picked up, and have not brought their answer."""
+        self._events.let_go()
+
+    def close_streams(self) -> None:
+        """End all streams that have not brought their answer, where the client may come back."""
+        self.let_go()
+        if self._session.comes_back:
+            for stream_id in self._events.open_streams:
+                self.transport.close_sse_stream(stream_id)
 
     async def _serve(self) -> None:
         async with self.transport.connect() as (incoming, outgoing):

@@ -47,6 +47,7 @@ class McpSdk:
 
     async def let_go(self) -> None:
         """Answer who listens, and have those come back whose answer the next process will give."""
+        self._http.let_go()
         await self._server.let_go()
 
     async def serve_http(
