@@ -104,9 +104,17 @@ async def test_what_waits_when_the_daemon_stops_is_done_by_the_next(
     assert gates.runs == ["a", "b"]
 
 
-async def test_a_call_that_was_picked_up_can_be_cancelled(tmp_path: Path, gates: Gates) -> None:
+@pytest.mark.parametrize("when", ["before", "meanwhile", "afterwards"])
+async def test_a_call_that_is_picked_up_can_be_cancelled_at_any_moment(
+    tmp_path: Path, gates: Gates, when: str
+) -> None:
     config = daemon_config(tmp_path, limits=LimitsConfig(global_max_inflight=1))
     tools = [ScriptedTool("gate", gates)]
+    cancellation = {
+        "jsonrpc": "2.0",
+        "method": "notifications/cancelled",
+        "params": {"requestId": 3},
+    }
     async with running_daemon(config, tools) as daemon, http_client(daemon) as me:
         await me.initialize(VERSION)
         async with me.posting(call("a")), me.posting(call("b", 3)) as waits:
@@ -117,15 +125,21 @@ async def test_a_call_that_was_picked_up_can_be_cancelled(tmp_path: Path, gates:
             assert await waits.message() is None
     async with running_daemon(config, tools) as daemon, http_client(daemon) as again:
         again.headers = me.headers
+        await gates.until_inside("b")
+        if when == "before":
+            await again.post(cancellation)
         async with again.listening(last_event_id) as resumed:
-            await gates.until_inside("b")
-            params = {"requestId": 3}
-            await again.post(
-                {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}
-            )
-            answer = await resumed.message()
+            if when == "meanwhile":
+                assert (await again.post(call("c", 3))).status_code == 400
+                await again.post(cancellation)
+            if when != "afterwards":
+                answer = await resumed.message()
+        if when == "afterwards":
+            await again.post(cancellation)
+            answer = await again.resume(last_event_id)
         assert answer["result"]["_meta"]["exai/error"]["code"] == "CANCELLED"
         await gates.until_cancelled("b")
+        assert await again.resume(last_event_id) == answer
 
 
 async def test_an_answer_too_long_to_be_held_twice_is_found_in_the_ledger(tmp_path: Path) -> None:
@@ -255,7 +269,7 @@ async def test_a_defect_in_one_session_ends_it_alone(
             raise ZeroDivisionError("a defect of a test")
 
         with monkeypatch.context() as patched:
-            patched.setattr("exai.transports.mcp_http.serve_connection", fail)
+            patched.setattr("exai.transports.mcp_http_session.serve_connection", fail)
             async with http_client(daemon) as unlucky:
                 with pytest.raises(httpx2.RemoteProtocolError):
                     await unlucky.post(INITIALIZE)

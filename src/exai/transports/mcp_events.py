@@ -11,10 +11,9 @@ import base64
 import binascii
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import NamedTuple
 
-import anyio
 import msgspec
 from mcp.server.streamable_http import (
     GET_STREAM_KEY,
@@ -46,8 +45,8 @@ class Asked(msgspec.Struct, frozen=True, array_like=True):
     request_id: str
 
 
-AnswerAgain = Callable[[Asked], Awaitable[JSONRPCMessage]]
-"""Waits for the answer to a request that no stream of this process is to bring."""
+Fetch = Callable[[Asked], object]
+"""Has the answer to a request stored as an event, as soon as it is known; never waits."""
 
 
 class _Event(NamedTuple):
@@ -62,18 +61,18 @@ class McpEvents(EventStore):
     """The latest events of a session, bounded in number and bytes; the newest is always there.
 
     The transport names a stream by the id of its request alone, which may be that of an earlier
-    request; what it is to bring is said before, by `open`.
+    request; what it is to bring is said before, by `open`. An answer that no stream of this process
+    is to bring is fetched, once, for all who ask.
     """
 
-    def __init__(self, answer_again: AnswerAgain) -> None:
-        self._answer_again = answer_again
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
         self._birth = secrets.token_hex(4)
         self._last_number = 0
         self._events: deque[_Event] = deque()
         self._size_bytes = 0
         self._open: dict[StreamId, Asked] = {}
         self._next = asyncio.Event()
-        self._answering: set[anyio.CancelScope] = set()
         self._is_over = False
 
     @property
@@ -97,8 +96,6 @@ class McpEvents(EventStore):
         """Let nobody wait for more: who did not get an answer is to ask another process."""
         self._is_over = True
         self._next.set()
-        for scope in self._answering:
-            scope.cancel()
 
     async def store_event(self, stream_id: StreamId, message: JSONRPCMessage | None) -> EventId:
         """Keep an event; return how it is named."""
@@ -133,20 +130,17 @@ class McpEvents(EventStore):
                 await send(event)
                 if _is_answer(event.message):
                     return
-            if not is_open:
-                await self._bring_answer_again(asked, send)
+            if not is_open and not following.is_set() and not self._is_fetched(asked):
                 return
             number = last_number
             await following.wait()
 
-    async def _bring_answer_again(self, asked: Asked, send: EventCallback) -> None:
-        with anyio.CancelScope() as scope:
-            self._answering.add(scope)
-            try:
-                answer = await self._answer_again(asked)
-            finally:
-                self._answering.discard(scope)
-            await send(EventMessage(answer, self._keep(asked, answer)))
+    def _is_fetched(self, asked: Asked) -> bool:
+        """Have an answer fetched, if nobody has; False where another request has its id now."""
+        known = self._open.setdefault(str(asked.id), asked)
+        if known is asked:
+            self._fetch(asked)
+        return known == asked
 
     def _later(self, stream: Asked | StreamId, number: int) -> list[EventMessage]:
         return [

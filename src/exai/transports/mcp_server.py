@@ -144,14 +144,15 @@ class McpServer:
         )
         return self.sdk.create_initialization_options(changed)
 
-    def take_back(self, session: McpSession, request_id: Id) -> None:
-        """Cancel a call, before the SDK stops to wait for it.
+    def take_back(self, session: McpSession, request_id: Id) -> bool:
+        """Cancel a call, before the SDK stops to wait for it; False where it is not under way.
 
         To the SDK a caller that has gone and one that cancels are the same.
         """
         under_way = self._under_way.get((session.session_id, str(request_id)))
         if under_way is not None:
             under_way.call.take_back()
+        return under_way is not None
 
     async def let_go(self) -> None:
         """Answer all requests that listen, or will: they would go on for ever.
