@@ -14,7 +14,7 @@ from exai.core.events import SessionEnded, SessionOpened
 from exai.testing.running_daemon import TOKEN, RunningDaemon, daemon_config, running_daemon
 from exai.testing.scripted_tool import Gates, ScriptedTool
 from tests.journeys.mcp_by_hand import INITIALIZE, LIST, call, events_of, http_client
-from tests.journeys.mcp_doors import DOORS, mcp_client
+from tests.journeys.mcp_doors import DOORS, PATIENCE_S, mcp_client
 
 OTHER = "token-of-somebody-else-0123"
 TWO = {
@@ -119,6 +119,37 @@ async def test_there_are_no_more_sessions_than_may_be(tmp_path: Path, gates: Gat
         assert (await me.delete()).status_code == 200
         del me.headers["Mcp-Session-Id"]
         assert (await me.post(INITIALIZE)).status_code == 200
+
+
+LIMITS: list[tuple[dict[str, Any], str]] = [
+    ({"server": ServerConfig(max_connections=2)}, "server.max_connections"),
+    (
+        {"principals": {"default": PrincipalConfig(token=Secret(TOKEN), max_connections=2)}},
+        "principals.NAME.max_connections",
+    ),
+]
+
+
+@pytest.mark.parametrize(("sections", "limit"), LIMITS, ids=[limit for _, limit in LIMITS])
+async def test_streams_leave_room_for_those_who_watch_the_daemon(
+    tmp_path: Path, gates: Gates, sections: dict[str, Any], limit: str
+) -> None:
+    config = daemon_config(tmp_path, **sections)
+    async with started(config, gates) as daemon, http_client(daemon) as me:
+        await me.initialize()
+        async with me.posting(call("a", 5)), me.posting(call("b", 6)):
+            await gates.until_inside("a", "b")
+            refused = await me.post(LIST)
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
+            assert limit in refused.json()["error"]
+            assert (await me.http.get(f"{daemon.address.http_url}livez")).status_code == 200
+            gates.open("a")
+            gates.open("b")
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                if (await me.post(LIST)).status_code == 200:
+                    break
+                await asyncio.sleep(0.01)
 
 
 async def test_what_does_not_initialize_leaves_nothing_behind(tmp_path: Path, gates: Gates) -> None:

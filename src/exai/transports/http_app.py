@@ -26,6 +26,10 @@ from exai.core.config import ServerConfig
 from exai.transports.listening import BACKLOG, Listener, listening_socket, take_over
 from exai.transports.upgrade_rules import OriginRules
 
+_FOR_PROBES = 16
+"""Connections beside those of MCP clients, so that these cannot make a daemon look dead; uvicorn
+refuses the last one.
+"""
 _MAX_HEADER_BYTES = 32_768
 _FIRST_REQUEST_WITHIN_S = 10.0
 _LAST_REQUEST_WITHIN_S = 0.2
@@ -109,7 +113,7 @@ class HttpServer:
             self._app,
             backlog=BACKLOG,
             http=_PatientProtocol,
-            limit_concurrency=self._config.max_connections + 1,  # uvicorn refuses the last one
+            limit_concurrency=self._config.max_connections + _FOR_PROBES,
             ws="none",
             lifespan="off",
             interface="asgi3",

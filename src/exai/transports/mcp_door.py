@@ -37,6 +37,18 @@ if TYPE_CHECKING:
 
 PATH = "/mcp"
 
+_WHY = {
+    close_codes.SERVICE_RESTART: "the daemon is stopping",
+    close_codes.TRY_AGAIN_LATER: (
+        "as many requests of MCP clients are under way as may be (server.max_connections)"
+    ),
+    close_codes.CONNECTION_LIMIT: (
+        "you have as many connections, and requests under way, as you may have "
+        "(principals.NAME.max_connections)"
+    ),
+}
+"""What a refused HTTP request is told."""
+
 
 class McpDoor:
     """Serves MCP while `run` does."""
@@ -62,6 +74,7 @@ class McpDoor:
         self._conversations: set[Conversation] = set()
         self._owed_count = 0
         """How many HTTP requests are owed an answer."""
+        self._request_count = 0
         self._has_left = asyncio.Event()
 
     @property
@@ -153,12 +166,20 @@ class McpDoor:
             await unauthorized()(scope, receive, send)
             return
         address = self._address_of(request)
-        await self._slow_down_of(principal, address)()
+        try:
+            with self._admitted(principal):
+                await self._slow_down_of(principal, address)()
+                await self._serve_request(principal, address, scope, receive, send)
+        except Refused as refused:
+            refusal = {"error": f"{_WHY[refused.close]}; try again"}
+            await json_response(refusal, 503, {"retry-after": "2"})(scope, receive, send)
+
+    async def _serve_request(
+        self, principal: Principal, address: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         sdk = None if self._is_over else self._sdk or await self._load()
         if sdk is None:
-            refusal = {"error": "the daemon is stopping; try again"}
-            await json_response(refusal, 503, {"retry-after": "2"})(scope, receive, send)
-            return
+            raise Refused(close_codes.SERVICE_RESTART)
         owed_count = 0
 
         async def receive_all() -> Message:
@@ -175,6 +196,18 @@ class McpDoor:
         finally:
             self._owed_count -= owed_count
             self._has_left.set()
+
+    @contextmanager
+    def _admitted(self, principal: Principal) -> Iterator[None]:
+        """Count a request as a connection while it is served. Raises `Refused`."""
+        if self._request_count >= self._config.server.max_connections:
+            raise Refused(close_codes.TRY_AGAIN_LATER)
+        with self._reception.connections.admit_principal(principal, takes_over=False):
+            self._request_count += 1
+            try:
+                yield
+            finally:
+                self._request_count -= 1
 
     @contextmanager
     def _open(self, conversation: "Conversation") -> Iterator[None]:
