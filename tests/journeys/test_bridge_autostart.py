@@ -111,6 +111,23 @@ async def test_a_daemon_that_was_killed_is_started_again(shell: Shell) -> None:
     assert starts(shell) == 2
 
 
+async def test_a_daemon_that_is_killed_while_it_starts_is_started_again(
+    shell: Shell, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "if 'serve' in sys.orig_argv and not os.path.exists('was-killed'):\n"
+        "    open('was-killed', 'w').close()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    shell.environ["PYTHONPATH"] = str(tmp_path)
+    async with bridging(shell, "--autostart") as bridge:
+        await echoes(bridge)
+        said = await leave(bridge)
+    assert said.count("no daemon runs; starting one") == 2
+    assert starts(shell) == 1
+
+
 async def test_a_daemon_that_cannot_start_is_told_with_its_own_words(shell: Shell) -> None:
     servers = shell.home / "mcp.json"
     servers.write_text('{"mcpServers": 5}')

@@ -46,9 +46,11 @@ class Autostart(Starter):
         self._command = [sys.executable, "-m", "exai", "serve", *_options(command_line)]
         self._say = say
         self._log = state_dir / "daemon.log"
+        self._was_killed = False
 
     async def start(self) -> None:
         """Start one, unless one runs; return when it is ready. Raises `CannotStart`."""
+        self._was_killed = False
         try:
             make_state_dir(self._state_dir)
             async with asyncio.timeout(_STARTS_WITHIN_S):
@@ -79,6 +81,9 @@ class Autostart(Starter):
         while not self._is_ready():
             status = daemon.poll()
             if status == ExitCode.ALREADY_RUNNING:
+                return
+            if status is not None and status < 0 and not self._was_killed:
+                self._was_killed = True  # by somebody, once; it did not fail by itself
                 return
             if status is not None:
                 raise CannotStart(
