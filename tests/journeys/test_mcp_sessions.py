@@ -121,6 +121,32 @@ async def test_there_are_no_more_sessions_than_may_be(tmp_path: Path, gates: Gat
         assert (await me.post(INITIALIZE)).status_code == 200
 
 
+async def test_one_more_session_takes_the_place_of_the_one_unused_for_longest(
+    tmp_path: Path, gates: Gates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exai.connections.mcp_sessions._MAY_COME_BACK_WITHIN_S", 0.0)
+    config = daemon_config(tmp_path, limits=LimitsConfig(mcp_max_sessions=3))
+    async with started(config, gates) as daemon, http_client(daemon) as me:
+        at_work, unused, used = [
+            {"Mcp-Session-Id": (await me.post(INITIALIZE)).headers["mcp-session-id"]}
+            for _ in range(3)
+        ]
+        own = dict(me.headers)
+        me.headers = own | at_work
+        async with me.posting(call("a")) as stream:
+            await gates.until_inside("a")
+            me.headers = own | used
+            assert (await me.post(LIST)).status_code == 200
+            me.headers = own
+            assert (await me.post(INITIALIZE)).status_code == 200
+            me.headers = own | unused
+            assert (await me.post(LIST)).status_code == 404
+            me.headers = own | used
+            assert (await me.post(LIST)).status_code == 200
+            gates.open("a")
+            assert (await stream.message())["result"]["isError"] is False
+
+
 LIMITS: list[tuple[dict[str, Any], str]] = [
     ({"server": ServerConfig(max_connections=2)}, "server.max_connections"),
     (

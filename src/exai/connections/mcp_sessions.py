@@ -22,6 +22,7 @@ from exai.core.identity import Principal
 from exai.core.session_store import SessionRecord, SessionStore
 
 _SHARED = "shared-"
+_MAY_COME_BACK_WITHIN_S = 60.0
 
 
 class McpSessionCalls(McpCalls, Protocol):
@@ -178,10 +179,15 @@ class McpSessions:
         return True
 
     def _make_room(self) -> None:
-        """Let one more session be, at the cost of one that is owed nothing and has no state."""
+        """Let one more session be, at the cost of one that is owed nothing.
+
+        One to which a client may come back ends only where nobody has for a while.
+        """
         if len(self._sessions) < self._limits.mcp_max_sessions:
             return
-        idle = [each for each in self if each.facts is None and not self._is_in_use(each)]
+        before = self._clock.monotonic_s() - _MAY_COME_BACK_WITHIN_S
+        unused = [each for each in self if not self._is_in_use(each)]
+        idle = [each for each in unused if each.facts is None or each.idle_since <= before]
         if not idle:
             raise QueueFull(
                 f"there are {len(self._sessions)} sessions of MCP clients, and no more may be "
@@ -189,7 +195,8 @@ class McpSessions:
                 scope="mcp_sessions",
                 retry_after_s=self._limits.session_cleanup_interval_s,
             )
-        self.end(min(idle, key=lambda each: each.idle_since), "too many sessions")
+        costs_least = min(idle, key=lambda each: (each.facts is not None, each.idle_since))
+        self.end(costs_least, "too many sessions")
 
     def _is_over(self, session: McpSession) -> bool:
         """Tell whether nobody has used a session for long enough; a call under way is use."""
