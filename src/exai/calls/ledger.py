@@ -164,6 +164,8 @@ class Ledger:
     async def start(self, calls: Sequence[Call]) -> None:
         """Store that calls run, before anything leaves for their tool."""
         starting = [call for call in calls if call.is_waiting]
+        if not starting:
+            return
         for call in starting:
             call.note_start(self._clock.monotonic_s())
         now = self._clock.wall_s()

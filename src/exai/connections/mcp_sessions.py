@@ -8,7 +8,8 @@ import asyncio
 import hashlib
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from functools import lru_cache
 from typing import Protocol
 
 import msgspec
@@ -22,6 +23,7 @@ from exai.core.identity import Principal
 from exai.core.session_store import SessionRecord, SessionStore
 
 _SHARED = "shared-"
+_REMEMBERED = 256
 _MAY_COME_BACK_WITHIN_S = 60.0
 
 
@@ -87,25 +89,21 @@ class McpSessions:
 
         It has the same id in every process. Raises `QueueFull` where there are too many.
         """
-        who = "\0".join((principal.name, remote_address, client_name)).encode()
-        session_id = f"{_SHARED}{hashlib.sha256(who).hexdigest()[:32]}"
+        session_id = _shared_id(principal.name, remote_address, client_name)
         known = self._sessions.get(session_id)
         if known is not None:
             return known
         ends_after_s = self._limits.mcp_session_idle_s
         return self._open(session_id, principal, remote_address, client_name, ends_after_s)
 
-    @contextmanager
-    def held(self, session: McpSession) -> Iterator[McpSession]:
-        """Keep a session from expiring while the context is open."""
-        session.holder_count += 1
-        try:
-            yield session
-        finally:
-            session.holder_count -= 1
-            session.idle_since = self._clock.monotonic_s()
-            if not session.ends_after_s and not self._is_draining and self._is_over(session):
-                self.end(session, "its connection ended")
+    def held(self, session: McpSession) -> "_Held":
+        """Keep a session from expiring while the context is open, which yields it."""
+        return _Held(session, self._note_left)
+
+    def _note_left(self, session: McpSession) -> None:
+        session.idle_since = self._clock.monotonic_s()
+        if not session.ends_after_s and not self._is_draining and self._is_over(session):
+            self.end(session, "its connection ended")
 
     def drain(self) -> None:
         """Let no session end with its connection: the next process may have its calls to do."""
@@ -213,3 +211,28 @@ class McpSessions:
         with suppress(ServiceUnavailable):  # its time ends in any case
             await self._store.forget(session_id)
         await self._calls.end_session(session_id, principal)
+
+
+class _Held:
+    """A context that holds a session. A class, since each call enters some."""
+
+    __slots__ = ("_note_left", "_session")
+
+    def __init__(self, session: McpSession, note_left: Callable[[McpSession], object]) -> None:
+        self._session = session
+        self._note_left = note_left
+
+    def __enter__(self) -> McpSession:
+        self._session.holder_count += 1
+        return self._session
+
+    def __exit__(self, *raised: object) -> None:
+        self._session.holder_count -= 1
+        self._note_left(self._session)
+
+
+@lru_cache(_REMEMBERED)
+def _shared_id(principal: str, remote_address: str, client_name: str) -> str:
+    """Return the id of a shared session, which is the same in every process."""
+    who = "\0".join((principal, remote_address, client_name)).encode()
+    return f"{_SHARED}{hashlib.sha256(who).hexdigest()[:32]}"

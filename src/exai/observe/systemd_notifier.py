@@ -30,6 +30,8 @@ class SystemdNotifier(EventSink):
 
     def emit(self, event: Event) -> None:
         """Tell what of the event systemd wants to know."""
+        if self._address is None:
+            return
         match event:
             case events.DaemonReady():
                 self._tell("READY=1", f"STATUS=ready, {event.start_s:.1f} s after its start")

@@ -20,6 +20,7 @@ from exai.core.upstream_reports import LogLine, UpstreamLog
 KEPT_LINES = 1000
 """Of each server; a line has at most 2,000 bytes (`upstream.speech`)."""
 _MAX_SERVERS = 256
+_OF_SERVERS = (UpstreamSpoke, UpstreamStarted, UpstreamDied, UpstreamGaveUp, UpstreamStopped)
 
 
 class _Lines:
@@ -37,6 +38,8 @@ class UpstreamLogs(EventSink):
 
     def emit(self, event: Event) -> None:
         """Keep what an event says of a server."""
+        if not isinstance(event, _OF_SERVERS):  # as nearly all are, of each call some
+            return
         match event:
             case UpstreamSpoke(upstream=name, line=text):
                 self._keep(name, text)
@@ -48,8 +51,6 @@ class UpstreamLogs(EventSink):
                 self._keep(name, f"[{reason}; given up, tried again in {retry_s:.0f} s]")
             case UpstreamStopped(upstream=name, pid=pid, reason=reason):
                 self._keep(name, f"[stopped{f': pid {pid}' if pid else ''}: {reason}]")
-            case _:
-                pass
 
     def tail(self, name: str, count: int, after: int = 0) -> UpstreamLog:
         """Return the last lines of a server, at most `count`, of those after number `after`."""

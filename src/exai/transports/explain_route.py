@@ -15,6 +15,7 @@ from exai.core.explanation import Explanation
 from exai.core.identity import Principal
 from exai.core.requests import RequestId
 from exai.transports.json_responses import json_response, unauthorized
+from exai.transports.request_headers import headers_of
 from exai.transports.upgrade_rules import bearer_token_of
 
 _SHAPE = "expected ?id= with 1 to 128 printable ASCII characters, without space"
@@ -30,7 +31,7 @@ def explain_route(
     """
 
     async def what_became_of_it(request: Request) -> Response:
-        principal = authenticate(bearer_token_of(request.headers.items()))
+        principal = authenticate(bearer_token_of(headers_of(request.scope)))
         if principal is None:
             return unauthorized()
         try:

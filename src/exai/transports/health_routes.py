@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Route
 
 from exai.core.identity import Principal
 from exai.transports.json_responses import json_response, unauthorized
+from exai.transports.request_headers import headers_of
 from exai.transports.upgrade_rules import bearer_token_of
 
 _METRICS_TYPE = "text/plain; version=0.0.4"
@@ -42,11 +43,11 @@ def health_routes(
         return json_response(body, 503 if parts else 200)
 
     async def whole_health(request: Request) -> Response:
-        principal = authenticate(bearer_token_of(request.headers.items()))
+        principal = authenticate(bearer_token_of(headers_of(request.scope)))
         return json_response({"status": status()} if principal is None else health(principal))
 
     async def all_metrics(request: Request) -> Response:
-        principal = authenticate(bearer_token_of(request.headers.items()))
+        principal = authenticate(bearer_token_of(headers_of(request.scope)))
         if principal is None:
             return unauthorized()
         if not principal.sees_everything:

@@ -16,7 +16,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,6 +24,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from exai.core.config import ServerConfig
 from exai.transports.listening import BACKLOG, Listener, listening_socket, take_over
+from exai.transports.request_headers import headers_of
 from exai.transports.upgrade_rules import OriginRules
 
 _FOR_PROBES = 16
@@ -256,7 +257,7 @@ class _OriginGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self._app
-        refusal = self._rules.judge(HTTPConnection(scope).headers.items())
+        refusal = self._rules.judge(headers_of(scope))
         if refusal is not None:
             app = PlainTextResponse(refusal.sentence, refusal.status, dict(refusal.headers))
         await app(scope, receive, send)

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from starlette.requests import HTTPConnection
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -28,6 +27,7 @@ from exai.protocols.close_codes import Close
 from exai.protocols.hello import Refused, ServerName
 from exai.tools.registry import ToolRegistry
 from exai.transports.json_responses import json_response, unauthorized
+from exai.transports.request_headers import headers_of
 from exai.transports.upgrade_rules import MCP_SUBPROTOCOL, bearer_token_of, forwarded_for_of
 from exai.transports.websocket import ServeChannel
 
@@ -159,13 +159,11 @@ class McpDoor:
                 return await conversation.run(slow_down)
 
     async def _serve_http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = HTTPConnection(scope)
-        headers = request.headers.items()
-        principal = self._reception.tokens.authenticate(bearer_token_of(headers))
+        principal = self._reception.tokens.authenticate(bearer_token_of(headers_of(scope)))
         if principal is None:
             await unauthorized()(scope, receive, send)
             return
-        address = self._address_of(request)
+        address = self._address_of(scope)
         try:
             with self._admitted(principal):
                 await self._slow_down_of(principal, address)()
@@ -218,9 +216,8 @@ class McpDoor:
             self._conversations.discard(conversation)
             self._has_left.set()
 
-    def _address_of(self, request: HTTPConnection) -> str:
-        assert request.client is not None
-        peer, forwarded = request.client.host, forwarded_for_of(request.headers.items())
+    def _address_of(self, scope: Scope) -> str:
+        (peer, _), forwarded = scope["client"], forwarded_for_of(headers_of(scope))
         return origin_of(canonical_address(peer), forwarded, self._config.server.trusted_proxies)
 
     def _slow_down_of(self, principal: Principal, address: str) -> Callable[[], Awaitable[None]]:

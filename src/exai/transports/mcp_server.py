@@ -6,8 +6,7 @@ says of it. Knows nothing of HTTP or WebSockets but what a request brings along.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -173,9 +172,10 @@ class McpServer:
 
         `call` is no more than its names. Raises `MCPError`.
         """
-        with session.asked_again(call) as asked, self._noted(session, id_, _UnderWay(asked)):
-            answer = await _answer_of(asked)
-        with _faults_of_the_sdk():
+        with session.asked_again(call) as asked:
+            named = session.session_id, str(id_)
+            answer = await self._wait_for(named, _UnderWay(asked))
+        with _AS_THE_SDKS:
             if method != CALL_TOOL:
                 return mcp_calls.method_result(method, answer, Era.HANDSHAKE)
             has_schema = partial(self._promises_structure, session.principal, call.name)
@@ -194,15 +194,14 @@ class McpServer:
         return _complete(ctx, mcp_results.tools_result(tools, _era_of(ctx)))
 
     async def _call_tool(self, ctx: Context, params: CallToolRequestParams) -> dict[str, Any]:
-        with _faults_of_the_sdk():
+        with _AS_THE_SDKS:
             call = mcp_calls.read_tool_call(ctx.params or {}, _header_key(ctx))
             answer = await self._answer_to(ctx, call)
-            principal = self._session_of(ctx).principal
-            has_schema = partial(self._promises_structure, principal, call.name)
+            has_schema = partial(self._promises_structure, self._principal_of(ctx), call.name)
             return _complete(ctx, mcp_calls.tool_result(call, answer, _era_of(ctx), has_schema))
 
     async def _relay(self, ctx: Context, params: RequestParams) -> dict[str, Any]:
-        with _faults_of_the_sdk():
+        with _AS_THE_SDKS:
             call = mcp_calls.read_method_call(ctx.method, ctx.params or {})
             answer = await self._answer_to(ctx, call)
             result = mcp_calls.method_result(ctx.method, answer, _era_of(ctx))
@@ -213,7 +212,7 @@ class McpServer:
         self, ctx: Context, params: SubscriptionsListenRequestParams
     ) -> dict[str, Any]:
         assert ctx.request_id is not None
-        with _faults_of_the_sdk():
+        with _AS_THE_SDKS:
             listening = read_listen(ctx.request_id, dict(ctx.params or {}))
         notify = _notifying(ctx, related=True)
         with self._sessions.held(self._session_of(ctx)) as session:
@@ -261,19 +260,29 @@ class McpServer:
                     await notify(*told)
 
             assert ctx.request_id is not None
-            with self._noted(session, ctx.request_id, _UnderWay(call, close_stream)):
-                return await _answer_of(call, tell)
+            named = session.session_id, str(ctx.request_id)
+            return await self._wait_for(named, _UnderWay(call, close_stream), tell)
 
-    @contextmanager
-    def _noted(self, session: McpSession, id_: Id, under_way: _UnderWay) -> Iterator[None]:
-        """Know a call by the id of its request for as long as somebody waits for it."""
-        named = session.session_id, str(id_)
-        self._under_way[named] = under_way
+    async def _wait_for(
+        self,
+        named: tuple[str, str],
+        under_way: _UnderWay,
+        tell: Callable[[CallProgressed], Awaitable[None]] | None = None,
+    ) -> Answer:
+        """Return what came of a call, once it has; `tell` hears how it fares until then."""
+        call, self._under_way[named] = under_way.call, under_way
         try:
-            yield
+            while (said := await call.hear()) is not None:
+                if tell is not None:
+                    await tell(said)
+        except BaseException:
+            call.leave()
+            raise
         finally:
             if self._under_way.get(named) is under_way:
                 del self._under_way[named]
+        assert call.answer is not None
+        return answer_of(call.answer.outcome)
 
     def _schema_of(self, name: str) -> Mapping[str, Any] | None:
         """Return a tool's input schema, by which the SDK judges headers that mirror arguments."""
@@ -283,6 +292,13 @@ class McpServer:
     def _promises_structure(self, principal: Principal, name: str) -> bool:
         tool = self._tool_of(principal, name)
         return tool is not None and tool.output_schema is not None
+
+    def _principal_of(self, ctx: Context) -> Principal:
+        if isinstance(ctx.lifespan_context, McpSession):
+            return ctx.lifespan_context.principal
+        assert ctx.request is not None
+        caller: McpCaller = ctx.request.scope[CALLER]
+        return caller.principal
 
     def _session_of(self, ctx: Context) -> McpSession:
         """Return whose session a message belongs to. Raises `QueueFull`."""
@@ -295,28 +311,17 @@ class McpServer:
         return self._sessions.shared(caller.principal, caller.remote_address, name)
 
 
-async def _answer_of(
-    call: McpCall, tell: Callable[[CallProgressed], Awaitable[None]] | None = None
-) -> Answer:
-    """Return what came of a call, once it has; `tell` hears how it fares until then."""
-    try:
-        while (said := await call.hear()) is not None:
-            if tell is not None:
-                await tell(said)
-    except BaseException:
-        call.leave()
-        raise
-    assert call.answer is not None
-    return answer_of(call.answer.outcome)
+class _AsTheSdks:
+    """A context that lets the protocol's errors out as the SDK's own; entered by each call."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, McpError):
+            raise MCPError(error.code, error.message, error.data) from None
 
 
-@contextmanager
-def _faults_of_the_sdk() -> Iterator[None]:
-    """Let the protocol's errors out as the SDK's own."""
-    try:
-        yield
-    except McpError as fault:
-        raise MCPError(fault.code, fault.message, fault.data) from None
+_AS_THE_SDKS = _AsTheSdks()
 
 
 def _complete(ctx: Context, result: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from exai.core.errors import ServiceUnavailable
 from exai.core.identity import Principal
 from exai.core.upstream_reports import ReloadReport, UpstreamLog, UpstreamReport, UpstreamReports
 from exai.transports.json_responses import json_response, unauthorized
+from exai.transports.request_headers import headers_of
 from exai.transports.upgrade_rules import bearer_token_of
 
 _Endpoint = Callable[[Request, Principal], Awaitable[Response]]
@@ -82,7 +83,7 @@ class _Door:
         """Return what answers everybody with a token."""
 
         async def answer(request: Request) -> Response:
-            principal = self._authenticate(bearer_token_of(request.headers.items()))
+            principal = self._authenticate(bearer_token_of(headers_of(request.scope)))
             if principal is None:
                 return unauthorized()
             name = request.path_params.get("name")
