@@ -163,14 +163,16 @@ async def test_streams_leave_room_for_those_who_watch_the_daemon(
     config = daemon_config(tmp_path, **sections)
     async with started(config, gates) as daemon, http_client(daemon) as me:
         await me.initialize()
-        async with me.posting(call("a", 5)), me.posting(call("b", 6)):
-            await gates.until_inside("a", "b")
-            refused = await me.post(LIST)
-            assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
-            assert limit in refused.json()["error"]
-            assert (await me.http.get(f"{daemon.address.http_url}livez")).status_code == 200
-            gates.open("a")
-            gates.open("b")
+        async with me.posting(call("a", 5)):
+            await gates.until_inside("a")  # so that what came before is over
+            async with me.posting(call("b", 6)):
+                await gates.until_inside("b")
+                refused = await me.post(LIST)
+                assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
+                assert limit in refused.json()["error"]
+                assert (await me.http.get(f"{daemon.address.http_url}livez")).status_code == 200
+                gates.open("a")
+                gates.open("b")
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 if (await me.post(LIST)).status_code == 200:

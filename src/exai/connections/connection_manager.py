@@ -14,9 +14,11 @@ from exai.core.identity import Principal
 from exai.protocols import close_codes
 from exai.protocols.hello import Refused
 
+_REQUESTS = "requests"
+
 
 class ConnectionManager:
-    """Admits and counts connections. A limit of 0 is none."""
+    """Admits and counts connections, and requests over HTTP apart. A limit of 0 is none."""
 
     def __init__(
         self,
@@ -32,6 +34,7 @@ class ConnectionManager:
         self._channels: set[Channel] = set()
         self._by_address: Counter[str] = Counter()
         self._by_principal: Counter[str] = Counter()
+        self._over_http: Counter[str] = Counter()
 
     @property
     def count(self) -> int:
@@ -48,13 +51,18 @@ class ConnectionManager:
             raise Refused(close_codes.CONNECTION_LIMIT)
         self._channels.add(channel)
         try:
-            with _counted(self._by_address, network) if network else nullcontext():
+            with _Counted(self._by_address, network) if network else nullcontext():
                 yield
         finally:
             self._channels.remove(channel)
 
-    @contextmanager
-    def admit_principal(self, principal: Principal, *, takes_over: bool) -> Iterator[None]:
+    def admit_request(self) -> "_Counted":
+        """Count a request over HTTP as a connection while it is served; raises `Refused`."""
+        if self._over_http[_REQUESTS] >= self._max_connections:
+            raise Refused(close_codes.TRY_AGAIN_LATER)
+        return _Counted(self._over_http, _REQUESTS)
+
+    def admit_principal(self, principal: Principal, *, takes_over: bool) -> "_Counted":
         """Count a principal's connection while the context is open; raises `Refused`.
 
         One that takes the place of another is let in: the other is about to go.
@@ -62,20 +70,26 @@ class ConnectionManager:
         limit = self._max_by_principal.get(principal.name, 0)
         if not takes_over and self._is_full(self._by_principal[principal.name], limit):
             raise Refused(close_codes.CONNECTION_LIMIT)
-        with _counted(self._by_principal, principal.name):
-            yield
+        return _Counted(self._by_principal, principal.name)
 
     @staticmethod
     def _is_full(count: int, limit: int) -> bool:
         return 0 < limit <= count
 
 
-@contextmanager
-def _counted(counter: Counter[str], key: str) -> Iterator[None]:
-    counter[key] += 1
-    try:
-        yield
-    finally:
-        counter[key] -= 1
-        if not counter[key]:
-            del counter[key]
+class _Counted:
+    """A context that counts. A class, since each HTTP request of an MCP client enters one."""
+
+    __slots__ = ("_counter", "_key")
+
+    def __init__(self, counter: Counter[str], key: str) -> None:
+        self._counter = counter
+        self._key = key
+
+    def __enter__(self) -> None:
+        self._counter[self._key] += 1
+
+    def __exit__(self, *raised: object) -> None:
+        self._counter[self._key] -= 1
+        if not self._counter[self._key]:
+            del self._counter[self._key]

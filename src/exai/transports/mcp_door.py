@@ -5,8 +5,9 @@ memory, so it happens once, in a thread. What is said then is not known here.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.routing import Route
@@ -74,7 +75,6 @@ class McpDoor:
         self._conversations: set[Conversation] = set()
         self._owed_count = 0
         """How many HTTP requests are owed an answer."""
-        self._request_count = 0
         self._has_left = asyncio.Event()
 
     @property
@@ -155,7 +155,7 @@ class McpDoor:
             )
             conversation = sdk.conversation(channel, outbox, session)
             with self._open(conversation), sessions.held(session):
-                slow_down = self._slow_down_of(principal, channel.remote_address)
+                slow_down = partial(self._slow_down, principal, channel.remote_address)
                 return await conversation.run(slow_down)
 
     async def _serve_http(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -164,9 +164,13 @@ class McpDoor:
             await unauthorized()(scope, receive, send)
             return
         address = self._address_of(scope)
+        connections = self._reception.connections
         try:
-            with self._admitted(principal):
-                await self._slow_down_of(principal, address)()
+            with (
+                connections.admit_request(),
+                connections.admit_principal(principal, takes_over=False),
+            ):
+                await self._slow_down(principal, address)
                 await self._serve_request(principal, address, scope, receive, send)
         except Refused as refused:
             refusal = {"error": f"{_WHY[refused.close]}; try again"}
@@ -196,18 +200,6 @@ class McpDoor:
             self._has_left.set()
 
     @contextmanager
-    def _admitted(self, principal: Principal) -> Iterator[None]:
-        """Count a request as a connection while it is served. Raises `Refused`."""
-        if self._request_count >= self._config.server.max_connections:
-            raise Refused(close_codes.TRY_AGAIN_LATER)
-        with self._reception.connections.admit_principal(principal, takes_over=False):
-            self._request_count += 1
-            try:
-                yield
-            finally:
-                self._request_count -= 1
-
-    @contextmanager
     def _open(self, conversation: "Conversation") -> Iterator[None]:
         self._conversations.add(conversation)
         try:
@@ -220,16 +212,12 @@ class McpDoor:
         (peer, _), forwarded = scope["client"], forwarded_for_of(headers_of(scope))
         return origin_of(canonical_address(peer), forwarded, self._config.server.trusted_proxies)
 
-    def _slow_down_of(self, principal: Principal, address: str) -> Callable[[], Awaitable[None]]:
-        """Return what waits until one more message of somebody may come."""
-
-        async def slow_down() -> None:
+    async def _slow_down(self, principal: Principal, address: str) -> None:
+        """Wait until one more message of somebody may come."""
+        wait_s = self._reception.rates.take(principal.name, address)
+        while wait_s:
+            await asyncio.sleep(wait_s)
             wait_s = self._reception.rates.take(principal.name, address)
-            while wait_s:
-                await asyncio.sleep(wait_s)
-                wait_s = self._reception.rates.take(principal.name, address)
-
-        return slow_down
 
     async def _load(self) -> "McpSdk | None":
         """Return what knows the SDK, imported at the first use; None where that is too late."""
