@@ -2,6 +2,8 @@
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,20 @@ from exai.cli.checks.listeners import Listener, find_listener
 
 def own_name() -> str:
     return Path("/proc/self/comm").read_text().strip()
+
+
+@contextmanager
+def listening_beside(bound: str, family: socket.AddressFamily, other: str) -> Iterator[int]:
+    """Listen, and yield the port: one on which nobody listens at another address meanwhile."""
+    with ExitStack() as stack:
+        while True:
+            server = stack.enter_context(socket.create_server((bound, 0), family=family))
+            port: int = server.getsockname()[1]
+            reserved = stack.enter_context(socket.socket())
+            with suppress(OSError):
+                reserved.bind((other, port))
+                break
+        yield port
 
 
 @pytest.mark.parametrize("asked_for", ["127.0.0.1", "localhost", "0.0.0.0"])
@@ -26,8 +42,7 @@ def test_who_is_in_the_way_is_named(bound: str, asked_for: str) -> None:
 
 @pytest.mark.parametrize("bound", ["::1", "::"])
 def test_the_other_kind_of_address_is_in_nobodys_way(bound: str) -> None:
-    with socket.create_server((bound, 0), family=socket.AF_INET6) as server:
-        port = server.getsockname()[1]
+    with listening_beside(bound, socket.AF_INET6, "127.0.0.1") as port:
         assert find_listener("::1", port) == Listener(os.getpid(), own_name())
         assert find_listener("127.0.0.1", port) is None
 
@@ -39,8 +54,8 @@ def test_one_for_both_kinds_of_address_is_in_the_way_of_both() -> None:
 
 
 def test_another_address_is_in_nobodys_way() -> None:
-    with socket.create_server(("127.0.0.2", 0)) as server:
-        assert find_listener("127.0.0.1", server.getsockname()[1]) is None
+    with listening_beside("127.0.0.2", socket.AF_INET, "127.0.0.1") as port:
+        assert find_listener("127.0.0.1", port) is None
 
 
 def test_what_the_system_does_not_tell_is_left_out() -> None:
