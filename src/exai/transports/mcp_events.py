@@ -33,7 +33,7 @@ _MAX_BYTES = 1_048_576
 _SMALL_BYTES = 1000
 
 
-class Asked(msgspec.Struct, frozen=True, array_like=True):
+class Asked(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A request of a client: its JSON-RPC id, and under which request id it is known here.
 
     `tool` is the tool's name, where it calls one.
